@@ -1,0 +1,68 @@
+"""What a dataset is to the rest of the project: a list of sources, and counts of what it left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class DatasetError(Exception):
+    """The dataset cannot be listed. The message is one paragraph that says what was expected where."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One media file, or a span of it that the dataset names.
+
+    `path` is relative to the dataset's root, with '/' between folders; it is the source's identity.
+    The span is half-open, in seconds of the file's own time: `[start_s, stop_s)`. `stop_s` None means
+    'to the end of the video', which the plan asks of the file.
+    """
+
+    path: str
+    start_s: float = 0.0
+    stop_s: float | None = None
+    # True where the span is in the time of the original video and the file may have been trimmed to it
+    # (AudioSet's `<id>.mp4`): the plan asks the file how long it is. Trimmed means that the whole file
+    # is the span.
+    maybe_trimmed: bool = False
+    labels: tuple[str, ...] = ()
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The sources of a dataset in its own order, and what was counted on the way.
+
+    `notes` maps a sentence's subject to its count, e.g. {'csv rows without a file': 1204}; the CLI prints
+    each as a line. Sources are unique by (path, start_s).
+    """
+
+    root: Path
+    sources: list[Source]
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """What `avprep clip` passes to a dataset, one hop from the command line."""
+
+    root: Path
+    split: str | None = None          # one of the dataset's splits; None = all
+    csv: Path | None = None           # the list, where it does not lie at its usual place under root
+    label_from_folder: bool = False   # `folder` only: the parent folder's name is the label
+
+
+# A dataset is one function from options to a listing, and the names of its splits.
+@dataclass(frozen=True)
+class Dataset:
+    name: str
+    list_sources: Callable[[DatasetOptions], Listing]
+    splits: tuple[str, ...]           # () = the dataset has no splits of its own (any name is refused)
+    layout: str                       # the paragraph that says what is expected on disk
+
+
+def caption_of(labels: tuple[str, ...]) -> str:
+    """The caption of a source whose dataset gives labels alone: the paper's 'a video of <class>'."""
+    return f"a video of {', '.join(labels)}" if labels else ""
