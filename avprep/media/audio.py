@@ -97,10 +97,10 @@ def _mono_runs(
             run_s, rate = None, frame.sample_rate
             if rate not in SAMPLE_RATES:
                 return
-        origin_s = _agreed_origin(pending, clock, settled_s, begin=run_s is None)
-        running_s = None if run_s is None else run_s + Fraction(count, rate)
-        if origin_s is not None and (running_s is None or abs(origin_s - running_s) > settled_s):
-            run_s, count = origin_s, 0
+        if run_s is None or _is_elsewhere(frame, run_s + Fraction(count, rate), clock, settled_s):
+            origin_s = _agreed_origin(pending, clock, settled_s, begin=run_s is None)
+            if origin_s is not None:
+                run_s, count = origin_s, 0
         if run_s is None:
             return  # no stamp at all: nothing can be placed
         samples = _to_mono(frame)
@@ -108,6 +108,10 @@ def _mono_runs(
         count += len(samples)
         pending.pop(0)
         pending.extend(islice(frames, 1))
+
+
+def _is_elsewhere(frame: AudioFrame, running_s: Fraction, clock: Clock, settled_s: Fraction) -> bool:
+    return frame.pts is not None and abs(clock.seconds(frame.pts) - running_s) > settled_s
 
 
 def _agreed_origin(
@@ -124,8 +128,6 @@ def _agreed_origin(
             break
         if frame.pts is not None:
             origins.append(clock.seconds(frame.pts) - Fraction(count, frame.sample_rate))
-            if not begin and len(origins) == 1 and count:
-                return None  # the first frame has no stamp: it runs on
         count += frame.samples
     agreeing = [o for o in origins if abs(o - origins[0]) <= settled_s]
     if len(agreeing) < min(_AGREEING, len(origins)):

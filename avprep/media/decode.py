@@ -125,7 +125,10 @@ class _Pictures(dict[int, np.ndarray]):
             if decoded is None:
                 return
             picture = np.empty((self._fitter.size, self._fitter.size, 3), np.uint8)
-            self._fitter.fit(decoded[1], picture)
+            try:
+                self._fitter.fit(decoded[1], picture)
+            except av.FFmpegError:
+                continue  # a picture of a kind that cannot be scaled; its clip fails as corrupt
             self[decoded[0]] = picture
 
 

@@ -37,13 +37,13 @@ def packets_from(container: InputContainer, stream: Stream, tick: int) -> Iterat
 
 
 def _rewind(container: InputContainer, begin: int) -> None:
-    """To the very first packet: some lie before time 0 (an edit list's), so well before it is asked for."""
-    for target in (begin - 10 * av.time_base, begin):
-        try:
-            container.seek(target)
-        except av.FFmpegError:
-            continue  # a stream that cannot seek is read on; what is missing then shows as truncated
-        return
+    """To the very first packet. In MP4 some lie before time 0 (an edit list's), so further back is asked
+    for; other containers land anywhere when asked for a time they do not have."""
+    early = 10 * av.time_base if container.format.name.startswith("mov") else 0
+    try:
+        container.seek(begin - early)
+    except av.FFmpegError:
+        return  # a stream that cannot seek is read on; what is missing then shows as truncated
 
 
 def _readable(container: InputContainer, stream: Stream) -> Iterator[Packet]:

@@ -1,0 +1,113 @@
+"""Sources -> the plan: which clips there are and the shard each belongs to, before any work starts.
+
+Sources are taken in the order of their keys, a hash: shards come out mixed by class, and the plan depends on
+nothing but the sources and the options. The clips of a source stay in one shard unless they alone fill it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from avprep.datasets.source import Source
+from avprep.media.probe import Header
+from avprep.media.timeline import clip_starts
+from avprep.reasons import MediaError, Reason
+from avprep.shards.clips import clip_key
+from avprep.shards.plan import PlanRow
+from avprep.spec import ClipSpec
+
+PROBE_BATCH = 64
+# A file that may have been trimmed to its span is taken for whole if it is longer than the span by this.
+_TRIMMED_SLACK_S = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    spec: ClipSpec
+    stride_samples: int
+    clips_per_source: int | None   # spread over the source; None = all that fit
+    limit: int | None              # clips in all; None = all
+    shard_size: int                # clips
+
+
+def plan_shards(
+    sources: list[Source],
+    options: PlanOptions,
+    headers: Callable[[Iterable[Source]], Iterator[tuple[Source, Header | MediaError | None]]],
+) -> Iterator[list[PlanRow]]:
+    """The plan's rows, shard by shard.
+
+    `headers` gives, in the same order, each source's header, or why it has none, or None where the
+    dataset's span is enough (`needs_header` is False).
+    """
+    shard: list[PlanRow] = []
+    index = 0
+    left = options.limit
+    path, planned = "", set()  # clips that an earlier span of the same file has planned already
+    for source, header in headers(sorted(sources, key=lambda s: (clip_key(s.path, 0), s.path, s.start_s))):
+        if source.path != path:
+            path, planned = source.path, set()
+        rows = [row for row in _source_rows(source, header, options) if row.key not in planned][:left]
+        planned.update(row.key for row in rows)
+        left = None if left is None else left - len(rows)
+        while rows:
+            if shard and len(shard) + len(rows) > options.shard_size:
+                yield _numbered(shard, index)
+                shard, index = [], index + 1
+            shard, rows = shard + rows[: options.shard_size], rows[options.shard_size :]
+        if left == 0:
+            break
+    if shard:
+        yield _numbered(shard, index)
+
+
+def needs_header(source: Source) -> bool:
+    return source.stop_s is None or source.maybe_trimmed
+
+
+def _numbered(rows: list[PlanRow], index: int) -> list[PlanRow]:
+    """Rows of one shard, ascending by key."""
+    return [replace(row, shard=index) for row in sorted(rows, key=lambda row: row.key)]
+
+
+def _source_rows(source: Source, header: Header | MediaError | None, options: PlanOptions) -> list[PlanRow]:
+    spec = options.spec
+    if isinstance(header, MediaError):
+        return [_row(source, _first_sample(source, spec), header)]
+    start_s, stop_s = _span(source, header)
+    starts = clip_starts(
+        start_s=start_s, stop_s=stop_s, spec=spec, stride_samples=options.stride_samples,
+        limit=options.clips_per_source,
+    )
+    if starts:
+        return [_row(source, start, None) for start in starts]
+    span_s, clip_s = float(stop_s - start_s), float(spec.seconds)
+    short = MediaError(Reason.TOO_SHORT, f"{span_s:.3f} s of video, a clip is {clip_s:g} s")
+    return [_row(source, _first_sample(source, spec), short)]
+
+
+def _first_sample(source: Source, spec: ClipSpec) -> int:
+    return round(source.start_s * spec.sample_rate)
+
+
+def _row(source: Source, start: int, verdict: MediaError | None) -> PlanRow:
+    return PlanRow(
+        key=clip_key(source.path, start), shard=-1, source=source.path, start=start, labels=source.labels,
+        caption=source.caption, reason=verdict.reason.value if verdict else "",
+        detail=verdict.detail if verdict else "",
+    )
+
+
+def _span(source: Source, header: Header | None) -> tuple[Fraction, Fraction]:
+    """`[start_s, stop_s)` of the source in its file's own time."""
+    start_s = Fraction(source.start_s).limit_denominator(1_000_000)
+    stop_s = None if source.stop_s is None else Fraction(source.stop_s).limit_denominator(1_000_000)
+    if header is None:
+        return start_s, stop_s
+    file_start_s, file_stop_s = max(Fraction(0), header.video_start_s), header.video_stop_s
+    if source.maybe_trimmed and stop_s is not None:
+        if file_stop_s - file_start_s <= stop_s - start_s + Fraction(_TRIMMED_SLACK_S):
+            return file_start_s, file_stop_s
+    return max(start_s, file_start_s), file_stop_s if stop_s is None else min(stop_s, file_stop_s)

@@ -1,0 +1,183 @@
+"""A clip shard: one tar in WebDataset convention, the same bytes for the same clips.
+
+    KEY.audio.flac    the waveform, 16 bit, at the spec's rate
+    KEY.frame00.jpg.. one JPEG a frame      | KEY.frames.npy  raw uint8  | KEY.frames.mp4  H.264
+    KEY.json          source, start_s, stop_s, labels, caption, fps, frame_times_s, residual_ms, has_audio
+    KEY.mel.npy       the mel stack, float16 in [-1, 1]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+VideoCodec = Literal["raw", "jpeg", "h264"]
+VIDEO_CODECS: tuple[VideoCodec, ...] = ("raw", "jpeg", "h264")
+JPEG_QUALITY = 95
+
+# One clip's files: suffix ('mel.npy') to bytes.
+Members = dict[str, bytes]
+
+
+class ShardError(ValueError):
+    """A shard that is not what it should be: the message names the shard and the member."""
+
+
+def clip_key(path: str, start: int) -> str:
+    """KEY of the clip of a source (its path under the root) that starts at a sample.
+
+    The clips of a source share the first half, so that keys sort by source and then by time.
+    """
+    source = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    return f"{source}_{start:011d}"
+
+
+def pack_clip(
+    *,
+    header: dict[str, Any],
+    mel: np.ndarray,
+    waveform: np.ndarray,
+    sample_rate: int,
+    frames: np.ndarray,
+    codec: VideoCodec,
+    encode_h264: Callable[[np.ndarray], bytes],
+) -> Members:
+    """A clip's files. mel (frames, n_mels, W); waveform (samples,); frames uint8 (frames, H, W, RGB)."""
+    members = {
+        "audio.flac": _flac(waveform, sample_rate),
+        "json": json.dumps(header, ensure_ascii=False, sort_keys=True).encode(),
+        "mel.npy": _npy(mel.astype(np.float16)),
+    }
+    if codec == "raw":
+        members["frames.npy"] = _npy(frames)
+    elif codec == "jpeg":
+        members |= {f"frame{i:02d}.jpg": _jpeg(frame) for i, frame in enumerate(frames)}
+    elif codec == "h264":
+        members["frames.mp4"] = encode_h264(frames)
+    else:
+        raise ValueError(f"video codec {codec!r} is none of {', '.join(VIDEO_CODECS)}")
+    return dict(sorted(members.items()))
+
+
+def unpack_frames(members: Members, decode_h264: Callable[[bytes], np.ndarray]) -> np.ndarray:
+    """The frames of a clip, uint8 (frames, H, W, RGB), however they are stored."""
+    if "frames.npy" in members:
+        return load_npy(members["frames.npy"])
+    if "frames.mp4" in members:
+        return decode_h264(members["frames.mp4"])
+    pictures = sorted(name for name in members if name.startswith("frame") and name.endswith(".jpg"))
+    if not pictures:
+        raise ShardError(f"a clip without frames (it holds {', '.join(members)})")
+    return np.stack([np.asarray(Image.open(io.BytesIO(members[name]))) for name in pictures])
+
+
+def load_npy(data: bytes) -> np.ndarray:
+    """An array from .npy bytes; never a pickle."""
+    return np.load(io.BytesIO(data), allow_pickle=False)
+
+
+def load_waveform(data: bytes) -> np.ndarray:
+    """float32 (samples,) of the FLAC file."""
+    return soundfile.read(io.BytesIO(data), dtype="float32")[0]
+
+
+class ShardWriter:
+    """Writes clips in the order given (ascending keys); counts the bytes and their SHA-256 on the way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.size = 0
+        self._last_key = ""
+        self._tar = tarfile.open(fileobj=self, mode="w|", format=tarfile.USTAR_FORMAT)
+
+    def write(self, data: bytes) -> int:
+        """What the tar writes to: the file and the checksum."""
+        self._hash.update(data)
+        self.size += len(data)
+        self._file.write(data)
+        return len(data)
+
+    def add(self, key: str, members: Members) -> None:
+        if key <= self._last_key:
+            raise ShardError(f"clip {key} comes after {self._last_key}: keys must ascend")
+        self._last_key = key
+        for suffix, data in members.items():
+            entry = tarfile.TarInfo(f"{key}.{suffix}")
+            entry.size, entry.mtime, entry.mode = len(data), 0, 0o644
+            self._tar.addfile(entry, io.BytesIO(data))
+
+    def close(self) -> str:
+        """Ends the tar. Returns the SHA-256 of the whole file, in hex."""
+        self._tar.close()
+        return self._hash.hexdigest()
+
+
+def read_shard(file: BinaryIO) -> Iterator[tuple[str, Members]]:
+    """(key, members) of each clip, in order, one clip in memory at a time.
+
+    Raises:
+        ShardError: not a tar, cut off, or a member that is no clip's.
+    """
+    key, members = "", {}
+    try:
+        with tarfile.open(fileobj=file, mode="r|") as tar:
+            for entry in tar:
+                name, _, suffix = entry.name.partition(".")
+                if not entry.isfile() or not suffix or "/" in entry.name:
+                    raise ShardError(f"member {entry.name!r} is no clip's file")
+                if name != key and members:
+                    yield key, members
+                    members = {}
+                key = name
+                members[suffix] = tar.extractfile(entry).read()
+    except (tarfile.TarError, EOFError) as error:
+        raise ShardError(f"the tar is damaged or cut off: {error}") from error
+    if members:
+        yield key, members
+
+
+def sha256_of(file: BinaryIO, chunk: int = 1 << 20) -> str:
+    digest = hashlib.sha256()
+    while data := file.read(chunk):
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def merge(old: Iterable[tuple[str, Members]], new: dict[str, Members]) -> Iterator[tuple[str, Members]]:
+    """Two sets of clips as one, ascending; where both have a key the new one counts."""
+    waiting = sorted(new)
+    for key, members in old:
+        while waiting and waiting[0] < key:
+            yield waiting[0], new[waiting.pop(0)]
+        if waiting and waiting[0] == key:
+            yield key, new[waiting.pop(0)]
+        else:
+            yield key, members
+    yield from ((key, new[key]) for key in waiting)
+
+
+def _npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def _jpeg(frame: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return file.getvalue()
+
+
+def _flac(waveform: np.ndarray, sample_rate: int) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.clip(waveform, -1, 1), sample_rate, format="FLAC", subtype="PCM_16")
+    return file.getvalue()

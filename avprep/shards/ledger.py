@@ -1,0 +1,107 @@
+"""The ledger: a row for every planned clip. It is written last; where it is, its shard is whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from avprep.reasons import FILTERED, MediaError
+from avprep.shards.store import Store
+
+STATUSES = ("written", "filtered", "failed")
+SCHEMA = pa.schema([
+    ("key", pa.string()),
+    ("shard", pa.int32()),
+    ("source", pa.string()),
+    ("start_s", pa.float64()),
+    ("status", pa.string()),        # written | filtered | failed
+    ("reason", pa.string()),        # '' or one of avprep.reasons.Reason
+    ("detail", pa.string()),
+    ("residual_ms", pa.float32()),  # null where nothing was written
+])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRow:
+    key: str
+    shard: int
+    source: str
+    start_s: float
+    status: str
+    reason: str = ""
+    detail: str = ""
+    residual_ms: float | None = None
+
+    @classmethod
+    def lost(cls, error: MediaError, *, key: str, shard: int, source: str, start_s: float) -> LedgerRow:
+        """The row of a clip that was not written: filtered or failed, by the reason."""
+        status = "filtered" if error.reason in FILTERED else "failed"
+        return cls(
+            key=key, shard=shard, source=source, start_s=start_s, status=status,
+            reason=error.reason.value, detail=error.detail,
+        )
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What the ledger knows of its shard as a file."""
+
+    name: str           # '' where no clip was written: then there is no tar
+    sha256: str
+    size: int           # bytes
+    fingerprint: str
+
+
+@dataclass
+class Sums:
+    """Counts over ledgers."""
+
+    by_status: Counter[str] = field(default_factory=Counter)
+    by_reason: Counter[str] = field(default_factory=Counter)
+
+    def add(self, rows: Iterable[LedgerRow]) -> None:
+        for row in rows:
+            self.by_status[row.status] += 1
+            if row.reason:
+                self.by_reason[row.reason] += 1
+
+    @property
+    def planned(self) -> int:
+        return sum(self.by_status.values())
+
+
+def ledger_name(index: int) -> str:
+    return f"ledger/{index:06d}.parquet"
+
+
+def write_ledger(store: Store, index: int, rows: list[LedgerRow], record: ShardRecord) -> None:
+    metadata = {"name": record.name, "sha256": record.sha256, "size": str(record.size),
+                "fingerprint": record.fingerprint}
+    table = pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA.with_metadata(metadata))
+    with store.write(ledger_name(index)) as file:
+        pq.write_table(table, file)
+
+
+def read_ledger(store: Store, index: int) -> tuple[list[LedgerRow], ShardRecord]:
+    with store.open(ledger_name(index)) as file:
+        table = pq.read_table(file, schema=None)
+    values = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+    record = ShardRecord(values["name"], values["sha256"], int(values["size"]), values["fingerprint"])
+    return [LedgerRow(**row) for row in table.to_pylist()], record
+
+
+def finished_shards(store: Store) -> list[int]:
+    """The indices of the shards that are whole, ascending."""
+    names = (name.rsplit("/", 1)[1] for name in store.names("ledger"))
+    return sorted(int(name[:6]) for name in names if name.endswith(".parquet") and name[:6].isdigit())
+
+
+def read_ledgers(store: Store) -> Iterator[tuple[int, list[LedgerRow], ShardRecord]]:
+    for index in finished_shards(store):
+        yield index, *read_ledger(store, index)
+
+

@@ -1,0 +1,68 @@
+"""plan.parquet: a row a clip, and row group i is shard i, so that a shard's plan is read alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from avprep.shards.store import Store
+
+NAME = "plan.parquet"
+SCHEMA = pa.schema([
+    ("key", pa.string()),
+    ("shard", pa.int32()),
+    ("source", pa.string()),
+    ("start", pa.int64()),                # samples of the spec's rate since the source's time 0
+    ("labels", pa.list_(pa.string())),
+    ("caption", pa.string()),
+    ("reason", pa.string()),              # '' = to be made; else known when the plan was made
+    ("detail", pa.string()),
+])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRow:
+    key: str
+    shard: int
+    source: str
+    start: int
+    labels: tuple[str, ...]
+    caption: str
+    reason: str = ""
+    detail: str = ""
+
+
+def write_plan(store: Store, shards: Iterable[list[PlanRow]]) -> tuple[int, int]:
+    """Writes the plan shard by shard, as it comes. Returns (shards, clips)."""
+    count = clips = 0
+    with store.write(NAME) as file, pq.ParquetWriter(file, SCHEMA) as writer:
+        for rows in shards:
+            columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+            writer.write_table(pa.table(columns, SCHEMA), row_group_size=len(rows))
+            count, clips = count + 1, clips + len(rows)
+    return count, clips
+
+
+class PlanReader:
+    """The plan of an output, one shard at a time."""
+
+    def __init__(self, store: Store) -> None:
+        self._file = pq.ParquetFile(store.open(NAME))
+        self.shards: int = self._file.metadata.num_row_groups
+        self.clips: int = self._file.metadata.num_rows
+
+    def rows(self, shard: int) -> list[PlanRow]:
+        return [PlanRow(**row) for row in self._file.read_row_group(shard).to_pylist()]
+
+    def clips_of(self, shard: int) -> int:
+        return self._file.metadata.row_group(shard).num_rows
+
+    def sources(self) -> set[str]:
+        """The paths of all planned sources."""
+        found: set[str] = set()
+        for shard in range(self.shards):
+            found.update(self._file.read_row_group(shard, ["source"])["source"].unique().to_pylist())
+        return found

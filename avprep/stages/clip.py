@@ -1,0 +1,254 @@
+"""One planned shard in, one finished shard out: decode, cut, mel, write, then the ledger."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from avprep.media.decode import RawClip, read_clips
+from avprep.media.frames import Crop
+from avprep.media.mel import mel_stack
+from avprep.media.mux import encode_frames
+from avprep.media.probe import Deadline, open_source
+from avprep.reasons import MediaError, Reason
+from avprep.shards.clips import Members, ShardWriter, VideoCodec, clip_key, merge, pack_clip, read_shard
+from avprep.shards.ledger import LedgerRow, ShardRecord, Sums, read_ledger, write_ledger
+from avprep.shards.store import Store, open_store
+from avprep.spec import ClipSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipOptions:
+    """What decides a clip's bytes, besides its source: all of it is in the fingerprint."""
+
+    spec: ClipSpec
+    crop: Crop
+    video_codec: VideoCodec
+    drop_silent_db: float | None   # RMS of the clip in dB of full scale; None = keep all
+    drop_static: float | None      # mean absolute change between frames, in levels of 255
+    drop_black: float | None       # mean of the pictures, in levels of 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSource:
+    """The clips of one source in one shard."""
+
+    path: str                      # under the root
+    starts: tuple[int, ...]        # samples, ascending; (0,) where `verdict` says there is none
+    labels: tuple[str, ...] = ()
+    caption: str = ""
+    verdict: MediaError | None = None  # known when the plan was made: broken, or too short
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """One planned shard. It carries paths and spans, never frames."""
+
+    index: int
+    sources: tuple[PlannedSource, ...]
+    root: str
+    out: str
+    options: ClipOptions
+    fingerprint: str
+    source_timeout_s: float
+    # True: the shard stands; only sources with failed clips are tried again and merged into it.
+    only_failed: bool = False
+    # A trial decodes and writes nothing: the runner's way to find the source that kills its process.
+    is_trial: bool = False
+
+    def trial(self, sources: tuple[PlannedSource, ...]) -> ShardTask:
+        return replace(self, sources=sources, is_trial=True)
+
+    def without(self, verdicts: dict[str, MediaError]) -> ShardTask:
+        """The same shard with some sources quarantined."""
+        kept = (replace(s, verdict=verdicts.get(s.path, s.verdict)) for s in self.sources)
+        return replace(self, sources=tuple(kept))
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    index: int
+    sums: Sums
+    size: int                                        # bytes of the tar
+    seconds: Counter[str] = field(default_factory=Counter)  # by what was done
+
+
+def shard_name(index: int) -> str:
+    return f"shards/clips-{index:06d}.tar"
+
+
+def make_shard(task: ShardTask, *, guard: Callable[[], AbstractContextManager] = nullcontext) -> ShardResult:
+    """Makes the shard and its ledger, or, as a trial, only decodes it. `guard` is entered for each source.
+
+    Raises:
+        OSError: the output cannot be written; nothing is left half done.
+    """
+    torch.set_num_threads(1)  # N workers use N cores
+    work = _ShardWork(task, guard)
+    if task.is_trial:
+        for _ in work.clips(task.sources):
+            continue
+        return ShardResult(task.index, Sums(), 0)
+    store = open_store(task.out)
+    rows, record = work.remake(store) if task.only_failed else work.make(store)
+    started = time.perf_counter()
+    write_ledger(store, task.index, rows, record)
+    work.seconds["write"] += time.perf_counter() - started
+    sums = Sums()
+    sums.add(rows)
+    return ShardResult(task.index, sums, record.size, work.seconds)
+
+
+class _ShardWork:
+    """The making of one shard: rows gathered, seconds counted."""
+
+    def __init__(self, task: ShardTask, guard: Callable[[], AbstractContextManager]) -> None:
+        self.task = task
+        self._guard = guard
+        self.spec = task.options.spec
+        self.seconds: Counter[str] = Counter()
+
+    def make(self, store: Store) -> tuple[list[LedgerRow], ShardRecord]:
+        rows: list[LedgerRow] = []
+        return rows, self._write(store, self._packed(self.task.sources, rows), rows)
+
+    def remake(self, store: Store) -> tuple[list[LedgerRow], ShardRecord]:
+        """Tries the sources with failed clips again and merges what they give into the shard that stands."""
+        old_rows, record = read_ledger(store, self.task.index)
+        again = {row.source for row in old_rows if row.status == "failed"}
+        rows = [row for row in old_rows if row.source not in again]
+        new_rows: list[LedgerRow] = []
+        sources = tuple(replace(s, verdict=None) if s.verdict is None or s.path not in again else s
+                        for s in self.task.sources if s.path in again)
+        new = dict(self._packed(sources, new_rows))
+        rows = sorted(rows + new_rows, key=lambda row: row.key)
+        kept = {row.key for row in rows if row.status == "written"} - new.keys()
+        if not record.name:
+            return rows, self._write(store, iter(sorted(new.items())), rows)
+        with store.open(record.name) as file:
+            old = (clip for clip in read_shard(file) if clip[0] in kept)
+            return rows, self._write(store, merge(old, new), rows)
+
+    def _write(
+        self, store: Store, clips: Iterator[tuple[str, Members]], rows: list[LedgerRow]
+    ) -> ShardRecord:
+        """The tar of the clips; none at all where there is no clip. Fills `rows` as it draws on `clips`."""
+        first = next(clips, None)
+        if first is None:
+            store.remove(shard_name(self.task.index))
+            return ShardRecord("", "", 0, self.task.fingerprint)
+        name = shard_name(self.task.index)
+        with store.write(name) as file:
+            writer = ShardWriter(file)
+            writer.add(*first)
+            for key, members in clips:
+                started = time.perf_counter()
+                writer.add(key, members)
+                self.seconds["write"] += time.perf_counter() - started
+            digest = writer.close()
+        return ShardRecord(name, digest, writer.size, self.task.fingerprint)
+
+    def _packed(
+        self, sources: tuple[PlannedSource, ...], rows: list[LedgerRow]
+    ) -> Iterator[tuple[str, Members]]:
+        """(key, files) of every clip that is written; a row for every clip that is planned."""
+        options = self.task.options
+        for source, clip in self.clips(sources):
+            start, lost = (clip.start, _dropped(clip, options)) if isinstance(clip, RawClip) else clip
+            key = clip_key(source.path, start)
+            place = {"key": key, "shard": self.task.index, "source": source.path,
+                     "start_s": start / self.spec.sample_rate}
+            if lost is not None:
+                rows.append(LedgerRow.lost(lost, **place))
+                continue
+            rows.append(LedgerRow(status="written", residual_ms=clip.residual_ms, **place))
+            started = time.perf_counter()
+            mel = mel_stack(torch.from_numpy(clip.sound.waveform), self.spec).numpy()
+            self.seconds["mel"] += time.perf_counter() - started
+            started = time.perf_counter()
+            members = pack_clip(
+                header=_clip_header(source, clip, self.spec),
+                mel=mel,
+                waveform=clip_waveform(clip, self.spec),
+                sample_rate=self.spec.sample_rate,
+                frames=clip.frames,
+                codec=options.video_codec,
+                encode_h264=lambda frames: encode_frames(frames, fps=self.spec.fps),
+            )
+            self.seconds["pack"] += time.perf_counter() - started
+            yield key, members
+
+    def clips(
+        self, sources: tuple[PlannedSource, ...]
+    ) -> Iterator[tuple[PlannedSource, RawClip | tuple[int, MediaError]]]:
+        """Every planned clip of the sources, in order: the clip, or its start and why there is none."""
+        for source in sources:
+            for clip in self._source_clips(source):
+                yield source, clip
+
+    def _source_clips(self, source: PlannedSource) -> Iterator[RawClip | tuple[int, MediaError]]:
+        if source.verdict is not None:
+            yield from ((start, source.verdict) for start in source.starts)
+            return
+        options, left = self.task.options, list(source.starts)
+        started = time.perf_counter()
+        try:
+            with self._guard(), open_source(os.path.join(self.task.root, source.path)) as opened:
+                clips = read_clips(
+                    opened, source.starts, spec=self.spec, crop=options.crop,
+                    deadline=Deadline(self.task.source_timeout_s),
+                )
+                for clip in clips:
+                    left.pop(0)
+                    self.seconds["decode"] += time.perf_counter() - started
+                    yield clip
+                    started = time.perf_counter()
+        except MediaError as error:
+            yield from ((start, error) for start in left)
+        self.seconds["decode"] += time.perf_counter() - started
+
+
+def clip_waveform(clip: RawClip, spec: ClipSpec) -> np.ndarray:
+    """The clip's own samples, without their neighbours: float32 (samples,)."""
+    return clip.sound.waveform[spec.samples_before : spec.samples_before + spec.samples]
+
+
+def _clip_header(source: PlannedSource, clip: RawClip, spec: ClipSpec) -> dict[str, object]:
+    return {
+        "source": source.path,
+        "start_s": clip.start / spec.sample_rate,
+        "stop_s": (clip.start + spec.samples) / spec.sample_rate,
+        "labels": list(source.labels),
+        "caption": source.caption,
+        "fps": spec.fps,
+        "frame_times_s": clip.frame_times_s,
+        "residual_ms": clip.residual_ms,
+        "has_audio": clip.sound.sounding_s > 0,
+        "sounding_s": clip.sound.sounding_s,
+    }
+
+
+def _dropped(clip: RawClip, options: ClipOptions) -> MediaError | None:
+    """Why the filters leave a clip out; None where they keep it."""
+    if options.drop_silent_db is not None:
+        rms = float(np.sqrt(np.mean(np.square(clip_waveform(clip, options.spec), dtype=np.float64))))
+        level_db = 20 * np.log10(max(rms, 1e-9))
+        if level_db < options.drop_silent_db:
+            return MediaError(Reason.SILENT, f"{level_db:.1f} dB is below {options.drop_silent_db:g} dB")
+    if options.drop_black is not None:
+        level = float(clip.frames.mean())
+        if level < options.drop_black:
+            return MediaError(Reason.BLACK, f"mean level {level:.2f} is below {options.drop_black:g} of 255")
+    if options.drop_static is not None:
+        change = float(np.abs(np.diff(clip.frames.astype(np.int16), axis=0)).sum()) / clip.frames.size
+        if change < options.drop_static:
+            detail = f"mean change {change:.3f} is below {options.drop_static:g} of 255"
+            return MediaError(Reason.STATIC, detail)
+    return None
