@@ -15,9 +15,11 @@ from tqdm import tqdm
 from avprep.datasets import DATASETS, default_root, list_dataset
 from avprep.datasets.source import DatasetError, DatasetOptions, Listing
 from avprep.job import JobConfig, JobError, JobReport, Progress, Stopped, dry_run, run_clip_job
+from avprep.media.decode import read_clips
 from avprep.media.frames import CROPS
+from avprep.media.probe import Deadline, open_source
 from avprep.plan import PlanOptions
-from avprep.reasons import Reason
+from avprep.reasons import MediaError, Reason
 from avprep.runner import RunnerConfig, available_cpus
 from avprep.shards.clips import VIDEO_CODECS, ShardError
 from avprep.shards.ledger import STATUSES, Sums, finished_shards, read_ledgers
@@ -49,7 +51,7 @@ def main() -> None:
 @click.option("--root", type=click.Path(path_type=Path), help="The media. [default: $AVPREP_DATA/DATASET]")
 @click.option("--out", required=True, help="Folder, or a URI that pyarrow.fs opens, for the shards.")
 @click.option("--split", help="One of the dataset's splits. [default: all]")
-@click.option("--list", "csv", type=click.Path(path_type=Path), help="The dataset's list (csv, tsv, parquet), "
+@click.option("--list", "csv", type=click.Path(path_type=Path), help="The list (csv, tsv, parquet), "
               "where it does not lie under the root.")
 @click.option("--label-from-folder", is_flag=True, help="folder: the parent folder's name is the label.")
 @click.option("--fps", type=int, default=DEFAULT.fps, show_default=True, help="Frames a second.")
@@ -77,7 +79,7 @@ def main() -> None:
 @click.option("--address", help="Join this Ray cluster ('auto', or host:port).")
 @click.option("--source-timeout", type=click.FloatRange(min=0, min_open=True), default=600.0,
               show_default=True, metavar="SECONDS", help="Time limit for the clips of one source in a shard.")
-@click.option("--dry-run", "is_dry_run", is_flag=True, help="Print the plan (clips, shards, disk); write nothing.")
+@click.option("--dry-run", "is_dry_run", is_flag=True, help="Print clips, shards and disk; write nothing.")
 @click.option("--rebuild", is_flag=True, help="Start the output over.")
 @click.option("--only-failed", is_flag=True, help="Try failed sources of a finished run again.")
 def clip(**options) -> None:
@@ -202,7 +204,8 @@ def _print_dry_run(shards, config: JobConfig) -> None:
     spec = config.clip.spec
     scale = spec.frames * spec.size**2 / (DEFAULT.frames * DEFAULT.size**2)
     size = clips * _BYTES_A_CLIP[config.clip.video_codec] * scale
-    click.echo(f"plan: {clips:,} clips of {float(spec.seconds):g} s from {sources:,} sources in {count:,} shards")
+    click.echo(f"plan: {clips:,} clips of {float(spec.seconds):g} s from {sources:,} sources "
+               f"in {count:,} shards")
     for reason, number in sorted(reasons.items()):
         click.echo(f"  {number:,} sources give none: {reason} ({Reason(reason).meaning})")
     click.echo(f"disk: about {_bytes(size)} as {config.clip.video_codec}; nothing was written")
@@ -232,9 +235,13 @@ def _print_sums(sums: Sums) -> None:
 @main.command()
 @click.argument("out")
 @click.option("--all", "show_all", is_flag=True, help="Every failed row, not the first of each reason.")
-def status(out: str, show_all: bool) -> None:
+@click.option("--try", "key", metavar="KEY", help="Make this one clip again, here and now; write nothing.")
+def status(out: str, show_all: bool, key: str | None) -> None:
     """Print the ledger's sums and every failure's reason, with the command that tries it alone."""
     store = _existing(out)
+    if key is not None:
+        click.echo(_try_again(store, key))
+        return
     sums, failed = Sums(), []
     for _, rows, _ in read_ledgers(store):
         sums.add(rows)
@@ -251,8 +258,8 @@ def status(out: str, show_all: bool) -> None:
         elif told[row.reason] == 4:
             click.echo(f"  ... more of {row.reason}: avprep status {out} --all")
     if failed:
-        click.echo(f"one alone: avprep try --out {out} KEY, e.g. KEY = {failed[0].key}; "
-                   f"all again after a fix: the same avprep clip command with --only-failed")
+        click.echo(f"to try one alone: avprep status {out} --try {failed[0].key}\n"
+                   f"to try all again after a fix: the same avprep clip command with --only-failed")
 
 
 @main.command("verify")
@@ -272,6 +279,28 @@ def verify_command(out: str) -> None:
                    f"the same avprep clip command: it makes that shard again.")
         sys.exit(1)
     click.echo(f"{len(done):,} shards, {clips:,} ledger rows: all as written")
+
+
+def _try_again(store: Store, key: str) -> str:
+    """Decodes one planned clip and says what came of it."""
+    header = read_header(store)
+    plan = PlanReader(store)
+    row = next((r for i in range(plan.shards) for r in plan.rows(i) if r.key == key), None)
+    if row is None:
+        raise _Refused(f"--try {key}: the plan of {store.uri} has no such clip")
+    spec = ClipSpec.from_dict(header["spec"])
+    path = Path(header["root"]) / row.source
+    began = time.monotonic()
+    try:
+        with open_source(path) as source:
+            outcome = next(read_clips(source, [row.start], spec=spec, crop=header["options"]["crop"],
+                                      deadline=Deadline(None)))
+        if isinstance(outcome, tuple):
+            raise outcome[1]
+    except MediaError as error:
+        return f"{path} at {row.start / spec.sample_rate:.3f} s: {error}"
+    return (f"{path} at {row.start / spec.sample_rate:.3f} s: read in {time.monotonic() - began:.2f} s, "
+            f"{outcome.sound.sounding_s:.3f} s of sound, residual {outcome.residual_ms:.1f} ms")
 
 
 def _existing(out: str) -> Store:

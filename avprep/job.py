@@ -157,7 +157,8 @@ def _open_output(store: Store, config: JobConfig) -> str:
     if store.exists("spec.json") and not config.rebuild:
         with store.open("spec.json") as file:
             found = json.load(file)
-        found.pop("fingerprint", None)
+        for name in ("fingerprint", "root"):
+            found.pop(name, None)
         for field_name, then, now in _differences(found, header):
             raise JobError(
                 f"{config.out} was begun with {field_name} = {then!r}; this run says {now!r}. "
@@ -170,7 +171,8 @@ def _open_output(store: Store, config: JobConfig) -> str:
         raise JobError(f"{config.out} holds a ledger and no spec.json; it is not this tool's to write into")
     _clear(store)
     with store.write("spec.json") as file:
-        file.write(json.dumps(header | {"fingerprint": fingerprint}, indent=2, sort_keys=True).encode())
+        where = {"fingerprint": fingerprint, "root": str(config.root)}  # the root may move; it is not compared
+        file.write(json.dumps(header | where, indent=2, sort_keys=True).encode())
     return fingerprint
 
 

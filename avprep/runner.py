@@ -89,7 +89,7 @@ class _OnRay:
     def map(self, stage, tasks, should_stop):
         import ray
 
-        remote = ray.remote(num_cpus=1, max_retries=0)(stage)
+        remote = ray.remote(num_cpus=1, max_retries=0)(_call)
         limit = WAITING + (self._workers or max(1, int(ray.cluster_resources().get("CPU", 1))))
         waiting: dict[Any, tuple[Any, float]] = {}
         tasks = iter(tasks)
@@ -100,7 +100,7 @@ class _OnRay:
                 if task is None:
                     drained = True
                     break
-                waiting[remote.remote(task)] = task, time.monotonic()
+                waiting[remote.remote(stage, task)] = task, time.monotonic()
             if not waiting:
                 return
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_POLL_S)
@@ -125,6 +125,10 @@ class _OnRay:
         ) as error:
             detail = type(error).__name__
             return WorkerLost(detail, time.monotonic() - began)
+
+
+def _call(stage: Callable[[Task], Result], task: Task) -> Result:
+    return stage(task)
 
 
 @contextmanager

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from avprep.datasets.aist import AIST
+from avprep.datasets.audioset import AUDIOSET
 from avprep.datasets.folder import FOLDER
+from avprep.datasets.landscape import LANDSCAPE
+from avprep.datasets.manifest import MANIFEST
 from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listing
+from avprep.datasets.vggsound import VGGSOUND
 
 DATASETS: dict[str, Dataset] = {
+    "aist": AIST,
+    "audioset": AUDIOSET,
     "folder": FOLDER,
+    "landscape": LANDSCAPE,
+    "manifest": MANIFEST,
+    "vggsound": VGGSOUND,
 }
 
 
@@ -28,9 +38,7 @@ def default_root(name: str, environ: Mapping[str, str]) -> Path:
 def list_dataset(name: str, options: DatasetOptions) -> Listing:
     """The dataset's sources. Raises DatasetError for an unknown split or a root without the layout."""
     dataset = DATASETS[name]
-    if options.split is not None and dataset.splits and options.split not in dataset.splits:
-        splits = ", ".join(dataset.splits)
+    if options.split is not None and dataset.splits is not None and options.split not in dataset.splits:
+        splits = ", ".join(dataset.splits) or "none"
         raise DatasetError(f"--split {options.split!r} is no split of {name}; there are: {splits}")
-    if options.split is not None and not dataset.splits:
-        raise DatasetError(f"--split {options.split!r}: {name} has no splits")
     return dataset.list_sources(options)

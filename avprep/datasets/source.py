@@ -59,7 +59,7 @@ class DatasetOptions:
 class Dataset:
     name: str
     list_sources: Callable[[DatasetOptions], Listing]
-    splits: tuple[str, ...]           # () = the dataset has no splits of its own (any name is refused)
+    splits: tuple[str, ...] | None    # () = it has none; None = its list names them
     layout: str                       # the paragraph that says what is expected on disk
 
 

@@ -33,10 +33,10 @@ CODECS = {
     ".ts": ("libx264", "aac"),
 }
 VIDEO_OPTIONS = {
-    "libx264": {"preset": "veryfast", "crf": "18", "bf": "2"},
-    "libx265": {"preset": "ultrafast", "crf": "18", "x265-params": "bframes=2:log-level=none"},
+    "libx264": {"preset": "veryfast", "crf": "18", "bf": "2", "sc_threshold": "0"},
+    "libx265": {"preset": "ultrafast", "crf": "18", "x265-params": "bframes=2:scenecut=0:log-level=none"},
     "libvpx-vp9": {"deadline": "good", "cpu-used": "8", "crf": "20", "b": "0"},
-    "mpeg2video": {"q": "2", "bf": "2"},
+    "mpeg2video": {"q": "2", "bf": "2", "sc_threshold": "1000000000"},
 }
 
 
