@@ -7,9 +7,11 @@ import sys
 import time
 from collections import Counter
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import click
+import torch
 from tqdm import tqdm
 
 from avprep.datasets import DATASETS, default_root, list_dataset
@@ -17,7 +19,9 @@ from avprep.datasets.source import DatasetError, DatasetOptions, Listing
 from avprep.job import JobConfig, JobError, JobReport, Progress, Stopped, dry_run, run_clip_job
 from avprep.media.decode import read_clips
 from avprep.media.frames import CROPS
+from avprep.media.griffin_lim import ITERATIONS, MOMENTUM
 from avprep.media.probe import Deadline, open_source
+from avprep.media.synth import SynthError, write_scenes
 from avprep.plan import PlanOptions
 from avprep.reasons import MediaError, Reason
 from avprep.runner import RunnerConfig, available_cpus
@@ -28,6 +32,7 @@ from avprep.shards.store import Store, open_store
 from avprep.shards.verify import read_header, verify
 from avprep.spec import ClipSpec, SpecError
 from avprep.stages.clip import ClipOptions
+from avprep.stages.invert_audio import InvertOptions, invert_to_wav, mel_stacks
 
 DEFAULT = ClipSpec()
 # Bytes a clip of the default spec, for the dry run's estimate: measured, see the README's table.
@@ -230,6 +235,50 @@ def _print_sums(sums: Sums) -> None:
     click.echo(f"{sums.planned:,} planned = {counts}")
     for reason, count in sums.by_reason.most_common():
         click.echo(f"  {count:>9,} {reason}: {Reason(reason).meaning}")
+
+
+@main.command("invert-audio")
+@click.argument("source")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the .wav files.")
+@click.option("--iterations", type=click.IntRange(1), default=ITERATIONS, show_default=True,
+              help="Of Griffin-Lim: more is nearer and slower.")
+@click.option("--momentum", type=click.FloatRange(0, 1.5), default=MOMENTUM, show_default=True,
+              help="0 is plain Griffin-Lim.")
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Clips at once.")
+@click.option("--limit", type=click.IntRange(1), help="Clips in all.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the first phases.")
+def invert_audio(source: str, out: Path, limit: int | None, **options) -> None:
+    """Mel stacks (a clips directory, a shard or a .npy) to .wav; prints the mel PSNR of each round trip."""
+    if options["device"].startswith("cuda") and not torch.cuda.is_available():
+        raise _Refused(f"--device {options['device']}: there is no CUDA device here")
+    try:
+        spec, stacks = mel_stacks(source, None)
+        psnrs = []
+        for done in invert_to_wav(islice(stacks, limit), spec, out, InvertOptions(**options)):
+            psnrs.append(done.mel_psnr)
+            click.echo(f"{done.key}.wav  {done.mel_psnr:6.2f} dB")
+    except (ShardError, SpecError, ValueError) as error:
+        raise _Refused(f"{source}: {error}") from error
+    if not psnrs:
+        raise _Refused(f"{source}: no mel stacks there")
+    click.echo(f"{len(psnrs):,} clips in {out}: mel PSNR mean {sum(psnrs) / len(psnrs):.2f} dB, "
+               f"least {min(psnrs):.2f} dB")
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the scenes.")
+@click.option("--n", type=click.IntRange(1), default=24, show_default=True, help="How many scenes.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same scenes.")
+@click.option("--seconds", type=click.FloatRange(1, 600), default=6.4, show_default=True, help="Of each.")
+def synth(out: Path, n: int, seed: int, seconds: float) -> None:
+    """Write procedural sounding scenes as mp4, a folder a class: class, event times and captions known."""
+    try:
+        with tqdm(total=n, unit="scene") as bar:
+            write_scenes(out, n=n, seed=seed, seconds=seconds, on_scene=lambda _: bar.update())
+    except SynthError as error:
+        raise _Refused(str(error)) from error
+    click.echo(f"{n} scenes in {out}: avprep clip --dataset manifest --root {out} --out CLIPS")
 
 
 @main.command()

@@ -14,9 +14,9 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from avprep.datasets.source import Source
@@ -96,7 +96,8 @@ def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -
         OSError: the output cannot be written.
     """
     store = open_store(config.out)
-    with _lock(store), _stop_on_signal() as stop, open_runner(config.runner) as runner:
+    with _lock(store), _stop_on_signal() as stop, ExitStack() as stack:
+        runner = _Lazy(stack, config.runner)  # a run with nothing to do does not wait for Ray
         fingerprint = _open_output(store, config)
         if not store.exists(PLAN_NAME):
             headers = _headers(runner, config, stop, progress)
@@ -124,9 +125,26 @@ def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -
     return report
 
 
+class _Lazy:
+    """A runner that is opened at its first task."""
+
+    def __init__(self, stack: ExitStack, config: RunnerConfig) -> None:
+        self._stack, self._config = stack, config
+        self._runner: Runner | None = None
+
+    def map(self, stage, tasks, should_stop):
+        tasks = iter(tasks)
+        for task in tasks:
+            if self._runner is None:
+                self._runner = self._stack.enter_context(open_runner(self._config))
+            yield from self._runner.map(stage, chain([task], tasks), should_stop)
+            return
+
+
 def dry_run(sources: list[Source], config: JobConfig, progress: Progress) -> Iterator[list[PlanRow]]:
     """The plan's shards, made as the job would make them, with nothing written."""
-    with _stop_on_signal() as stop, open_runner(config.runner) as runner:
+    with _stop_on_signal() as stop, ExitStack() as stack:
+        runner = _Lazy(stack, config.runner)
         yield from plan_shards(sources, config.plan, _headers(runner, config, stop, progress))
 
 

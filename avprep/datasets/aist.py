@@ -19,9 +19,9 @@ GENRES = {
 }
 SPLITS = ("train", "val", "test")
 LAYOUT = (
-    "Expected: AIST++ videos below --root, named as gBR_sBM_c01_d04_mBR0_ch01.mp4; for --split the lists "
-    "crossmodal_train.txt, crossmodal_val.txt or crossmodal_test.txt (in --root or its splits/ folder, or one given "
-    "by --list); ignore_list.txt beside them is left out."
+    "Expected: AIST++ videos below --root, named as gBR_sBM_c01_d04_mBR0_ch01.mp4; for --split the "
+    "lists crossmodal_train.txt, crossmodal_val.txt or crossmodal_test.txt (in --root or its splits/ "
+    "folder, or given by --list); ignore_list.txt beside them is left out."
 )
 _NAME = re.compile(r"(g[A-Z]{2})_(s[A-Z]{2})_(c\w{2,3})_(d\d{2})_(m[A-Z]{2}\d)_(ch\d{2})")
 

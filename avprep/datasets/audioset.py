@@ -23,9 +23,10 @@ LISTS = {
     "eval": "eval_segments.csv",
 }
 LAYOUT = (
-    "Expected: one or more of balanced_train_segments.csv, unbalanced_train_segments.csv and eval_segments.csv "
-    "(in --root or its csv/ or metadata/ folder, or one given by --list), and the videos in any folders below, "
-    "named <id>.mp4 (whole or trimmed), <id>_<start_ms>_<end_ms>.mp4, <id>_<seconds>.mp4 or id_<id>.mp4."
+    "Expected: one or more of balanced_train_segments.csv, unbalanced_train_segments.csv and "
+    "eval_segments.csv (in --root or its csv/ or metadata/ folder, or one given by --list), and the "
+    "videos in any folders below, named <id>.mp4 (whole or trimmed), <id>_<start_ms>_<end_ms>.mp4, "
+    "<id>_<seconds>.mp4 or id_<id>.mp4."
 )
 _MID = re.compile(r"/[mgt]/[0-9a-z_]+")
 

@@ -17,8 +17,9 @@ CLASSES = (
 )
 SPLITS = ("train", "test")
 LAYOUT = (
-    "Expected: landscape.csv (ytid,start_time,class,set) in --root or its csv/ or metadata/ folder, or given by "
-    f"--list, and the clips below; or, without a list, a folder for each class: {', '.join(CLASSES)}."
+    "Expected: landscape.csv (ytid,start_time,class,set) in --root or its csv/ or metadata/ folder, or "
+    f"given by --list, and the clips below; or, without a list, a folder for each class: {', "
+    "'.join(CLASSES)}."
 )
 
 

@@ -17,8 +17,9 @@ LISTS = {
     "test": ("test.csv", "vgg-test.tsv"),
 }
 LAYOUT = (
-    "Expected: vggsound.csv (id, start, label, split) or lists by split (test.csv, vgg-test.tsv, ...) in --root or "
-    "its csv/ or metadata/ folder, or one given by --list, and the clips below, named <id>_<start>.mp4."
+    "Expected: vggsound.csv (id, start, label, split) or lists by split (test.csv, vgg-test.tsv, ...) "
+    "in --root or its csv/ or metadata/ folder, or one given by --list, and the clips below, named "
+    "<id>_<start>.mp4."
 )
 
 
@@ -38,7 +39,7 @@ def list_sources(options: DatasetOptions) -> Listing:
 
 
 def read_segments(path: Path, notes: Counter[str], split: str | None = None) -> Iterator[Segment]:
-    """`<id>_000300.mp4,label`, `id,start,label,split` or, tab-separated with a header, `id_000001<TAB>label`."""
+    """`<id>_000300.mp4,label`, `id,start,label,split` or, in a tsv, `id_000001<TAB>label`."""
     for row in read_rows(path, "\t" if path.suffix == ".tsv" else ","):
         if row[0] in ("id", "ytid", "YTID"):
             continue

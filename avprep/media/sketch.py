@@ -26,6 +26,7 @@ COLOURS: dict[str, Colour] = {
     "purple": (155, 80, 220),
     "pink": (240, 115, 180),
 }
+_RMS, _PEAK = 0.12, 0.8  # a waveform's level: the first of the two that it reaches
 
 
 @dataclass(frozen=True)
@@ -37,153 +38,159 @@ class Timeline:
     size: int          # pixels, height and width
     sample_rate: int   # Hz
 
+    @property
+    def samples(self) -> int:
+        return round(self.seconds * self.sample_rate)
+
     @cached_property
     def frame_s(self) -> Array:
         return np.arange(round(self.seconds * self.fps)) / self.fps
 
     @cached_property
     def sample_s(self) -> Array:
-        return np.arange(round(self.seconds * self.sample_rate)) / self.sample_rate
+        return np.arange(self.samples) / self.sample_rate
 
 
 @dataclass(frozen=True)
-class Scene:
-    frames: Array                   # (T, size, size, 3) uint8 RGB
-    waveform: Array                 # (N,) float32, peak 0.8
-    label: str
+class Parts:
+    """What a scene function gives: a scene before it is painted."""
+
+    background: Array                     # (size, size, 3) float32
+    draw: Callable[[Array, int], None]    # paints frame k on a copy of the background
+    sound: Array                          # (N,), at any level
+    events_s: Sequence[float]             # instants at which something sounds or is loudest, ascending
     caption: str
-    events_s: tuple[float, ...]     # instants at which something sounds or is loudest, ascending
 
 
 # --- picture -------------------------------------------------------------------------------------------
 
 
-def paint(timeline: Timeline, background: Array, draw: Callable[[Array, int], None]) -> Array:
-    """(T, size, size, 3) uint8: `draw(canvas, k)` paints frame k on a float copy of the background."""
-    frames = np.empty((len(timeline.frame_s), *background.shape), np.uint8)
+def paint(parts: Parts, timeline: Timeline) -> Array:
+    """(T, size, size, 3) uint8."""
+    frames = np.empty((len(timeline.frame_s), *parts.background.shape), np.uint8)
     for k in range(len(frames)):
-        canvas = background.copy()
-        draw(canvas, k)
-        frames[k] = canvas.clip(0, 255)
+        canvas = parts.background.copy()
+        parts.draw(canvas, k)
+        frames[k] = np.clip(canvas, 0, 255, out=canvas)
     return frames
 
 
 def gradient(timeline: Timeline, top: Colour, bottom: Colour) -> Array:
-    """(size, size, 3) float32 from the top's colour to the bottom's."""
+    """A background that changes from the top's colour to the bottom's."""
     y = np.linspace(0, 1, timeline.size, dtype=np.float32)[:, None, None]
-    picture = (1 - y) * np.float32(top) + y * np.float32(bottom)
-    return np.repeat(picture, timeline.size, axis=1)
-
-
-def grid(canvas: Array, x0: float, y0: float, x1: float, y1: float) -> tuple[Array, Array, Array]:
-    """The part of the canvas around a rectangle, as a view, and its pixels' x (1, w) and y (h, 1)."""
-    size = len(canvas)
-    left, top = max(0, int(x0 * size) - 1), max(0, int(y0 * size) - 1)
-    right, bottom = max(left, min(size, int(x1 * size) + 2)), max(top, min(size, int(y1 * size) + 2))
-    x = (np.arange(left, right, dtype=np.float32)[None, :] + 0.5) / size
-    y = (np.arange(top, bottom, dtype=np.float32)[:, None] + 0.5) / size
-    return canvas[top:bottom, left:right], x, y
-
-
-def blend(part: Array, cover: Array, colour: Colour) -> None:
-    part += cover[..., None] * (np.float32(colour) - part)
+    return np.repeat((1 - y) * np.float32(top) + y * np.float32(bottom), timeline.size, axis=1)
 
 
 def ellipse(
     canvas: Array, x: float, y: float, rx: float, ry: float, colour: Colour, alpha: float = 1.0
 ) -> None:
-    part, px, py = grid(canvas, x - rx, y - ry, x + rx, y + ry)
-    radius = np.sqrt(((px - x) / rx) ** 2 + ((py - y) / ry) ** 2)
-    blend(part, ((1 - radius) * min(rx, ry) * len(canvas) + 0.5).clip(0, 1) * alpha, colour)
+    part, dx, dy = _around(canvas, x, y, rx, ry)
+    inside = min(rx, ry) * (1 - np.sqrt((dx / float(rx)) ** 2 + (dy / float(ry)) ** 2))
+    _blend(part, inside * len(canvas), colour, alpha)
 
 
 def ring(
     canvas: Array, x: float, y: float, r: float, width: float, colour: Colour, alpha: float = 1.0
 ) -> None:
-    part, px, py = grid(canvas, x - r - width, y - r - width, x + r + width, y + r + width)
-    away = abs(np.sqrt((px - x) ** 2 + (py - y) ** 2) - r)
-    blend(part, ((width / 2 - away) * len(canvas) + 0.5).clip(0, 1) * alpha, colour)
+    part, dx, dy = _around(canvas, x, y, r + width, r + width)
+    inside = width / 2 - abs(np.sqrt(dx**2 + dy**2) - float(r))
+    _blend(part, inside * len(canvas), colour, alpha)
 
 
-def box(
-    canvas: Array, x0: float, y0: float, x1: float, y1: float, colour: Colour, alpha: float = 1.0
-) -> None:
-    part, px, py = grid(canvas, x0, y0, x1, y1)
-    inside = np.minimum(np.minimum(px - x0, x1 - px), np.minimum(py - y0, y1 - py))
-    blend(part, (inside * len(canvas) + 0.5).clip(0, 1) * alpha, colour)
+def box(canvas: Array, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
+    rx, ry = (x1 - x0) / 2, (y1 - y0) / 2
+    part, dx, dy = _around(canvas, x0 + rx, y0 + ry, rx, ry)
+    inside = np.minimum(float(rx) - abs(dx), float(ry) - abs(dy))
+    _blend(part, inside * len(canvas), colour, 1.0)
 
 
-def line(
-    canvas: Array,
-    x0: float, y0: float, x1: float, y1: float,
-    width: float, colour: Colour, alpha: float = 1.0,
-) -> None:
-    part, px, py = grid(
-        canvas, min(x0, x1) - width, min(y0, y1) - width, max(x0, x1) + width, max(y0, y1) + width
-    )
-    dx, dy = x1 - x0, y1 - y0
-    along = (((px - x0) * dx + (py - y0) * dy) / (dx * dx + dy * dy + 1e-9)).clip(0, 1)
-    away = np.sqrt((px - x0 - along * dx) ** 2 + (py - y0 - along * dy) ** 2)
-    blend(part, ((width / 2 - away) * len(canvas) + 0.5).clip(0, 1) * alpha, colour)
+def line(canvas: Array, x0: float, y0: float, x1: float, y1: float, width: float, colour: Colour) -> None:
+    rx, ry = float(x1 - x0) / 2, float(y1 - y0) / 2
+    part, dx, dy = _around(canvas, x0 + rx, y0 + ry, abs(rx) + width, abs(ry) + width)
+    along = ((dx * rx + dy * ry) / (rx * rx + ry * ry + 1e-9)).clip(-1, 1)
+    inside = width / 2 - np.sqrt((dx - along * rx) ** 2 + (dy - along * ry) ** 2)
+    _blend(part, inside * len(canvas), colour, 1.0)
 
 
-def glow(canvas: Array, x: float, y: float, r: float, colour: Colour, alpha: float = 1.0) -> None:
+def glow(canvas: Array, x: float, y: float, r: float, colour: Colour, alpha: float) -> None:
     """Adds light that falls off as a Gaussian of standard deviation r."""
-    part, px, py = grid(canvas, x - 3 * r, y - 3 * r, x + 3 * r, y + 3 * r)
-    light = np.exp(-((px - x) ** 2) / (2 * r * r)) * np.exp(-((py - y) ** 2) / (2 * r * r))
-    part += (alpha * light)[..., None] * np.float32(colour)
+    part, dx, dy = _around(canvas, x, y, 3 * r, 3 * r)
+    light = np.exp(-0.5 * (dx / float(r)) ** 2) * np.exp(-0.5 * (dy / float(r)) ** 2)
+    part += light[..., None] * (np.float32(colour) * np.float32(alpha))
 
 
-def scatter(canvas: Array, x: Array, y: Array, light: Array) -> None:
-    """Adds light (3,) at every point, a spark of 1/64 of the picture across."""
+def scatter(canvas: Array, x: Array, y: Array, colour: Array) -> None:
+    """Adds the colour at every point, 1/64 of the picture across."""
     size = len(canvas)
-    reach = np.arange(max(1, size // 64))
-    column = ((x * size).astype(int)[:, None, None] + reach[None, None, :]).repeat(len(reach), axis=1).ravel()
-    row = ((y * size).astype(int)[:, None, None] + reach[None, :, None]).repeat(len(reach), axis=2).ravel()
-    inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
-    np.add.at(canvas, (row[inside], column[inside]), light)
+    dot = np.arange(max(1, size // 64))
+    rows, columns = np.broadcast_arrays(
+        (y * size).astype(int)[:, None, None] + dot[:, None], (x * size).astype(int)[:, None, None] + dot
+    )
+    inside = (rows >= 0) & (rows < size) & (columns >= 0) & (columns < size)
+    np.add.at(canvas, (rows[inside], columns[inside]), colour)
 
 
 def bolt(rng: np.random.Generator) -> Array:
-    """(17, 2) points of a flash of lightning from the sky to the ground."""
+    """(17, 2) points of a flash of lightning from the sky to the ground: midpoint displacement."""
     points = np.array([(rng.uniform(0.25, 0.75), 0.0), (rng.uniform(0.2, 0.8), 0.88)])
-    for step in (0.14, 0.08, 0.04, 0.025):
-        middles = (points[1:] + points[:-1]) / 2 + rng.uniform(-step, step, (len(points) - 1, 2)) * (1, 0.3)
+    for reach in (0.14, 0.08, 0.04, 0.025):
+        middles = (points[1:] + points[:-1]) / 2 + rng.uniform(-reach, reach, (len(points) - 1, 2)) * (1, 0.3)
         points = np.insert(points, np.arange(1, len(points)), middles, axis=0)
     return points
 
 
-def clouds(rng: np.random.Generator, size: int) -> Array:
-    """(size, size) float32 in [0, 1]: soft noise, denser towards the top."""
-    at = np.linspace(0, 1, size)
-    cloud = np.zeros((size, size))
+def clouds(rng: np.random.Generator, timeline: Timeline) -> Array:
+    """(size, size) float32 in [0, 1]: soft noise of three scales, thinner towards the ground."""
+    at = np.linspace(0, 1, timeline.size)
+    cloud = np.zeros((timeline.size, timeline.size))
     for cells in (3, 6, 12):
-        knots = rng.uniform(0, 1, (cells + 1, cells + 1))
-        rows = np.stack([np.interp(at, np.linspace(0, 1, cells + 1), column) for column in knots.T], axis=1)
-        cloud += np.stack([np.interp(at, np.linspace(0, 1, cells + 1), row) for row in rows]) / cells
+        knots = np.linspace(0, 1, cells + 1)
+        rows = [np.interp(at, knots, row) for row in rng.uniform(0, 1, (cells + 1, cells + 1))]
+        cloud += np.transpose([np.interp(at, knots, column) for column in np.transpose(rows)]) / cells
     cloud = (cloud - cloud.min()) / (cloud.max() - cloud.min())
     return (cloud * (1 - 0.6 * at[:, None])).astype(np.float32)
+
+
+def _around(canvas: Array, x: float, y: float, rx: float, ry: float) -> tuple[Array, Array, Array]:
+    """The canvas within rx, ry of a point, as a view, and its pixels' offsets dx (1, w) and dy (h, 1)."""
+    size = len(canvas)
+    left, top = max(0, int((x - rx) * size) - 1), max(0, int((y - ry) * size) - 1)
+    right, bottom = max(left, min(size, int((x + rx) * size) + 2)), max(top, min(size, int((y + ry) * size) + 2))
+    dx = (np.arange(left, right, dtype=np.float32)[None, :] + 0.5) / size - float(x)
+    dy = (np.arange(top, bottom, dtype=np.float32)[:, None] + 0.5) / size - float(y)
+    return canvas[top:bottom, left:right], dx, dy
+
+
+def _blend(part: Array, inside: Array, colour: Colour, alpha: float) -> None:
+    """Paints where `inside`, the distance in pixels from the edge, is positive; half a pixel soft."""
+    cover = ((inside + 0.5).clip(0, 1) * alpha).astype(np.float32)
+    part += cover[..., None] * (np.float32(colour) - part)
 
 
 # --- sound ---------------------------------------------------------------------------------------------
 
 
+def levelled(sound: Array) -> Array:
+    """(N,) float32 at the level of a recording."""
+    return (sound * min(_RMS / sound.std(), _PEAK / abs(sound).max())).astype(np.float32)
+
+
 def noise(rng: np.random.Generator, samples: int, low_hz: float, high_hz: float, sample_rate: int) -> Array:
-    """(samples,) noise of standard deviation 1 between two frequencies, with soft edges."""
+    """(samples,) of standard deviation 1 between two frequencies, falling by 12 dB an octave outside."""
     spectrum = np.fft.rfft(rng.standard_normal(samples))
-    f = np.fft.rfftfreq(samples, 1 / sample_rate) + 1e-9
+    f = np.fft.rfftfreq(samples, 1 / sample_rate) + 1e-3
     band = np.fft.irfft(spectrum / np.sqrt((1 + (low_hz / f) ** 4) * (1 + (f / high_hz) ** 4)), samples)
     return band / band.std()
 
 
 def tone(frequency_hz: Array, sample_rate: int) -> Array:
-    """A sine whose frequency changes from sample to sample."""
+    """A sine whose frequency is given sample by sample."""
     return np.sin(2 * np.pi * np.cumsum(frequency_hz) / sample_rate)
 
 
 def strikes(timeline: Timeline, events_s: Sequence[float], voices: Sequence[Array]) -> Array:
     """(N,): voice k begins at event k."""
-    track = np.zeros(len(timeline.sample_s))
+    track = np.zeros(timeline.samples)
     for t, voice in zip(events_s, voices, strict=True):
         start = round(t * timeline.sample_rate)
         track[start : start + len(voice)] += voice[: len(track) - start]
@@ -195,27 +202,23 @@ def span(timeline: Timeline, seconds: float) -> Array:
     return np.arange(round(seconds * timeline.sample_rate)) / timeline.sample_rate
 
 
-def normalised(waveform: Array) -> Array:
-    return (0.8 * waveform / abs(waveform).max()).astype(np.float32)
-
-
 # --- time ----------------------------------------------------------------------------------------------
 
 
 def rhythm(rng: np.random.Generator, timeline: Timeline, low_s: float, high_s: float) -> Array:
-    """Instants in the timeline, each `low_s` to `high_s` after the one before."""
-    gaps = rng.uniform(low_s, high_s, int(timeline.seconds / low_s) + 2)
-    times = np.cumsum(gaps) - rng.uniform(0, low_s)
-    return times[(times > 0.02) & (times < timeline.seconds - 0.02)]
+    """Instants in the timeline, each `low_s` to `high_s` after the one before, the first before `low_s`."""
+    gaps_s = rng.uniform(low_s, high_s, int(timeline.seconds / low_s) + 1)
+    times_s = rng.uniform(0.05, low_s) + np.concatenate([[0.0], np.cumsum(gaps_s)])
+    return times_s[times_s < timeline.seconds - 0.05]
 
 
-def fading(t: float, events_s: Array, decay_s: float, gains: Array | float = 1.0) -> Array:
-    """How strong each event still is at t: its gain, falling by 1/e every decay_s; 0 before it."""
-    since = t - events_s
-    return gains * np.where(since >= 0, np.exp(-since.clip(0) / decay_s), 0)
+def peaks_s(timeline: Timeline, period_s: float, phase: float) -> Array:
+    """Where `cos(2 pi (t / period_s + phase))` is -1."""
+    times_s = (np.arange(timeline.seconds / period_s + 2) + 0.5 - phase) * period_s
+    return times_s[(times_s >= 0) & (times_s < timeline.seconds)]
 
 
-def peaks_s(timeline: Timeline, period_s: float, phase: float) -> tuple[float, ...]:
-    """Where `0.5 - 0.5 * cos(2 pi (t / period_s + phase))` is 1."""
-    times = (np.arange(timeline.seconds / period_s + 2) + 0.5 - phase) * period_s
-    return tuple(times[(times >= 0) & (times < timeline.seconds)])
+def fading(t: float, events_s: Array, decay_s: float, gains: Array | float = 1.0) -> float:
+    """What is left at t of the strongest event: its gain, falling by 1/e every decay_s; 0 before the first."""
+    since_s = t - events_s
+    return float((gains * (since_s >= 0) * np.exp(-since_s.clip(0) / decay_s)).max(initial=0))

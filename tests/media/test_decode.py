@@ -1,0 +1,148 @@
+"""The claim of the whole project: the flash is in its frame, and the click within 1 ms of it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avprep.media.decode import RawClip, read_clips
+from avprep.media.probe import Deadline, open_source
+from avprep.media.timeline import clip_starts
+from avprep.reasons import MediaError, Reason
+from avprep.spec import ClipSpec
+from tests.conftest import shared_file
+from tests.media.flash_click import FLASH_S, find_clicks, lit, write_flash_click
+
+SPEC = ClipSpec(size=32)
+EVENTS_S = (1.4, 2.2, 3.0)
+
+
+def read_all(path: Path, *, spec: ClipSpec = SPEC, stride: int | None = None) -> list[RawClip]:
+    with open_source(path) as source:
+        starts = clip_starts(
+            start_s=max(Fraction(0), source.header.video_start_s), stop_s=source.header.video_stop_s, spec=spec,
+            stride_samples=stride or spec.samples, limit=None,
+        )
+        clips = list(read_clips(source, starts, spec=spec, crop="center", deadline=Deadline(60)))
+    return [clip for clip in clips if isinstance(clip, RawClip)]
+
+
+def one_clip(path: Path, start: int, *, spec: ClipSpec = SPEC) -> RawClip | tuple[int, MediaError]:
+    with open_source(path) as source:
+        return next(read_clips(source, [start], spec=spec, crop="center", deadline=Deadline(60)))
+
+
+def own_samples(clip: RawClip, spec: ClipSpec = SPEC) -> np.ndarray:
+    return clip.sound.waveform[spec.samples_before : spec.samples_before + spec.samples]
+
+
+CASES = [
+    *({"suffix": suffix} for suffix in (".mp4", ".mov", ".mkv", ".webm", ".ts")),
+    *({"suffix": s, "audio_starts_s": late} for s in (".mp4", ".mkv", ".webm", ".ts") for late in (0.5, 1.25)),
+    *({"suffix": suffix, "video_starts_s": 0.4} for suffix in (".mp4", ".mkv", ".ts")),
+    *({"suffix": suffix, "vfr": True} for suffix in (".mp4", ".mkv", ".webm")),
+    *({"suffix": ".mp4", "video_fps": fps} for fps in (30, Fraction(30000, 1001), 60)),
+    *({"suffix": ".mp4", "layout": layout, "sample_rate": rate}
+      for layout in ("mono", "stereo", "5.1") for rate in (44100, 48000)),
+    {"suffix": ".webm", "layout": "stereo"},
+    {"suffix": ".ts", "layout": "5.1", "sample_rate": 44100},
+    {"suffix": ".mp4", "gop_s": 20.0},
+    {"suffix": ".mkv", "video_codec": "libx265"},
+    {"suffix": ".ts", "video_codec": "mpeg2video"},
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items()))
+def test_flash_and_click_stay_together(case, tmp_path):
+    case = dict(case)
+    made = write_flash_click(tmp_path / f"made{case.pop('suffix')}", events_s=EVENTS_S, seconds=5.0, **case)
+    flashes_s = [float(t - made.start_s) for t in made.flash_pts_s]
+    clips = read_all(made.path, stride=SPEC.samples // 2)
+    seen = 0
+    for clip in clips:
+        start_s = clip.start / SPEC.sample_rate
+        stop_s = start_s + float(SPEC.seconds)
+        instants = [start_s + i / SPEC.fps for i in range(SPEC.frames)]
+        shown = [max((float(p - made.start_s) for p in made.frame_pts_s if p - made.start_s <= t + 1e-9),
+                     default=float(made.frame_pts_s[0] - made.start_s)) for t in map(Fraction, instants)]
+        expected = [any(f - 1e-6 <= s < f + float(FLASH_S) - 1e-6 for f in flashes_s) for s in shown]
+        assert lit(clip.frames).tolist() == expected
+        assert np.allclose(clip.frame_times_s, shown, atol=2e-6)
+        inside = [f for f in flashes_s if start_s + 0.02 < f < stop_s - 0.02]
+        if inside:
+            clicks_s = start_s + find_clicks(own_samples(clip), SPEC.sample_rate, len(inside))
+            assert np.abs(clicks_s - inside).max() < 1e-3
+            seen += len(inside)
+    assert seen >= len(EVENTS_S)
+
+
+def test_missing_sound_is_silence_and_is_counted(tmp_path):
+    made = write_flash_click(tmp_path / "late.mp4", audio_starts_s=1.25)
+    first, second = read_all(made.path)[:2]
+    late_s = float(Fraction(5, 4) - made.start_s)
+    assert first.sound.sounding_s == pytest.approx(1.6 - late_s, abs=0.03)  # AAC's own priming is sound too
+    assert second.sound.sounding_s == pytest.approx(1.6, abs=1e-3)
+    assert not own_samples(first)[: int(1.1 * 16000)].any()
+
+
+def test_a_clip_is_the_same_whichever_clips_are_read_with_it(tmp_path):
+    """Skipping frames, seeking and grouping change nothing."""
+    made = write_flash_click(tmp_path / "long.mp4", seconds=40.0, events_s=(1.4, 15.0, 39.0), gop_s=2.0)
+    together = {clip.start: clip for clip in read_all(made.path)}
+    for start in list(together)[::6]:
+        alone = one_clip(made.path, start)
+        assert np.array_equal(alone.frames, together[start].frames)
+        assert alone.frame_times_s == together[start].frame_times_s
+        assert np.allclose(alone.sound.waveform, together[start].sound.waveform, atol=1e-4)
+
+
+def test_a_clip_past_the_end_is_truncated_and_says_so(tmp_path):
+    made = write_flash_click(tmp_path / "short.mp4", seconds=4.0)
+    start, error = one_clip(made.path, 3 * 16000)
+    assert start == 48000
+    assert error.reason is Reason.TRUNCATED
+    assert "4.000 s" in error.detail
+
+
+def test_a_clip_long_before_the_first_picture_has_none(tmp_path):
+    made = write_flash_click(tmp_path / "late.mkv", video_starts_s=0.4)
+    assert one_clip(made.path, 0)[1].reason is Reason.NO_VIDEO
+
+
+def test_a_cut_file_gives_the_clips_that_it_still_holds():
+    clips = read_all(shared_file("media", "trunc_frog.mp4"))
+    whole = {clip.start: clip for clip in read_all(shared_file("media", "frog.mp4"))}
+    assert [clip.start for clip in clips] == [0, 25600, 51200]
+    for clip in clips:
+        assert np.array_equal(clip.frames, whole[clip.start].frames)
+
+
+def test_sound_that_was_moved_by_half_a_second_is_found_there():
+    """offset_audio_plus500ms.mp4 is crystal.mp4 with its sound 0.5 s later."""
+    moved = read_all(shared_file("media", "offset_audio_plus500ms.mp4"))
+    plain = read_all(shared_file("media", "crystal.mp4"))
+    a = np.concatenate([own_samples(c) for c in moved])
+    b = np.concatenate([own_samples(c) for c in plain])
+    # the whole, by cross-correlation over a second of lags
+    window = b[16000:80000]
+    scores = [float(np.dot(a[16000 + k : 80000 + k], window)) for k in range(0, 16001)]
+    assert abs(int(np.argmax(scores)) - 8000) <= 16
+    assert np.array_equal(moved[2].frames, plain[2].frames)
+
+
+def test_a_rotated_file_is_shown_turned():
+    """rot180_dog.mp4 holds dog_bed.mp4's frames under a display matrix of 180 degrees."""
+    turned = read_all(shared_file("media", "rot180_dog.mp4"), spec=ClipSpec(size=64))[0]
+    upright = read_all(shared_file("media", "dog_bed.mp4"), spec=ClipSpec(size=64))[0]
+    difference = turned.frames[:, ::-1, ::-1].astype(int) - upright.frames
+    assert np.abs(difference).mean() < 2
+
+
+def test_vc1_frames_come_in_the_order_they_are_shown():
+    clips = read_all(shared_file("media", "fishes.wmv"))
+    times = [t for clip in clips for t in clip.frame_times_s]
+    assert times == sorted(times)
+    assert max(abs(clip.residual_ms) for clip in clips) <= 40  # one frame at 25 fps

@@ -1,0 +1,61 @@
+"""Who may import whom (lazy imports included), held by walking every module's syntax tree."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[1]
+MODULES = sorted(p for name in ("avprep", "avmodel") for p in (TOP / name).rglob("*.py"))
+# Each floor may import itself and what stands under it.
+FLOORS = {
+    "avprep.spec": (),
+    "avprep.reasons": (),
+    "avprep.media": ("avprep.spec", "avprep.reasons"),
+    "avprep.datasets": (),
+    "avprep.shards": ("avprep.spec", "avprep.reasons"),
+    "avprep.stages": ("avprep.spec", "avprep.reasons", "avprep.media", "avprep.shards"),
+    "avprep.runner": (),
+    "avprep.plan": ("avprep.spec", "avprep.reasons", "avprep.media", "avprep.shards", "avprep.datasets"),
+    "avmodel": ("avprep.spec", "avprep.reasons", "avprep.shards", "avprep.media.mel",
+                "avprep.media.griffin_lim", "avprep.media.mux"),
+}
+FORBIDDEN = {"avprep.spec": {"ray", "av", "torch"}, "avprep.shards": {"ray", "av", "torch"}, "avmodel": {"ray", "av"}}
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the floor"
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def _is_in(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(TOP)))
+def test_data_flows_down_the_floors(path: Path):
+    module = ".".join(path.relative_to(TOP).with_suffix("").parts).removesuffix(".__init__")
+    imports = _imports(path)
+    roots = {name.split(".")[0] for name in imports}
+    if module != "avprep.runner":
+        assert "ray" not in roots, "only avprep/runner.py imports Ray"
+    if not _is_in(module, "avprep.media"):
+        assert "av" not in roots, "only avprep/media imports av"
+    if _is_in(module, "avprep") and module != "avprep.cli":
+        assert "avmodel" not in roots, "data knows no model"
+    assert not roots & {"pickle", "marshal", "shelve"}
+    for floor, allowed in FLOORS.items():
+        if _is_in(module, floor):
+            assert not roots & FORBIDDEN.get(floor, set())
+            own = {name for name in imports if name.split(".")[0] in ("avprep", "avmodel")}
+            modules = {name for name in own if not any(_is_in(name, a) for a in (*allowed, floor))}
+            assert not {m for m in modules if m not in ("avprep", "avmodel")}
