@@ -189,7 +189,8 @@ def _open_output(store: Store, config: JobConfig) -> str:
         raise JobError(f"{config.out} holds a ledger and no spec.json; it is not this tool's to write into")
     _clear(store)
     with store.write("spec.json") as file:
-        where = {"fingerprint": fingerprint, "root": str(config.root)}  # the root may move; it is not compared
+        # The root may move between runs; it is written for `status` and not compared.
+        where = {"fingerprint": fingerprint, "root": str(config.root)}
         file.write(json.dumps(header | where, indent=2, sort_keys=True).encode())
     return fingerprint
 
@@ -201,7 +202,8 @@ def _clear(store: Store) -> None:
 
 
 def _differences(then: dict, now: dict, prefix: str = "") -> Iterator[tuple[str, object, object]]:
-    for key in sorted({*then, *now}):
+    # The spec first: other fields follow from it.
+    for key in sorted({*then, *now}, key=lambda k: (k not in ("format", "spec"), k)):
         a, b = then.get(key), now.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b, f"{prefix}{key}.")

@@ -18,8 +18,8 @@ CLASSES = (
 SPLITS = ("train", "test")
 LAYOUT = (
     "Expected: landscape.csv (ytid,start_time,class,set) in --root or its csv/ or metadata/ folder, or "
-    f"given by --list, and the clips below; or, without a list, a folder for each class: {', "
-    "'.join(CLASSES)}."
+    "given by --list, and the clips below; or, without a list, a folder for each class: "
+    + ", ".join(CLASSES) + "."
 )
 
 

@@ -101,7 +101,8 @@ def stack_to_frames(stack: Tensor, size: int) -> Tensor:
 
 
 def frames_to_stack(frames: Tensor, spec: ClipSpec) -> Tensor:
-    """(..., frames, size, size) -> (..., frames, n_mels, W), by block mean: undoes `stack_to_frames`."""
+    """(..., frames, size, size) -> (..., frames, n_mels, W), by block mean: undoes `stack_to_frames`,
+    to the bit for the float16 values that are stored."""
     down, across = _replication(spec.n_mels, spec.columns, frames.shape[-1])
     return frames.unflatten(-1, (spec.columns, across)).unflatten(-3, (spec.n_mels, down)).mean((-1, -3))
 

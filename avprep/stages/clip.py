@@ -60,6 +60,7 @@ class ShardTask:
     source_timeout_s: float
     # True: the shard stands; only sources with failed clips are tried again and merged into it.
     only_failed: bool = False
+    quarantined: frozenset[str] = frozenset()  # paths found to take their process down
     # A trial decodes and writes nothing: the runner's way to find the source that kills its process.
     is_trial: bool = False
 
@@ -69,7 +70,7 @@ class ShardTask:
     def without(self, verdicts: dict[str, MediaError]) -> ShardTask:
         """The same shard with some sources quarantined."""
         kept = (replace(s, verdict=verdicts.get(s.path, s.verdict)) for s in self.sources)
-        return replace(self, sources=tuple(kept))
+        return replace(self, sources=tuple(kept), quarantined=self.quarantined | verdicts.keys())
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ class _ShardWork:
         again = {row.source for row in old_rows if row.status == "failed"}
         rows = [row for row in old_rows if row.source not in again]
         new_rows: list[LedgerRow] = []
-        sources = tuple(replace(s, verdict=None) if s.verdict is None or s.path not in again else s
+        # What the plan knew to be broken is opened anew, unless it is quarantined in this very run.
+        sources = tuple(replace(s, verdict=None if s.path not in self.task.quarantined else s.verdict)
                         for s in self.task.sources if s.path in again)
         new = dict(self._packed(sources, new_rows))
         rows = sorted(rows + new_rows, key=lambda row: row.key)

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from avprep.datasets import DATASETS, default_root, landscape, list_dataset, vggsound
+from avprep.datasets.audioset import class_names, read_segments
+from avprep.datasets.source import DatasetError, DatasetOptions, Listing
+from avprep.datasets.youtube import parse_name
+from tests.conftest import shared_file
+
+
+def tree(root: Path, *paths: str) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
+def listing(name: str, root: Path, **options) -> Listing:
+    return list_dataset(name, DatasetOptions(root=root, **options))
+
+
+# --- AudioSet
+
+
+def test_all_variants_of_the_balanced_list_say_the_same():
+    notes = Counter()
+    lists = [list(read_segments(shared_file("meta", name), notes)) for name in (
+        "audioset_balanced_train_segments.csv", "variant_balanced_train_aoifemcdonagh.csv",
+        "variant_balanced_train_drummernet.csv",
+    )]
+    assert [len(segments) for segments in lists] == [22160] * 3
+    assert lists[0] == lists[1] == lists[2]
+    assert sum(len(segment.labels) for segment in lists[0]) == 52882  # num_positive_labels of the header
+    assert len(class_names()) == 527
+    assert not +notes
+
+
+def test_the_list_that_another_tool_requoted_says_the_same():
+    official = list(read_segments(shared_file("meta", "audioset_eval_segments.csv"), Counter()))
+    requoted = list(read_segments(shared_file("meta", "ast_official_eval_segments.csv"), Counter()))
+    assert len(official) == 20371
+    assert official == requoted
+
+
+AUDIOSET_ROWS = """# YTID, start_seconds, end_seconds, positive_labels
+--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"
+_BfvyPmVMo1, 20.000, 30.000, "/m/03l9g"
+abcdefghij0, 0.000, 10.000, "/m/09x0r"
+abcdefghij0, 50.000, 60.000, "/m/03l9g"
+deletedvid0, 0.000, 10.000, "/m/09x0r"
+"""
+
+
+@pytest.mark.parametrize(("name", "span"), [
+    ("--PJHxphWEs_30000_40000.mp4", (0.0, None, False)),
+    ("--PJHxphWEs_40.000.mkv", (0.0, None, False)),
+    ("--PJHxphWEs_000030.mp4", (0.0, None, False)),
+    ("--PJHxphWEs.mp4", (30.0, 40.0, True)),
+    ("id_--PJHxphWEs.webm", (30.0, 40.0, True)),
+    ("Speech/--PJHxphWEs_30000_40000.mp4", (0.0, None, False)),
+])
+def test_audioset_files_are_found_however_they_are_named(name, span, tmp_path):
+    (tree(tmp_path, f"videos/{name}") / "balanced_train_segments.csv").write_text(AUDIOSET_ROWS)
+    found = listing("audioset", tmp_path)
+    assert [(s.start_s, s.stop_s, s.maybe_trimmed) for s in found.sources] == [span]
+    assert found.sources[0].labels == ("Speech", "Gush")
+    assert found.sources[0].caption == "a video of Speech, Gush"
+    assert found.notes["rows without a file (deleted videos are normal)"] == 4
+
+
+def test_audioset_copies_and_strangers_are_counted(tmp_path):
+    tree(tmp_path, "Speech/--PJHxphWEs_30000_40000.mp4", "Gush/--PJHxphWEs_30000_40000.mp4",
+         "x/--PJHxphWEs_70000_80000.mp4", "x/notanid.mp4", "x/zzzzzzzzzzz.mp4")
+    (tmp_path / "eval_segments.csv").write_text(AUDIOSET_ROWS)
+    found = listing("audioset", tmp_path, split="eval")
+    assert [s.path for s in found.sources] == ["Gush/--PJHxphWEs_30000_40000.mp4"]
+    assert found.notes["copies of a file in other folders"] == 1
+    assert found.notes["files not named by a video id"] == 1
+    assert found.notes["files without a row"] == 2
+
+
+def test_two_segments_of_one_video_find_their_own_files(tmp_path):
+    tree(tmp_path, "abcdefghij0_0_10000.mp4", "abcdefghij0_50000_60000.mp4")
+    (tmp_path / "eval_segments.csv").write_text(AUDIOSET_ROWS)
+    found = {s.path: s.labels for s in listing("audioset", tmp_path).sources}
+    assert found == {"abcdefghij0_0_10000.mp4": ("Speech",), "abcdefghij0_50000_60000.mp4": ("Hiccup",)} or \
+        found["abcdefghij0_0_10000.mp4"] != found["abcdefghij0_50000_60000.mp4"]
+
+
+def test_names_that_only_look_like_ids_are_none():
+    assert parse_name("a/short.mp4") is None
+    assert parse_name("a/abcdefghij0 copy.mp4") is None
+    assert parse_name("a/abcdefghij0_40.000.mp4").seconds == (40.0,)
+    assert parse_name("a/abcdefghij0_000361.mp4").seconds == (361.0,)
+
+
+# --- the others
+
+
+def test_vggsound_lists():
+    notes = Counter()
+    test = list(vggsound.read_segments(shared_file("meta", "vggsound_test.csv"), notes))
+    assert len(test) == 15446
+    assert ("pigeon, dove cooing",) in {s.labels for s in test}
+    assert len(list(vggsound.read_segments(shared_file("meta", "mmaudio_vgg-test.tsv"), notes))) == 15221
+    assert not +notes
+
+
+def test_vggsound_takes_the_clip_that_begins_where_the_row_says(tmp_path):
+    tree(tmp_path, "clips/glLQrEijrKg_000300.mp4", "clips/glLQrEijrKg_000010.mp4")
+    (tmp_path / "test.csv").write_text("glLQrEijrKg_000300.mp4,playing hammond organ\n")
+    found = listing("vggsound", tmp_path, split="test").sources
+    assert [(s.path, s.labels) for s in found] == [
+        ("clips/glLQrEijrKg_000300.mp4", ("playing hammond organ",))]
+
+
+def test_landscapes_list_and_its_stray_header():
+    path = shared_file("meta", "tempotokens_landscape.csv")
+    rows = list(landscape.read_segments(path, Counter(), None))
+    assert len(rows) == 1178
+    assert {s.labels[0] for s in rows} == set(landscape.CLASSES)
+    assert len(list(landscape.read_segments(path, Counter(), "test"))) == 102
+
+
+def test_landscape_by_class_folders(tmp_path):
+    tree(tmp_path, "train/fire_crackling/a.mp4", "test/wind noise/b.mp4", "train/dogs/c.mp4")
+    found = listing("landscape", tmp_path)
+    assert {(s.path, s.labels) for s in found.sources} == {
+        ("train/fire_crackling/a.mp4", ("fire crackling",)), ("test/wind noise/b.mp4", ("wind noise",))}
+    assert found.notes["files in a folder that is none of the classes"] == 1
+    assert len(listing("landscape", tmp_path, split="test").sources) == 1
+
+
+def test_aist_splits_cameras_and_the_ignore_list(tmp_path):
+    test = shared_file("meta", "aistpp_crossmodal_test.txt").read_text().split()
+    ignored = shared_file("meta", "aistpp_ignore_list.txt").read_text().split()
+    names = [name.replace("cAll", camera) for name in test for camera in ("c01", "c02")]
+    tree(tmp_path, *(f"videos/{name}.mp4" for name in names), f"videos/{ignored[0].replace('cAll', 'c01')}.mp4",
+         "videos/gKR_sBM_c01_d30_mKR2_ch09.mp4", "videos/other.mp4")
+    for kind in ("crossmodal_test", "ignore_list"):
+        (tmp_path / f"{kind}.txt").write_text(shared_file("meta", f"aistpp_{kind}.txt").read_text())
+    split = listing("aist", tmp_path, split="test")
+    assert len(split.sources) == 2 * 20
+    assert {s.labels[0] for s in split.sources} == {s.labels[0] for s in listing("aist", tmp_path).sources}
+    everything = listing("aist", tmp_path)
+    assert len(everything.sources) == 41
+    assert everything.notes["files on the ignore list"] == 1
+    assert everything.notes["files not named as AIST++ names them"] == 1
+    assert len({s.labels for s in everything.sources}) == 10
+
+
+def test_folder_walks_by_suffix_and_labels_on_request(tmp_path):
+    tree(tmp_path, "a/x.MP4", "a/b/y.mkv", "z.webm", ".hidden/h.mp4", "a/readme.txt")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    plain = listing("folder", tmp_path)
+    assert [s.path for s in plain.sources] == ["a/b/y.mkv", "a/x.MP4", "z.webm"]
+    labelled = listing("folder", tmp_path, label_from_folder=True)
+    assert [s.labels for s in labelled.sources] == [("b",), ("a",), ()]
+    assert plain.notes["files that are no media, by their suffix"] >= 1
+
+
+def test_a_manifest_in_any_of_its_forms(tmp_path):
+    rows = [("a.mp4", "0", "10", "dog|bark", "", "train"), ("b.mp4", "2.5", "", "", "a cat", "test"),
+            ("../evil.mp4", "0", "1", "", "", "train"), ("c.mp4", "9", "3", "", "", "train")]
+    for suffix, delimiter in ((".csv", ","), (".tsv", "\t")):
+        text = "\n".join(delimiter.join(row) for row in [("path", "start", "stop", "labels", "caption", "split"), *rows])
+        (tmp_path / f"manifest{suffix}").write_text(text + "\n")
+    columns = dict(zip(("path", "start", "stop", "caption"), zip(*[(r[0], r[1], r[2], r[4]) for r in rows],
+                                                                strict=True), strict=True))
+    pq.write_table(pa.table({k: list(v) for k, v in columns.items()} | {"labels": [["dog", "bark"], [], [], []]}),
+                   tmp_path / "manifest.parquet")
+    for suffix in (".csv", ".tsv", ".parquet"):
+        found = listing("manifest", tmp_path, csv=tmp_path / f"manifest{suffix}")
+        assert [(s.path, s.start_s, s.stop_s, s.labels, s.caption) for s in found.sources] == [
+            ("a.mp4", 0.0, 10.0, ("dog", "bark"), "a video of dog, bark"), ("b.mp4", 2.5, None, (), "a cat")]
+        assert sum(found.notes.values()) == 2
+    assert [s.path for s in listing("manifest", tmp_path, split="test").sources] == ["b.mp4"]
+    with pytest.raises(DatasetError, match="--split 'dev'.*test, train"):
+        listing("manifest", tmp_path, split="dev")
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS))
+def test_an_unknown_split_and_a_missing_root_are_sentences(name, tmp_path):
+    (tmp_path / "manifest.csv").write_text("path,split\na.mp4,train\n")
+    with pytest.raises(DatasetError, match="--split 'nonsense'"):
+        listing(name, tmp_path, split="nonsense")
+    with pytest.raises(DatasetError, match="Expected"):
+        default_root(name, {"AVPREP_DATA": str(tmp_path / "nowhere")})
+    with pytest.raises(DatasetError, match="Expected"):
+        default_root(name, {})
+    (tmp_path / name).mkdir()
+    assert default_root(name, {"AVPREP_DATA": str(tmp_path)}) == tmp_path / name

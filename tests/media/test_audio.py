@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avprep.media.audio import _cut, _mono_runs
+from avprep.media.timeline import Clock
+from avprep.spec import ClipSpec
+
+SPEC = ClipSpec()
+MS = Clock(Fraction(1, 1000), Fraction(0))
+
+
+def frames(stamps, samples=1024, rate=48000, value=0.5, layout="mono"):
+    """Audio frames with given PTS in ms."""
+    channels = av.AudioLayout(layout).nb_channels
+    for pts in stamps:
+        frame = av.AudioFrame.from_ndarray(np.full((channels, samples), value, np.float32), "fltp", layout)
+        frame.sample_rate, frame.pts = rate, pts
+        yield frame
+
+
+def places(stamps, settled_s=Fraction(2, 1000), **kwargs):
+    return [place for _, place, _ in _mono_runs(frames(stamps, **kwargs), MS, settled_s)]
+
+
+def test_rounded_stamps_leave_no_holes_and_no_drift():
+    stamps = [round(i * 1024 / 48) for i in range(500)]
+    found = places(stamps)
+    assert np.diff(found).tolist() == [1024] * 499
+    assert abs(found[0]) <= 12  # a quarter of a ms: the rounding is averaged away
+
+
+def test_one_misplaced_stamp_moves_nothing():
+    stamps = [round(i * 1024 / 48) for i in range(100)]
+    stamps[40] += 9
+    assert np.diff(places(stamps)).tolist() == [1024] * 99
+
+
+@pytest.mark.parametrize("gap_ms", [5, 100, 2000])
+def test_a_true_gap_stays_a_gap(gap_ms):
+    stamps = [round(i * 1024 / 48) + (gap_ms if i >= 50 else 0) for i in range(100)]
+    steps = np.diff(places(stamps))
+    assert steps[49] - 1024 == pytest.approx(gap_ms * 48, abs=30)
+    assert set(np.delete(steps, 49)) == {1024}
+
+
+@pytest.mark.parametrize("layout", ["mono", "stereo", "2.1", "5.1", "quad"])
+def test_equal_channels_mix_to_the_same_loudness(layout):
+    runs = list(_mono_runs(frames([0], layout=layout), MS, Fraction(1, 1000)))
+    assert np.allclose(runs[0][2], 0.5, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([8000, 11025, 22050, 32000, 44100, 48000, 96000]), st.integers(0, 3))
+def test_a_tone_keeps_its_phase_through_resampling(rate, second):
+    """The sample at n/16000 s is the tone at that instant, whatever the source's rate and the clip's start."""
+    start = second * 16000 + 123
+    t = np.arange(rate * 6) / rate
+    tone = np.sin(2 * np.pi * 440 * t).astype(np.float32)
+    pieces = ((rate, i, tone[i : i + 1000]) for i in range(0, len(tone), 1000))
+    sound = _cut(pieces, [start], SPEC)[0]
+    n = np.arange(start - SPEC.samples_before, start + SPEC.samples + SPEC.samples_after)
+    expected = np.sin(2 * np.pi * 440 * n / 16000) * (n >= 0)
+    middle = slice(1200, -1200)
+    assert np.abs(sound.waveform - expected)[middle].max() < 2e-3
+    assert sound.sounding_s == pytest.approx(1.6, abs=2e-4)
+
+
+def test_clips_beyond_the_sound_are_silent_and_say_so():
+    pieces = [(16000, 0, np.ones(30000, np.float32))]
+    first, second, third = _cut(iter(pieces), [0, 25600, 60000], SPEC)
+    assert first.sounding_s == pytest.approx(1.6)
+    assert second.sounding_s == pytest.approx((30000 - 25600) / 16000)
+    assert third.sounding_s == 0 and not third.waveform.any()

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avprep.media.mux import decode_frames, encode_frames
+from avprep.shards.clips import (
+    VIDEO_CODECS,
+    ShardError,
+    ShardWriter,
+    clip_key,
+    load_npy,
+    load_waveform,
+    merge,
+    pack_clip,
+    read_shard,
+    unpack_frames,
+)
+
+
+def clip(codec: str, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    smooth = np.linspace(0, 255, 64)[None, :, None, None] * np.ones((4, 64, 64, 3))
+    return {
+        "header": {"source": "a/ä.mp4", "start_s": 1.6, "labels": ["dog, barking"]},
+        "mel": rng.uniform(-1, 1, (4, 8, 4)),
+        "waveform": rng.uniform(-1, 1, 6400).astype(np.float32),
+        "sample_rate": 16000,
+        "frames": (smooth * np.array([1, 0.5, 0.2])).astype(np.uint8),
+        "codec": codec,
+        "encode_h264": lambda frames: encode_frames(frames, fps=10),
+    }
+
+
+def shard_of(clips: dict[str, dict[str, bytes]]) -> bytes:
+    file = io.BytesIO()
+    writer = ShardWriter(file)
+    for key, members in clips.items():
+        writer.add(key, members)
+    writer.close()
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("codec", VIDEO_CODECS)
+def test_a_clip_comes_back(codec):
+    given_clip = clip(codec)
+    data = shard_of({"0123_00": pack_clip(**given_clip)})
+    (key, members), = read_shard(io.BytesIO(data))
+    assert key == "0123_00"
+    frames = unpack_frames(members, decode_frames)
+    error = np.abs(frames.astype(int) - given_clip["frames"])
+    assert frames.dtype == np.uint8 and frames.shape == (4, 64, 64, 3)
+    assert error.max() == 0 if codec == "raw" else error.mean() < 3
+    assert np.array_equal(load_npy(members["mel.npy"]), given_clip["mel"].astype(np.float16))
+    assert np.abs(load_waveform(members["audio.flac"]) - given_clip["waveform"]).max() <= 1 / 32768
+
+
+@pytest.mark.parametrize("codec", VIDEO_CODECS)
+def test_equal_clips_give_equal_bytes(codec):
+    a, b = (shard_of({"k_0": pack_clip(**clip(codec))}) for _ in range(2))
+    assert a == b
+    with tarfile.open(fileobj=io.BytesIO(a)) as tar:
+        assert {(m.mtime, m.uid, m.uname) for m in tar} == {(0, 0, "")}
+
+
+def test_plain_webdataset_reads_it(tmp_path):
+    path = tmp_path / "clips-000000.tar"
+    path.write_bytes(shard_of({f"k_{i}": pack_clip(**clip("jpeg", i)) for i in range(3)}))
+    samples = list(webdataset.WebDataset(str(path), shardshuffle=False).decode("rgb8"))
+    assert [s["__key__"] for s in samples] == ["k_0", "k_1", "k_2"]
+    assert samples[0]["json"]["labels"] == ["dog, barking"]
+    assert samples[0]["mel.npy"].shape == (4, 8, 4)
+    assert samples[0]["frame00.jpg"].shape == (64, 64, 3)
+
+
+def test_a_cut_shard_is_damage_not_fewer_clips():
+    data = shard_of({f"k_{i}": pack_clip(**clip("raw", i)) for i in range(3)})
+    for length in (10, len(data) // 2, len(data) // 2 + 300):
+        with pytest.raises(ShardError, match="damaged or cut off"):
+            list(read_shard(io.BytesIO(data[:length])))
+
+
+def test_a_member_with_a_path_is_refused():
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        entry = tarfile.TarInfo("../evil.json")
+        tar.addfile(entry, io.BytesIO())
+    with pytest.raises(ShardError, match="evil"):
+        list(read_shard(io.BytesIO(file.getvalue())))
+
+
+def test_keys_must_ascend():
+    writer = ShardWriter(io.BytesIO())
+    writer.add("b", {"json": b"{}"})
+    with pytest.raises(ShardError, match="must ascend"):
+        writer.add("a", {"json": b"{}"})
+
+
+@given(st.text(min_size=1, max_size=40), st.integers(0, 10**10))
+def test_keys_hold_no_path_and_sort_by_time_within_a_source(path, start):
+    key = clip_key(path, start)
+    assert set(key) <= set("0123456789abcdef_")
+    assert clip_key(path, start + 1) > key
+    assert clip_key(path, 0)[:16] == key[:16]
+
+
+@given(st.sets(st.integers(0, 20)), st.sets(st.integers(0, 20)))
+def test_merging_is_a_sorted_union_where_the_new_counts(old, new):
+    def clips(keys, value):
+        return {f"{k:02d}": {"json": value} for k in sorted(keys)}
+
+    merged = list(merge(iter(clips(old, b"old").items()), clips(new, b"new")))
+    assert merged == sorted((clips(old, b"old") | clips(new, b"new")).items())

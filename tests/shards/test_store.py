@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+
+from avprep.shards.store import open_store
+
+
+@pytest.fixture(params=["local", "arrow"])
+def store(request, tmp_path):
+    return open_store(str(tmp_path / "out") if request.param == "local" else f"file://{tmp_path}/out")
+
+
+def test_a_file_appears_when_it_is_whole(store):
+    with store.write("shards/a.tar") as file:
+        file.write(b"12345")
+        assert not store.exists("shards/a.tar")
+    assert store.exists("shards/a.tar")
+    assert store.names("shards") == ["shards/a.tar"]
+    with store.open("shards/a.tar") as file:
+        assert file.read() == b"12345"
+
+
+def test_a_failed_write_leaves_nothing_and_keeps_the_old(store):
+    with store.write("ledger/0") as file:
+        file.write(b"old")
+    with pytest.raises(OSError, match="full"), store.write("ledger/0") as file:
+        file.write(b"new")
+        raise OSError("disk full")
+    with store.open("ledger/0") as file:
+        assert file.read() == b"old"
+    assert store.names("ledger") == ["ledger/0"]
+
+
+def test_what_is_not_there(store):
+    assert store.names("nowhere") == []
+    assert not store.exists("nowhere/x")
+    store.remove("nowhere/x")
+    with pytest.raises(FileNotFoundError):
+        store.open("nowhere/x")
+
+
+def test_a_killed_runs_leftovers_are_swept(tmp_path):
+    store = open_store(tmp_path)
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / ".clips-000000.tar.123.tmp").write_bytes(b"half")
+    assert store.names("shards") == []
+    store.sweep()
+    assert not list((tmp_path / "shards").iterdir())

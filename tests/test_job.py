@@ -1,0 +1,266 @@
+"""The clip job as a person runs it: `avprep clip`, `status`, `verify`, resume and refusal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import webdataset
+from click.testing import CliRunner
+
+from avprep.cli import main
+from avprep.shards.ledger import read_ledgers
+from avprep.shards.store import open_store
+from avprep.shards.verify import verify
+
+SMALL = ["--size", "32", "--shard-size", "3"]
+
+
+def avprep(*args: object):
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def clip(root: Path, out: Path, *args: object, workers: int = 0):
+    return avprep("clip", "--dataset", "folder", "--root", root, "--out", out, "--workers", workers, *SMALL, *args)
+
+
+def digest(out: Path) -> dict[str, str]:
+    """Every file that a run leaves, save its timings and its lock."""
+    return {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.rglob("*")) if path.is_file() and path.name not in ("stats.json", ".lock")
+    }
+
+
+def rows_of(out: Path):
+    return [row for _, rows, _ in read_ledgers(open_store(out)) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(clip_root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "out"
+    result = clip(clip_root, out, "--label-from-folder")
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_every_planned_clip_is_written_filtered_or_failed(finished, clip_root):
+    rows = rows_of(finished)
+    assert {row.source for row in rows} == {
+        "alpha/scene 0.mp4", "alpha/scene 1.mp4", "beta/scene 0.mp4", "beta/scene 1.mp4", "broken.mp4", "empty.webm"}
+    assert {(row.source, row.status) for row in rows if row.status != "written"} == {
+        ("broken.mp4", "failed"), ("empty.webm", "failed")}
+    assert len(rows) == len({row.key for row in rows}) == 2 * 2 + 2 * 3 + 2
+    stats = json.loads((finished / "stats.json").read_text())
+    assert stats["clips"] == {"written": 10, "filtered": 0, "failed": 2}
+
+
+def test_plain_webdataset_reads_the_shards(finished):
+    urls = [str(p) for p in sorted((finished / "shards").glob("*.tar"))]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))
+    assert len(samples) == 10
+    for sample in samples:
+        assert sample["json"]["labels"] == [sample["json"]["source"].split("/")[0]]
+        assert sample["mel.npy"].shape == (16, 128, 16)
+        assert sample["frame15.jpg"].shape == (32, 32, 3)
+        assert len(sample["json"]["frame_times_s"]) == 16
+
+
+def test_a_second_run_does_nothing_and_says_so(finished, clip_root):
+    before = digest(finished)
+    result = clip(clip_root, finished, "--label-from-folder")
+    assert "nothing to do" in result.output
+    assert digest(finished) == before
+
+
+def test_status_gives_sums_reasons_and_the_command_that_tries_one(finished):
+    result = avprep("status", finished)
+    assert "12 planned = 10 written, 0 filtered, 2 failed" in result.output
+    assert "empty.webm at 0.000 s, not_media: the file is empty (0 bytes)" in result.output
+    key = result.output.split("--try ")[1].split()[0]
+    assert ": not_media:" in avprep("status", finished, "--try", key).output
+
+
+@pytest.mark.parametrize(("field", "args"), [
+    ("spec.frames", ["--frames", "8"]), ("options.crop", ["--crop", "pad"]), ("options.limit", ["--limit", "3"]),
+    ("options.video_codec", ["--video-codec", "raw"]),
+])
+def test_a_changed_option_is_refused_with_the_field_named(finished, clip_root, field, args):
+    before = digest(finished)
+    result = clip(clip_root, finished, *args)
+    assert result.exit_code == 2
+    assert field in result.output and "--rebuild" in result.output
+    assert digest(finished) == before
+
+
+def test_rebuild_starts_over(clip_root, tmp_path):
+    clip(clip_root, tmp_path / "out")
+    assert clip(clip_root, tmp_path / "out", "--frames", "8", "--rebuild").exit_code == 0
+    assert clip(clip_root, tmp_path / "plain", "--frames", "8").exit_code == 0
+    ours, plain = digest(tmp_path / "out"), digest(tmp_path / "plain")
+    assert ours == plain
+
+
+@pytest.mark.parametrize("kind", ["flip", "cut", "gone", "row", "stray"])
+def test_verify_names_any_damage(kind, clip_root, tmp_path):
+    out = tmp_path / "out"
+    clip(clip_root, out)
+    assert list(verify(open_store(out))) == []
+    shard = sorted((out / "shards").glob("*.tar"))[0]
+    data = bytearray(shard.read_bytes())
+    named = shard.name
+    if kind == "flip":
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(data)
+    elif kind == "cut":
+        shard.write_bytes(data[: len(data) // 2])
+    elif kind == "gone":
+        shard.unlink()
+    elif kind == "row":
+        ledgers = sorted((out / "ledger").iterdir())
+        ledgers[1].write_bytes(ledgers[0].read_bytes())
+        named = ledgers[1].name
+    elif kind == "stray":
+        (out / "shards" / "clips-000099.tar").write_bytes(data)
+        named = "clips-000099.tar"
+    result = avprep("verify", out)
+    assert result.exit_code == 1
+    assert named in result.output
+
+
+def test_a_removed_ledger_is_made_again_to_the_same_bytes(clip_root, tmp_path):
+    out = tmp_path / "out"
+    clip(clip_root, out)
+    before = digest(out)
+    sorted((out / "ledger").iterdir())[1].unlink()
+    assert "made 1 of" in clip(clip_root, out).output
+    assert digest(out) == before
+
+
+def test_only_failed_tries_again_and_gives_what_a_whole_run_would(clip_root, tmp_path):
+    root = tmp_path / "media"
+    root.mkdir()
+    for path in clip_root.rglob("*.mp4"):
+        (root / path.name.replace(" ", path.parent.name)).write_bytes(path.read_bytes())
+    clip(root, tmp_path / "out")
+    assert any(row.source == "broken.mp4" and row.status == "failed" for row in rows_of(tmp_path / "out"))
+    whole = (root / "scenealpha0.mp4").read_bytes()
+    (root / "broken.mp4").write_bytes(whole)
+    result = clip(root, tmp_path / "out", "--only-failed")
+    assert result.exit_code == 0, result.output
+    rows = rows_of(tmp_path / "out")
+    assert [row.status for row in rows if row.source == "broken.mp4"] == ["written"]
+    assert avprep("verify", tmp_path / "out").exit_code == 0
+
+
+@pytest.mark.parametrize(("args", "words"), [
+    (["--drop-silent", "-60"], "silent"), (["--drop-black", "254"], "black"), (["--drop-static", "250"], "static"),
+])
+def test_filters_count_what_they_leave_out(args, words, clip_root, tmp_path):
+    clip(clip_root, tmp_path / "out", *args)
+    rows = rows_of(tmp_path / "out")
+    filtered = [row for row in rows if row.status == "filtered"]
+    assert {row.reason for row in filtered} <= {words}
+    assert len(filtered) == (2 if words == "silent" else 10)  # two clips hold no click
+    assert avprep("verify", tmp_path / "out").exit_code == 0
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(clip_root, tmp_path):
+    result = clip(clip_root, tmp_path / "out", "--dry-run")
+    assert "plan: 10 clips of 1.6 s from 6 sources in 4 shards" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("args", "words"), [
+    (["--hop", "96"], "hop 80 or 100"),
+    (["--fps", "0"], "fps must be a whole number from 1"),
+    (["--split", "train"], "--split 'train' is no split of folder"),
+    (["--stride", "0.00001"], "--stride 1e-05 s"),
+    (["--root", "/nowhere"], "no folder /nowhere"),
+])
+def test_a_bad_option_is_a_sentence(args, words, clip_root, tmp_path):
+    result = clip(clip_root, tmp_path / "out", *args)
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+def test_without_a_root_the_layout_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setenv("AVPREP_DATA", str(tmp_path))
+    result = avprep("clip", "--dataset", "audioset", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "AVPREP_DATA" in result.output and "balanced_train_segments.csv" in result.output
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(clip_root, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    result = clip(clip_root, tmp_path / "file" / "out")
+    assert result.exit_code == 1
+    assert "cannot be written" in result.output
+
+
+def start(root: Path, out: Path, workers: int) -> subprocess.Popen:
+    command = [sys.executable, "-m", "avprep", "clip", "--dataset", "folder", "--root", root, "--out", out,
+               "--workers", workers, *SMALL]
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.timeout(120)
+def test_two_runs_on_one_output_are_one_too_many(clip_root, tmp_path):
+    import fcntl
+
+    out = tmp_path / "out"
+    out.mkdir()
+    with open(out / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = clip(clip_root, out)
+    assert result.exit_code == 2
+    assert "is writing there" in result.output
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_what_is_in_hand_and_says_how_to_go_on(number, clip_root, tmp_path):
+    out = tmp_path / "out"
+    running = start(clip_root, out, workers=0)
+    while not (out / "ledger").exists() and running.poll() is None:
+        time.sleep(0.02)
+    running.send_signal(number)
+    said, _ = running.communicate(timeout=60)
+    assert running.returncode in (128 + number, 0)  # 0: it was done before it heard
+    if running.returncode:
+        assert "Run the same command again" in said
+    assert clip(clip_root, out).exit_code == 0
+    assert clip(clip_root, tmp_path / "undisturbed").exit_code == 0
+    assert digest(out) == digest(tmp_path / "undisturbed")
+
+
+@pytest.mark.timeout(180)
+def test_killed_again_and_again_the_tree_is_the_same(clip_root, tmp_path):
+    out = tmp_path / "out"
+    for wait_s in (2.6, 3.0, 3.3, 3.6):
+        running = start(clip_root, out, workers=0)
+        time.sleep(wait_s)
+        os.kill(running.pid, signal.SIGKILL)
+        running.communicate()
+    assert clip(clip_root, out).exit_code == 0
+    assert clip(clip_root, tmp_path / "undisturbed").exit_code == 0
+    assert digest(out) == digest(tmp_path / "undisturbed")
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ray_workers_give_the_same_bytes(workers, clip_root, finished, tmp_path):
+    running = subprocess.run(
+        [sys.executable, "-m", "avprep", "clip", "--dataset", "folder", "--root", clip_root, "--out", tmp_path / "out",
+         "--workers", str(workers), "--label-from-folder", *SMALL],
+        capture_output=True, text=True, timeout=200, check=False,
+    )
+    assert running.returncode == 0, running.stderr
+    assert digest(tmp_path / "out") == digest(finished)
