@@ -19,10 +19,20 @@ FLOORS = {
     "avprep.stages": ("avprep.spec", "avprep.reasons", "avprep.media", "avprep.shards"),
     "avprep.runner": (),
     "avprep.plan": ("avprep.spec", "avprep.reasons", "avprep.media", "avprep.shards", "avprep.datasets"),
-    "avmodel": ("avprep.spec", "avprep.reasons", "avprep.shards", "avprep.media.mel",
-                "avprep.media.griffin_lim", "avprep.media.mux"),
+    "avmodel": (
+        "avprep.spec",
+        "avprep.reasons",
+        "avprep.shards",
+        "avprep.media.mel",
+        "avprep.media.griffin_lim",
+        "avprep.media.mux",
+    ),
 }
-FORBIDDEN = {"avprep.spec": {"ray", "av", "torch"}, "avprep.shards": {"ray", "av", "torch"}, "avmodel": {"ray", "av"}}
+FORBIDDEN = {
+    "avprep.spec": {"ray", "av", "torch"},
+    "avprep.shards": {"ray", "av", "torch"},
+    "avmodel": {"ray", "av"},
+}
 
 
 def _imports(path: Path) -> set[str]:

@@ -28,14 +28,17 @@ def avprep(*args: object):
 
 
 def clip(root: Path, out: Path, *args: object, workers: int = 0):
-    return avprep("clip", "--dataset", "folder", "--root", root, "--out", out, "--workers", workers, *SMALL, *args)
+    return avprep(
+        "clip", "--dataset", "folder", "--root", root, "--out", out, "--workers", workers, *SMALL, *args
+    )
 
 
 def digest(out: Path) -> dict[str, str]:
     """Every file that a run leaves, save its timings and its lock."""
     return {
         str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(out.rglob("*")) if path.is_file() and path.name not in ("stats.json", ".lock")
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.name not in ("stats.json", ".lock")
     }
 
 
@@ -54,9 +57,17 @@ def finished(clip_root, tmp_path_factory):
 def test_every_planned_clip_is_written_filtered_or_failed(finished, clip_root):
     rows = rows_of(finished)
     assert {row.source for row in rows} == {
-        "alpha/scene 0.mp4", "alpha/scene 1.mp4", "beta/scene 0.mp4", "beta/scene 1.mp4", "broken.mp4", "empty.webm"}
+        "alpha/scene 0.mp4",
+        "alpha/scene 1.mp4",
+        "beta/scene 0.mp4",
+        "beta/scene 1.mp4",
+        "broken.mp4",
+        "empty.webm",
+    }
     assert {(row.source, row.status) for row in rows if row.status != "written"} == {
-        ("broken.mp4", "failed"), ("empty.webm", "failed")}
+        ("broken.mp4", "failed"),
+        ("empty.webm", "failed"),
+    }
     assert len(rows) == len({row.key for row in rows}) == 2 * 2 + 2 * 3 + 2
     stats = json.loads((finished / "stats.json").read_text())
     assert stats["clips"] == {"written": 10, "filtered": 0, "failed": 2}
@@ -88,10 +99,15 @@ def test_status_gives_sums_reasons_and_the_command_that_tries_one(finished):
     assert ": not_media:" in avprep("status", finished, "--try", key).output
 
 
-@pytest.mark.parametrize(("field", "args"), [
-    ("spec.frames", ["--frames", "8"]), ("options.crop", ["--crop", "pad"]), ("options.limit", ["--limit", "3"]),
-    ("options.video_codec", ["--video-codec", "raw"]),
-])
+@pytest.mark.parametrize(
+    ("field", "args"),
+    [
+        ("spec.frames", ["--frames", "8"]),
+        ("options.crop", ["--crop", "pad"]),
+        ("options.limit", ["--limit", "3"]),
+        ("options.video_codec", ["--video-codec", "raw"]),
+    ],
+)
 def test_a_changed_option_is_refused_with_the_field_named(finished, clip_root, field, args):
     before = digest(finished)
     result = clip(clip_root, finished, *args)
@@ -160,9 +176,14 @@ def test_only_failed_tries_again_and_gives_what_a_whole_run_would(clip_root, tmp
     assert avprep("verify", tmp_path / "out").exit_code == 0
 
 
-@pytest.mark.parametrize(("args", "words"), [
-    (["--drop-silent", "-60"], "silent"), (["--drop-black", "254"], "black"), (["--drop-static", "250"], "static"),
-])
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--drop-silent", "-60"], "silent"),
+        (["--drop-black", "254"], "black"),
+        (["--drop-static", "250"], "static"),
+    ],
+)
 def test_filters_count_what_they_leave_out(args, words, clip_root, tmp_path):
     clip(clip_root, tmp_path / "out", *args)
     rows = rows_of(tmp_path / "out")
@@ -178,13 +199,16 @@ def test_dry_run_prints_the_plan_and_writes_nothing(clip_root, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("args", "words"), [
-    (["--hop", "96"], "hop 80 or 100"),
-    (["--fps", "0"], "fps must be a whole number from 1"),
-    (["--split", "train"], "--split 'train' is no split of folder"),
-    (["--stride", "0.00001"], "--stride 1e-05 s"),
-    (["--root", "/nowhere"], "no folder /nowhere"),
-])
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--hop", "96"], "hop 80 or 100"),
+        (["--fps", "0"], "fps must be a whole number from 1"),
+        (["--split", "train"], "--split 'train' is no split of folder"),
+        (["--stride", "0.00001"], "--stride 1e-05 s"),
+        (["--root", "/nowhere"], "no folder /nowhere"),
+    ],
+)
 def test_a_bad_option_is_a_sentence(args, words, clip_root, tmp_path):
     result = clip(clip_root, tmp_path / "out", *args)
     assert result.exit_code == 2
@@ -206,9 +230,24 @@ def test_an_output_that_cannot_be_written_is_one_sentence(clip_root, tmp_path):
 
 
 def start(root: Path, out: Path, workers: int) -> subprocess.Popen:
-    command = [sys.executable, "-m", "avprep", "clip", "--dataset", "folder", "--root", root, "--out", out,
-               "--workers", workers, *SMALL]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "avprep",
+        "clip",
+        "--dataset",
+        "folder",
+        "--root",
+        root,
+        "--out",
+        out,
+        "--workers",
+        workers,
+        *SMALL,
+    ]
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 @pytest.mark.timeout(120)
@@ -258,9 +297,26 @@ def test_killed_again_and_again_the_tree_is_the_same(clip_root, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ray_workers_give_the_same_bytes(workers, clip_root, finished, tmp_path):
     running = subprocess.run(
-        [sys.executable, "-m", "avprep", "clip", "--dataset", "folder", "--root", clip_root, "--out", tmp_path / "out",
-         "--workers", str(workers), "--label-from-folder", *SMALL],
-        capture_output=True, text=True, timeout=200, check=False,
+        [
+            sys.executable,
+            "-m",
+            "avprep",
+            "clip",
+            "--dataset",
+            "folder",
+            "--root",
+            clip_root,
+            "--out",
+            tmp_path / "out",
+            "--workers",
+            str(workers),
+            "--label-from-folder",
+            *SMALL,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert running.returncode == 0, running.stderr
     assert digest(tmp_path / "out") == digest(finished)

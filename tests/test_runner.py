@@ -65,8 +65,10 @@ def test_a_part_that_kills_its_process_is_found_and_the_rest_is_done(workers, tm
     ]
     told = Told()
     with open_runner(RunnerConfig(workers=workers)) as runner:
-        results = {job.index: (job.quarantined, done)
-                   for job, done in quarantine().map(runner, stage, iter(jobs), lambda: False, told)}
+        results = {
+            job.index: (job.quarantined, done)
+            for job, done in quarantine().map(runner, stage, iter(jobs), lambda: False, told)
+        }
     assert results == {
         0: ((), ["A", "B"]),
         1: (("crash1",), ["C", "D", "E"]),

@@ -24,7 +24,8 @@ def test_the_context_is_exactly_what_the_columns_windows_reach():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("fps", 0), ("frames", -1), ("size", 255), ("hop", 2048), ("n_mels", 600), ("fps", 10.0)]
+    ("field", "value"),
+    [("fps", 0), ("frames", -1), ("size", 255), ("hop", 2048), ("n_mels", 600), ("fps", 10.0)],
 )
 def test_a_field_out_of_range_names_itself_and_its_value(field, value):
     with pytest.raises(SpecError, match=rf"{field}.*{value}"):

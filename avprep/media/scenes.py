@@ -147,7 +147,7 @@ def drum(rng: Rng, timeline: Timeline) -> Parts:
     radius, x, y = rng.uniform(0.27, 0.36), rng.uniform(0.42, 0.58), rng.uniform(0.5, 0.6)
     beats_s = np.arange(rng.uniform(0.05, beat_s), timeline.seconds - 0.02, beat_s)
     steps, accents = np.arange(len(beats_s)) % 4, rng.uniform(0.4, 0.7, len(beats_s))
-    played = (steps == 0) | (rng.random(len(beats_s)) < 0.6)
+    played = (steps % 2 == 0) | (rng.random(len(beats_s)) < 0.4)
     hits_s, gains = beats_s[played], np.where(steps == 0, 1.0, accents)[played]
 
     def draw(canvas: Array, k: int) -> None:
@@ -165,7 +165,7 @@ def drum(rng: Rng, timeline: Timeline) -> Parts:
         ellipse(canvas, tip_x, tip_y, 0.035, 0.035, (235, 205, 160))
 
     background = 0.45 * gradient(timeline, *_light(rng))
-    s, pitch = span(timeline, 0.6), 26 / radius * rng.uniform(0.85, 1.15)
+    s, pitch = span(timeline, 1.0), 26 / radius * rng.uniform(0.85, 1.15)
     boom = tone(pitch * (1 + 1.2 * np.exp(-s / 0.025)), timeline.sample_rate) * np.exp(-s / 0.13)
     boom += 0.35 * noise(rng, len(s), 300, 2500, timeline.sample_rate) * np.exp(-s / 0.012)
     sound = strikes(timeline, hits_s, [boom * gain for gain in gains])
@@ -358,7 +358,7 @@ def xylophone(rng: Rng, timeline: Timeline) -> Parts:
         line(canvas, x, y, x + 0.12, y + 0.55, 0.02, (90, 60, 40))
         ellipse(canvas, x, y, 0.045, 0.045, (250, 250, 245))
 
-    s = span(timeline, 0.9)
+    s = span(timeline, 1.5)
     phases = 2 * np.pi * pitches[played][:, None] * s
     voices = np.sin(phases) * np.exp(-s / 0.22) + 0.35 * np.sin(3.93 * phases) * np.exp(-s / 0.05)
     sound = strikes(timeline, notes_s, gains[:, None] * voices)
@@ -376,7 +376,7 @@ def _a(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-# The order in which `write_scenes` goes round them: append, never reorder.
+# A scene's name is its class. `write_scenes` goes round them in this order.
 SCENES: tuple[Callable[[Rng, Timeline], Parts], ...] = (
     ball, rain, siren, drum, waves, engine, bird, fireworks, thunder, xylophone,
 )

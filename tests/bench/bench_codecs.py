@@ -31,8 +31,11 @@ def real_clips(media: Path, spec: ClipSpec) -> list[np.ndarray]:
         try:
             with open_source(path) as source:
                 starts = clip_starts(
-                    start_s=source.header.video_start_s, stop_s=source.header.video_stop_s, spec=spec,
-                    stride_samples=spec.samples, limit=CLIPS_A_FILE,
+                    start_s=source.header.video_start_s,
+                    stop_s=source.header.video_stop_s,
+                    spec=spec,
+                    stride_samples=spec.samples,
+                    limit=CLIPS_A_FILE,
                 )
                 clips = read_clips(source, starts, spec=spec, crop="center", deadline=Deadline(60))
                 found += [clip.frames for clip in clips if isinstance(clip, RawClip)]
@@ -57,7 +60,12 @@ def main(media: Path) -> None:
         for frames in clips:
             started = time.perf_counter()
             members = pack_clip(
-                header={}, mel=mel, waveform=waveform, sample_rate=spec.sample_rate, frames=frames, codec=codec,
+                header={},
+                mel=mel,
+                waveform=waveform,
+                sample_rate=spec.sample_rate,
+                frames=frames,
+                codec=codec,
                 encode_h264=lambda f: encode_frames(f, fps=spec.fps),
             )
             packed = time.perf_counter()
@@ -66,8 +74,10 @@ def main(media: Path) -> None:
             size += sum(len(data) for name, data in members.items() if name.startswith("frame"))
             quality.append(psnr(frames, read))
         n = len(clips)
-        print(f"| {codec} | {size / n / 1000:.0f} | {1000 * write_s / n:.1f} | {1000 * read_s / n:.1f} "
-              f"| {'exact' if codec == 'raw' else f'{np.mean(quality):.1f}'} |")
+        print(
+            f"| {codec} | {size / n / 1000:.0f} | {1000 * write_s / n:.1f} | {1000 * read_s / n:.1f} "
+            f"| {'exact' if codec == 'raw' else f'{np.mean(quality):.1f}'} |"
+        )
 
 
 if __name__ == "__main__":

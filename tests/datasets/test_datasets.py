@@ -30,10 +30,14 @@ def listing(name: str, root: Path, **options) -> Listing:
 
 def test_all_variants_of_the_balanced_list_say_the_same():
     notes = Counter()
-    lists = [list(read_segments(shared_file("meta", name), notes)) for name in (
-        "audioset_balanced_train_segments.csv", "variant_balanced_train_aoifemcdonagh.csv",
-        "variant_balanced_train_drummernet.csv",
-    )]
+    lists = [
+        list(read_segments(shared_file("meta", name), notes))
+        for name in (
+            "audioset_balanced_train_segments.csv",
+            "variant_balanced_train_aoifemcdonagh.csv",
+            "variant_balanced_train_drummernet.csv",
+        )
+    ]
     assert [len(segments) for segments in lists] == [22160] * 3
     assert lists[0] == lists[1] == lists[2]
     assert sum(len(segment.labels) for segment in lists[0]) == 52882  # num_positive_labels of the header
@@ -57,14 +61,17 @@ deletedvid0, 0.000, 10.000, "/m/09x0r"
 """
 
 
-@pytest.mark.parametrize(("name", "span"), [
-    ("--PJHxphWEs_30000_40000.mp4", (0.0, None, False)),
-    ("--PJHxphWEs_40.000.mkv", (0.0, None, False)),
-    ("--PJHxphWEs_000030.mp4", (0.0, None, False)),
-    ("--PJHxphWEs.mp4", (30.0, 40.0, True)),
-    ("id_--PJHxphWEs.webm", (30.0, 40.0, True)),
-    ("Speech/--PJHxphWEs_30000_40000.mp4", (0.0, None, False)),
-])
+@pytest.mark.parametrize(
+    ("name", "span"),
+    [
+        ("--PJHxphWEs_30000_40000.mp4", (0.0, None, False)),
+        ("--PJHxphWEs_40.000.mkv", (0.0, None, False)),
+        ("--PJHxphWEs_000030.mp4", (0.0, None, False)),
+        ("--PJHxphWEs.mp4", (30.0, 40.0, True)),
+        ("id_--PJHxphWEs.webm", (30.0, 40.0, True)),
+        ("Speech/--PJHxphWEs_30000_40000.mp4", (0.0, None, False)),
+    ],
+)
 def test_audioset_files_are_found_however_they_are_named(name, span, tmp_path):
     (tree(tmp_path, f"videos/{name}") / "balanced_train_segments.csv").write_text(AUDIOSET_ROWS)
     found = listing("audioset", tmp_path)
@@ -75,8 +82,14 @@ def test_audioset_files_are_found_however_they_are_named(name, span, tmp_path):
 
 
 def test_audioset_copies_and_strangers_are_counted(tmp_path):
-    tree(tmp_path, "Speech/--PJHxphWEs_30000_40000.mp4", "Gush/--PJHxphWEs_30000_40000.mp4",
-         "x/--PJHxphWEs_70000_80000.mp4", "x/notanid.mp4", "x/zzzzzzzzzzz.mp4")
+    tree(
+        tmp_path,
+        "Speech/--PJHxphWEs_30000_40000.mp4",
+        "Gush/--PJHxphWEs_30000_40000.mp4",
+        "x/--PJHxphWEs_70000_80000.mp4",
+        "x/notanid.mp4",
+        "x/zzzzzzzzzzz.mp4",
+    )
     (tmp_path / "eval_segments.csv").write_text(AUDIOSET_ROWS)
     found = listing("audioset", tmp_path, split="eval")
     assert [s.path for s in found.sources] == ["Gush/--PJHxphWEs_30000_40000.mp4"]
@@ -89,8 +102,10 @@ def test_two_segments_of_one_video_find_their_own_files(tmp_path):
     tree(tmp_path, "abcdefghij0_0_10000.mp4", "abcdefghij0_50000_60000.mp4")
     (tmp_path / "eval_segments.csv").write_text(AUDIOSET_ROWS)
     found = {s.path: s.labels for s in listing("audioset", tmp_path).sources}
-    assert found == {"abcdefghij0_0_10000.mp4": ("Speech",), "abcdefghij0_50000_60000.mp4": ("Hiccup",)} or \
-        found["abcdefghij0_0_10000.mp4"] != found["abcdefghij0_50000_60000.mp4"]
+    assert (
+        found == {"abcdefghij0_0_10000.mp4": ("Speech",), "abcdefghij0_50000_60000.mp4": ("Hiccup",)}
+        or found["abcdefghij0_0_10000.mp4"] != found["abcdefghij0_50000_60000.mp4"]
+    )
 
 
 def test_names_that_only_look_like_ids_are_none():
@@ -117,7 +132,8 @@ def test_vggsound_takes_the_clip_that_begins_where_the_row_says(tmp_path):
     (tmp_path / "test.csv").write_text("glLQrEijrKg_000300.mp4,playing hammond organ\n")
     found = listing("vggsound", tmp_path, split="test").sources
     assert [(s.path, s.labels) for s in found] == [
-        ("clips/glLQrEijrKg_000300.mp4", ("playing hammond organ",))]
+        ("clips/glLQrEijrKg_000300.mp4", ("playing hammond organ",))
+    ]
 
 
 def test_landscapes_list_and_its_stray_header():
@@ -132,7 +148,9 @@ def test_landscape_by_class_folders(tmp_path):
     tree(tmp_path, "train/fire_crackling/a.mp4", "test/wind noise/b.mp4", "train/dogs/c.mp4")
     found = listing("landscape", tmp_path)
     assert {(s.path, s.labels) for s in found.sources} == {
-        ("train/fire_crackling/a.mp4", ("fire crackling",)), ("test/wind noise/b.mp4", ("wind noise",))}
+        ("train/fire_crackling/a.mp4", ("fire crackling",)),
+        ("test/wind noise/b.mp4", ("wind noise",)),
+    }
     assert found.notes["files in a folder that is none of the classes"] == 1
     assert len(listing("landscape", tmp_path, split="test").sources) == 1
 
@@ -141,8 +159,13 @@ def test_aist_splits_cameras_and_the_ignore_list(tmp_path):
     test = shared_file("meta", "aistpp_crossmodal_test.txt").read_text().split()
     ignored = shared_file("meta", "aistpp_ignore_list.txt").read_text().split()
     names = [name.replace("cAll", camera) for name in test for camera in ("c01", "c02")]
-    tree(tmp_path, *(f"videos/{name}.mp4" for name in names), f"videos/{ignored[0].replace('cAll', 'c01')}.mp4",
-         "videos/gKR_sBM_c01_d30_mKR2_ch09.mp4", "videos/other.mp4")
+    tree(
+        tmp_path,
+        *(f"videos/{name}.mp4" for name in names),
+        f"videos/{ignored[0].replace('cAll', 'c01')}.mp4",
+        "videos/gKR_sBM_c01_d30_mKR2_ch09.mp4",
+        "videos/other.mp4",
+    )
     for kind in ("crossmodal_test", "ignore_list"):
         (tmp_path / f"{kind}.txt").write_text(shared_file("meta", f"aistpp_{kind}.txt").read_text())
     split = listing("aist", tmp_path, split="test")
@@ -166,19 +189,34 @@ def test_folder_walks_by_suffix_and_labels_on_request(tmp_path):
 
 
 def test_a_manifest_in_any_of_its_forms(tmp_path):
-    rows = [("a.mp4", "0", "10", "dog|bark", "", "train"), ("b.mp4", "2.5", "", "", "a cat", "test"),
-            ("../evil.mp4", "0", "1", "", "", "train"), ("c.mp4", "9", "3", "", "", "train")]
+    rows = [
+        ("a.mp4", "0", "10", "dog|bark", "", "train"),
+        ("b.mp4", "2.5", "", "", "a cat", "test"),
+        ("../evil.mp4", "0", "1", "", "", "train"),
+        ("c.mp4", "9", "3", "", "", "train"),
+    ]
     for suffix, delimiter in ((".csv", ","), (".tsv", "\t")):
-        text = "\n".join(delimiter.join(row) for row in [("path", "start", "stop", "labels", "caption", "split"), *rows])
+        text = "\n".join(
+            delimiter.join(row) for row in [("path", "start", "stop", "labels", "caption", "split"), *rows]
+        )
         (tmp_path / f"manifest{suffix}").write_text(text + "\n")
-    columns = dict(zip(("path", "start", "stop", "caption"), zip(*[(r[0], r[1], r[2], r[4]) for r in rows],
-                                                                strict=True), strict=True))
-    pq.write_table(pa.table({k: list(v) for k, v in columns.items()} | {"labels": [["dog", "bark"], [], [], []]}),
-                   tmp_path / "manifest.parquet")
+    columns = dict(
+        zip(
+            ("path", "start", "stop", "caption"),
+            zip(*[(r[0], r[1], r[2], r[4]) for r in rows], strict=True),
+            strict=True,
+        )
+    )
+    pq.write_table(
+        pa.table({k: list(v) for k, v in columns.items()} | {"labels": [["dog", "bark"], [], [], []]}),
+        tmp_path / "manifest.parquet",
+    )
     for suffix in (".csv", ".tsv", ".parquet"):
         found = listing("manifest", tmp_path, csv=tmp_path / f"manifest{suffix}")
         assert [(s.path, s.start_s, s.stop_s, s.labels, s.caption) for s in found.sources] == [
-            ("a.mp4", 0.0, 10.0, ("dog", "bark"), "a video of dog, bark"), ("b.mp4", 2.5, None, (), "a cat")]
+            ("a.mp4", 0.0, 10.0, ("dog", "bark"), "a video of dog, bark"),
+            ("b.mp4", 2.5, None, (), "a cat"),
+        ]
         assert sum(found.notes.values()) == 2
     assert [s.path for s in listing("manifest", tmp_path, split="test").sources] == ["b.mp4"]
     with pytest.raises(DatasetError, match="--split 'dev'.*test, train"):

@@ -45,10 +45,10 @@ class FlashClick:
     """A file and what it holds. Every time is in seconds on the container's own clock, as stored."""
 
     path: Path
-    start_s: Fraction                   # the container's start: time 0 of the source
-    frame_pts_s: tuple[Fraction, ...]   # every frame's PTS, in display order
-    flash_pts_s: tuple[Fraction, ...]   # PTS of each event's first lit frame
-    click_s: tuple[Fraction, ...]       # instant of each click's first sample
+    start_s: Fraction  # the container's start: time 0 of the source
+    frame_pts_s: tuple[Fraction, ...]  # every frame's PTS, in display order
+    flash_pts_s: tuple[Fraction, ...]  # PTS of each event's first lit frame
+    click_s: tuple[Fraction, ...]  # instant of each click's first sample
 
 
 def write_flash_click(

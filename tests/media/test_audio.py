@@ -59,7 +59,7 @@ def test_equal_channels_mix_to_the_same_loudness(layout):
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from([8000, 11025, 22050, 32000, 44100, 48000, 96000]), st.integers(0, 3))
 def test_a_tone_keeps_its_phase_through_resampling(rate, second):
-    """The sample at n/16000 s is the tone at that instant, whatever the source's rate and the clip's start."""
+    """The sample at n/16000 s is the tone at that instant, whatever the source's rate and the start."""
     start = second * 16000 + 123
     t = np.arange(rate * 6) / rate
     tone = np.sin(2 * np.pi * 440 * t).astype(np.float32)

@@ -23,8 +23,11 @@ EVENTS_S = (1.4, 2.2, 3.0)
 def read_all(path: Path, *, spec: ClipSpec = SPEC, stride: int | None = None) -> list[RawClip]:
     with open_source(path) as source:
         starts = clip_starts(
-            start_s=max(Fraction(0), source.header.video_start_s), stop_s=source.header.video_stop_s, spec=spec,
-            stride_samples=stride or spec.samples, limit=None,
+            start_s=max(Fraction(0), source.header.video_start_s),
+            stop_s=source.header.video_stop_s,
+            spec=spec,
+            stride_samples=stride or spec.samples,
+            limit=None,
         )
         clips = list(read_clips(source, starts, spec=spec, crop="center", deadline=Deadline(60)))
     return [clip for clip in clips if isinstance(clip, RawClip)]
@@ -41,12 +44,19 @@ def own_samples(clip: RawClip, spec: ClipSpec = SPEC) -> np.ndarray:
 
 CASES = [
     *({"suffix": suffix} for suffix in (".mp4", ".mov", ".mkv", ".webm", ".ts")),
-    *({"suffix": s, "audio_starts_s": late} for s in (".mp4", ".mkv", ".webm", ".ts") for late in (0.5, 1.25)),
+    *(
+        {"suffix": s, "audio_starts_s": late}
+        for s in (".mp4", ".mkv", ".webm", ".ts")
+        for late in (0.5, 1.25)
+    ),
     *({"suffix": suffix, "video_starts_s": 0.4} for suffix in (".mp4", ".mkv", ".ts")),
     *({"suffix": suffix, "vfr": True} for suffix in (".mp4", ".mkv", ".webm")),
     *({"suffix": ".mp4", "video_fps": fps} for fps in (30, Fraction(30000, 1001), 60)),
-    *({"suffix": ".mp4", "layout": layout, "sample_rate": rate}
-      for layout in ("mono", "stereo", "5.1") for rate in (44100, 48000)),
+    *(
+        {"suffix": ".mp4", "layout": layout, "sample_rate": rate}
+        for layout in ("mono", "stereo", "5.1")
+        for rate in (44100, 48000)
+    ),
     {"suffix": ".webm", "layout": "stereo"},
     {"suffix": ".ts", "layout": "5.1", "sample_rate": 44100},
     {"suffix": ".mp4", "gop_s": 20.0},
@@ -66,8 +76,13 @@ def test_flash_and_click_stay_together(case, tmp_path):
         start_s = clip.start / SPEC.sample_rate
         stop_s = start_s + float(SPEC.seconds)
         instants = [start_s + i / SPEC.fps for i in range(SPEC.frames)]
-        shown = [max((float(p - made.start_s) for p in made.frame_pts_s if p - made.start_s <= t + 1e-9),
-                     default=float(made.frame_pts_s[0] - made.start_s)) for t in map(Fraction, instants)]
+        shown = [
+            max(
+                (float(p - made.start_s) for p in made.frame_pts_s if p - made.start_s <= t + 1e-9),
+                default=float(made.frame_pts_s[0] - made.start_s),
+            )
+            for t in map(Fraction, instants)
+        ]
         expected = [any(f - 1e-6 <= s < f + float(FLASH_S) - 1e-6 for f in flashes_s) for s in shown]
         assert lit(clip.frames).tolist() == expected
         assert np.allclose(clip.frame_times_s, shown, atol=2e-6)

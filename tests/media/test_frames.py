@@ -57,7 +57,10 @@ def test_an_absurd_aspect_ratio_is_ignored():
 
 
 def test_a_change_of_size_and_format_inside_a_source_is_followed():
-    fitter, out = FrameFitter(size=64, crop="center", sample_aspect_ratio=None), np.empty((64, 64, 3), np.uint8)
+    fitter, out = (
+        FrameFitter(size=64, crop="center", sample_aspect_ratio=None),
+        np.empty((64, 64, 3), np.uint8),
+    )
     for frame in (picture(64, 64), picture(200, 100), picture(64, 64).reformat(format="yuv420p10le")):
         fitter.fit(frame, out)
         assert colour(out[10, 10]) == "r" and colour(out[10, 53]) == "g"

@@ -34,7 +34,9 @@ def test_the_reported_psnr_is_that_of_the_sound_itself():
     inverted = invert(stack, SPEC, iterations=32)
     again = mel_stack(pad_with_silence(inverted.waveform, SPEC), SPEC)
     inner = slice(1, SPEC.frames - 1)
-    assert mel_psnr(stack[:, inner], again[:, inner]).item() == pytest.approx(inverted.mel_psnr.item(), abs=1.5)
+    assert mel_psnr(stack[:, inner], again[:, inner]).item() == pytest.approx(
+        inverted.mel_psnr.item(), abs=1.5
+    )
 
 
 def test_a_clip_alone_sounds_as_in_a_batch():

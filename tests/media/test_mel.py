@@ -34,8 +34,9 @@ def test_the_filter_bank_is_librosas():
 def test_the_stack_is_librosas_spectrogram_of_the_whole_sound_sliced():
     """With the true neighbours a clip's columns are those of the whole recording: no seam at its edges."""
     sound = np.random.default_rng(0).normal(0, 0.1, 80000).astype(np.float32)
-    whole = librosa.feature.melspectrogram(y=sound, sr=16000, n_fft=1024, hop_length=100, n_mels=128, power=1,
-                                           window="hann", center=True)
+    whole = librosa.feature.melspectrogram(
+        y=sound, sr=16000, n_fft=1024, hop_length=100, n_mels=128, power=1, window="hann", center=True
+    )
     start = 25600
     clip = torch.from_numpy(sound[start - SPEC.samples_before : start + SPEC.samples + SPEC.samples_after])
     columns = stack_to_columns(mel_stack(clip, SPEC))
@@ -85,7 +86,12 @@ def test_psnr_of_a_known_error():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 30), st.integers(1, 8), st.sampled_from([40, 64, 100, 128]), st.sampled_from([256, 1000, 1024]))
+@given(
+    st.integers(1, 30),
+    st.integers(1, 8),
+    st.sampled_from([40, 64, 100, 128]),
+    st.sampled_from([256, 1000, 1024]),
+)
 def test_any_spec_gives_its_shape_and_silence_the_floor(fps, columns, hop, n_fft):
     rate = fps * columns * hop
     if not 4000 <= rate <= 192000:

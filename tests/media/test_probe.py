@@ -44,12 +44,15 @@ def test_an_empty_a_missing_and_an_irregular_file_say_what_they_are(tmp_path):
     assert reason_of(tmp_path).reason is Reason.UNREADABLE
 
 
-@pytest.mark.parametrize(("name", "reason"), [
-    ("zero_bytes.webm", Reason.NOT_MEDIA),
-    ("audio_only.mp4", Reason.NO_VIDEO),
-    ("encrypted_clearkey.mp4", Reason.NOT_MEDIA),
-    ("trunc_nomoov_nasa.mp4", Reason.NOT_MEDIA),
-])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("zero_bytes.webm", Reason.NOT_MEDIA),
+        ("audio_only.mp4", Reason.NO_VIDEO),
+        ("encrypted_clearkey.mp4", Reason.NOT_MEDIA),
+        ("trunc_nomoov_nasa.mp4", Reason.NOT_MEDIA),
+    ],
+)
 def test_real_broken_files(name, reason):
     assert reason_of(shared_file("media", name)).reason is reason
 

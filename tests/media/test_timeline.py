@@ -18,7 +18,9 @@ SPEC = ClipSpec()
 
 
 def test_a_ten_second_span_holds_six_clips():
-    starts = clip_starts(start_s=Fraction(0), stop_s=Fraction(10), spec=SPEC, stride_samples=25600, limit=None)
+    starts = clip_starts(
+        start_s=Fraction(0), stop_s=Fraction(10), spec=SPEC, stride_samples=25600, limit=None
+    )
     assert starts == [0, 25600, 51200, 76800, 102400, 128000]
 
 
@@ -61,7 +63,7 @@ def test_groups_break_at_gaps_alone():
 
 
 def gops(draw):
-    """A stream of closed GOPs in decode order with reordered P and B frames, and one open GOP's leading pair."""
+    """Closed GOPs in decode order, P before the B frames that are shown before it."""
     packets, time = [], 0
     for _ in range(draw(st.integers(1, 5))):
         length = draw(st.integers(1, 12))
@@ -78,7 +80,9 @@ def test_every_wanted_frame_is_decoded_once_from_its_keyframe(data):
     all_pts = [p.pts for p in packets]
     wanted = set(data.draw(st.lists(st.sampled_from(all_pts), min_size=1)))
     segments = plan_segments(packets, wanted)
-    assert [pts for s in segments for pts in s.wanted] and set().union(*(s.wanted for s in segments)) == wanted
+    assert [pts for s in segments for pts in s.wanted] and set().union(
+        *(s.wanted for s in segments)
+    ) == wanted
     assert sum(len(s.wanted) for s in segments) == len(wanted)
     for before, after in zip(segments, segments[1:], strict=False):
         assert before.stop <= after.first, "no packet is decoded twice"

@@ -51,7 +51,7 @@ def shard_of(clips: dict[str, dict[str, bytes]]) -> bytes:
 def test_a_clip_comes_back(codec):
     given_clip = clip(codec)
     data = shard_of({"0123_00": pack_clip(**given_clip)})
-    (key, members), = read_shard(io.BytesIO(data))
+    ((key, members),) = read_shard(io.BytesIO(data))
     assert key == "0123_00"
     frames = unpack_frames(members, decode_frames)
     error = np.abs(frames.astype(int) - given_clip["frames"])
