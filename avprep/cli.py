@@ -24,7 +24,7 @@ from avprep.media.probe import Deadline, open_source
 from avprep.media.synth import SynthError, write_scenes
 from avprep.plan import PlanOptions
 from avprep.reasons import MediaError, Reason
-from avprep.runner import RunnerConfig, available_cpus
+from avprep.runner import RunnerConfig, RunnerError, available_cpus
 from avprep.shards.clips import VIDEO_CODECS, ShardError
 from avprep.shards.ledger import STATUSES, Sums, finished_shards, read_ledgers
 from avprep.shards.plan import PlanReader
@@ -97,7 +97,7 @@ def clip(**options) -> None:
             _print_dry_run(dry_run(listing.sources, config, progress.hooks), config)
             return
         report = run_clip_job(listing.sources, config, progress.hooks)
-    except JobError as error:
+    except (JobError, RunnerError) as error:
         raise _Refused(str(error)) from error
     except Stopped as stopped:
         progress.close()

@@ -104,7 +104,8 @@ def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -
             write_plan(store, plan_shards(sources, config.plan, headers))
         plan = PlanReader(store)
         report = JobReport(shards=plan.shards)
-        report.new_sources = len({source.path for source in sources} - plan.sources())
+        if config.plan.limit is None:  # a limited plan leaves sources out by design
+            report.new_sources = len({source.path for source in sources} - plan.sources())
         done = set(finished_shards(store))
         for index in done:
             report.sums.add(read_ledger(store, index)[0])

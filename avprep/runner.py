@@ -38,6 +38,10 @@ class WorkerLost:
     seconds: float
 
 
+class RunnerError(Exception):
+    """Ray cannot be started or joined; a sentence that names the option."""
+
+
 class Runner(Protocol):
     def map(
         self, stage: Callable[[Task], Result], tasks: Iterable[Task], should_stop: Callable[[], bool]
@@ -56,14 +60,16 @@ def open_runner(config: RunnerConfig) -> Iterator[Runner]:
         return
     import ray  # costs a second; not paid in-process
 
-    ray.init(
-        address=config.address,
-        include_dashboard=False if config.address is None else None,
-        num_cpus=config.workers if config.address is None else None,
-        object_store_memory=_STORE_BYTES if config.address is None else None,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    own = {"include_dashboard": False, "num_cpus": config.workers, "object_store_memory": _STORE_BYTES}
+    try:
+        ray.init(
+            address=config.address, log_to_driver=False, logging_level="ERROR",
+            **(own if config.address is None else {}),
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"--address {config.address}" if config.address else f"--workers {config.workers}"
+        raise RunnerError(f"{where}: Ray does not answer ({error}). Where the cluster asks for a token, "
+                          f"RAY_AUTH_MODE=token must be set here as it is there.") from error
     try:
         yield _OnRay(config)
     finally:
