@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -34,6 +34,13 @@ SAMPLE_RATES = range(1000, 768001)
 MAX_CHANNELS = 64
 _NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]", b"<smil")
+
+
+# What a hostile file can make FFmpeg or the arithmetic on its numbers raise. Inside `open_source` it is the
+# file's fault, whatever it is: one file must not end a run of weeks.
+_UNFORESEEN = (
+    av.FFmpegError, ArithmeticError, LookupError, ValueError, TypeError, AttributeError, MemoryError,
+)
 
 
 class Deadline:
@@ -82,7 +89,8 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[OpenSource]:
     """Opens a media file for decoding on one thread.
 
     Raises:
-        MediaError: MISSING, UNREADABLE, NOT_MEDIA, NO_VIDEO or BAD_HEADER, with what was found.
+        MediaError: MISSING, UNREADABLE, NOT_MEDIA, NO_VIDEO or BAD_HEADER, with what was found; CORRUPT
+            for anything that reading it inside the `with` block raises.
     """
     path = os.path.abspath(path)
     _check_regular_file(path)
@@ -91,8 +99,11 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[OpenSource]:
         container = av.open(f"file:{path}", options=options, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         raise MediaError(Reason.NOT_MEDIA, _why_not_media(path, error)) from error
-    with container:
-        yield _choose_streams(container)
+    try:
+        with container:
+            yield _choose_streams(container)
+    except _UNFORESEEN as error:
+        raise MediaError(Reason.CORRUPT, f"cannot be read: {type(error).__name__}: {error}") from error
 
 
 def probe(path: str | os.PathLike[str]) -> Header:
@@ -129,7 +140,10 @@ def _why_not_media(path: str, error: Exception) -> str:
 
 
 def _choose_streams(container: InputContainer) -> OpenSource:
-    video = _first(s for s in container.streams.video if not s.disposition & _NOT_SHOWN)
+    shown = [s for s in container.streams.video if not s.disposition & _NOT_SHOWN]
+    video = _first(s for s in shown if s.codec_context is not None)
+    if shown and video is None:
+        raise MediaError(Reason.NO_VIDEO, "a video stream of a kind that there is no decoder for")
     if video is None:
         held = ", ".join(sorted({s.type for s in container.streams})) or "no streams"
         raise MediaError(Reason.NO_VIDEO, f"no video stream (holds: {held})")
@@ -145,7 +159,7 @@ def _choose_streams(container: InputContainer) -> OpenSource:
     return OpenSource(container, video, audio, video_clock, audio_clock, header)
 
 
-def _first(streams):
+def _first(streams: Iterable[VideoStream | AudioStream]) -> VideoStream | AudioStream | None:
     """The stream a player starts with: the first that is marked default, else the first."""
     streams = list(streams)
     marked = [s for s in streams if s.disposition & Disposition.default]

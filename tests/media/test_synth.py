@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import av
-import librosa
 import numpy as np
 import pytest
 
@@ -26,6 +25,14 @@ def scene(label: str, seed: int = 0) -> Scene:
 def loudness(waveform: np.ndarray) -> np.ndarray:
     """RMS of what sounds during each frame. (T,)"""
     return np.sqrt((waveform.reshape(len(TIMELINE.frame_s), -1).astype(float) ** 2).mean(axis=1))
+
+
+def band_db(waveform: np.ndarray, window: int, hop: int, bands: int = 24) -> np.ndarray:
+    """Power in log-spaced bands from 60 Hz to 8 kHz, dB: (bands, steps)."""
+    pieces = np.lib.stride_tricks.sliding_window_view(waveform, window)[::hop] * np.hanning(window)
+    power = abs(np.fft.rfft(pieces)) ** 2
+    edges = np.unique(np.geomspace(max(1, 60 * window / 16000), window // 2, bands + 1).astype(int))
+    return 10 * np.log10(np.add.reduceat(power, edges[:-1], axis=1).T + 1e-6)
 
 
 def brightness(frames: np.ndarray) -> np.ndarray:
@@ -86,10 +93,8 @@ def test_size_changes_the_picture_alone(size: int) -> None:
 @pytest.mark.parametrize("label", ["ball", "drum", "engine", "bird", "fireworks", "thunder", "xylophone"])
 def test_sound_begins_at_every_event(label: str) -> None:
     made = scene(label)
-    power = librosa.feature.melspectrogram(y=made.waveform, sr=16000, n_fft=256, hop_length=80, n_mels=32)
-    rise = (
-        np.diff(librosa.power_to_db(power, amin=1e-6, top_db=None), axis=1).clip(0).mean(axis=0)
-    )  # 5 ms steps
+    silence = np.zeros(128, np.float32)  # step k is centred on k * 5 ms
+    rise = np.diff(band_db(np.concatenate([silence, made.waveform, silence]), 256, 80)).clip(0).mean(axis=0)
     for t in made.events_s:
         k = round(t * 200)
         assert rise[max(0, k - 3) : k + 4].max() > 3 * np.median(rise) + 0.5, t
@@ -126,9 +131,10 @@ def test_rain_and_waves_are_as_loud_as_they_look() -> None:
 def test_siren_shines_on_one_side_for_each_tone() -> None:
     for seed in range(3):
         made = scene("siren", seed)
-        pitch = librosa.yin(made.waveform, fmin=300, fmax=1400, sr=16000, frame_length=800, hop_length=800)
+        pieces = made.waveform.reshape(len(TIMELINE.frame_s), -1) * np.hanning(800)
+        pitch = 40 + abs(np.fft.rfft(pieces, 8000))[:, 40:800].argmax(axis=1)  # the loudest, 80 to 1600 Hz
         side = made.frames[:, :, 24:].mean(axis=(1, 2, 3)) - made.frames[:, :, :24].mean(axis=(1, 2, 3))
-        assert abs(np.corrcoef(side, pitch[: len(side)])[0, 1]) > 0.8
+        assert abs(np.corrcoef(side, pitch)[0, 1]) > 0.8
 
 
 def test_bird_opens_its_beak_while_it_sings() -> None:
@@ -142,8 +148,7 @@ def test_bird_opens_its_beak_while_it_sings() -> None:
 
 
 def sound_features(made: Scene) -> np.ndarray:
-    power = librosa.feature.melspectrogram(y=made.waveform, sr=16000, n_fft=1024, hop_length=160, n_mels=32)
-    db = librosa.power_to_db(power, amin=1e-6, top_db=None)
+    db = band_db(made.waveform, 1024, 160)
     return np.concatenate([db.mean(axis=1), db.std(axis=1), abs(np.diff(db, axis=1)).mean(axis=1)])
 
 
