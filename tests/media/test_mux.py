@@ -154,6 +154,7 @@ def test_clip_comes_back_in_order_and_in_colour() -> None:
     assert decoded.shape == frames.shape
     assert decoded.dtype == np.uint8
     assert psnr(decoded, frames).min() > 38
+    assert abs(decoded.mean(axis=(0, 1, 2)) - frames.mean(axis=(0, 1, 2))).max() < 0.5
     nearest = [int(((frames.astype(float) - d) ** 2).mean(axis=(1, 2, 3)).argmin()) for d in decoded]
     assert nearest == list(range(16))
 
