@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
@@ -54,6 +54,7 @@ class ShardRecord:
     sha256: str
     size: int           # bytes
     fingerprint: str
+    extra: Mapping[str, str] = field(default_factory=dict)  # what the shard's kind adds (latents.py)
 
 
 @dataclass
@@ -69,6 +70,10 @@ class Sums:
             if row.reason:
                 self.by_reason[row.reason] += 1
 
+    def merge(self, other: Sums) -> None:
+        self.by_status.update(other.by_status)
+        self.by_reason.update(other.by_reason)
+
     @property
     def planned(self) -> int:
         return sum(self.by_status.values())
@@ -80,7 +85,7 @@ def ledger_name(index: int) -> str:
 
 def write_ledger(store: Store, index: int, rows: list[LedgerRow], record: ShardRecord) -> None:
     metadata = {"name": record.name, "sha256": record.sha256, "size": str(record.size),
-                "fingerprint": record.fingerprint}
+                "fingerprint": record.fingerprint, **record.extra}
     table = pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA.with_metadata(metadata))
     with store.write(ledger_name(index)) as file:
         pq.write_table(table, file)
@@ -89,9 +94,19 @@ def write_ledger(store: Store, index: int, rows: list[LedgerRow], record: ShardR
 def read_ledger(store: Store, index: int) -> tuple[list[LedgerRow], ShardRecord]:
     with store.open(ledger_name(index)) as file:
         table = pq.read_table(file, schema=None)
-    values = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-    record = ShardRecord(values["name"], values["sha256"], int(values["size"]), values["fingerprint"])
-    return [LedgerRow(**row) for row in table.to_pylist()], record
+    return [LedgerRow(**row) for row in table.to_pylist()], _record(table.schema.metadata)
+
+
+def read_record(store: Store, index: int) -> ShardRecord:
+    """What the ledger knows of its shard, without the rows."""
+    with store.open(ledger_name(index)) as file:
+        return _record(pq.read_schema(file).metadata)
+
+
+def _record(metadata: Mapping[bytes, bytes] | None) -> ShardRecord:
+    values = {k.decode(): v.decode() for k, v in (metadata or {}).items() if k != b"ARROW:schema"}
+    own = [values.pop(name) for name in ("name", "sha256", "size", "fingerprint")]
+    return ShardRecord(own[0], own[1], int(own[2]), own[3], values)
 
 
 def finished_shards(store: Store) -> list[int]:

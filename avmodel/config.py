@@ -1,0 +1,204 @@
+"""What decides the models' shapes: two frozen dataclasses and one aligned table of presets for each.
+
+`dim` is the dial of the MDSA: head sizes and MLP widths that the paper takes from PVDM follow from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from avmodel.latents import LatentLayout
+from avprep.spec import ClipSpec
+
+Streams = Literal["av", "v", "a"]
+KlTerm = Literal["latent", "data", "none"]
+STREAMS: tuple[Streams, ...] = ("av", "v", "a")
+KL_TERMS: tuple[KlTerm, ...] = ("latent", "data", "none")
+CHANNELS = {"v": 3, "a": 1}  # of a stream's frames: RGB, and one mel spectrogram
+
+
+class ConfigError(ValueError):
+    """A config that cannot be: the message names the field and the value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MDSAConfig:
+    """The autoencoder (paper section 3.2; model.md section 2). The defaults of the switches are the paper's.
+
+    Raises:
+        ConfigError: sizes that do not divide, or a switch of no known value.
+    """
+
+    frames: int               # T
+    size: int                 # pixels, height and width; also of the mel stack as the model sees it
+    patch: int                # pixels, height and width of a token
+    dim: int                  # width of the TimeSformers and of the plane features
+    depth: int                # TimeSformer layers, in the encoder and in the decoder
+    heads: int                # of the TimeSformers
+    head_dim: int
+    projector_depth: int      # Transformer layers of a projector
+    block: tuple[int, int, int]           # (t, h, w) tokens in a block of the Bi-Block CrossAttn
+    latent_channels: int = 4
+    scales: tuple[int, ...] = (1, 2, 4)   # pooling over T of the MT-SelfAttn, eq 4
+    # The paper's ablations (Table 5).
+    streams: Streams = "av"
+    mt_self_attn: bool = True
+    gcm_attn: bool = True
+    bi_block: bool = True
+    kl: KlTerm = "latent"
+    adversarial: bool = True
+
+    def __post_init__(self) -> None:
+        if self.streams not in STREAMS:
+            raise ConfigError(f"streams must be one of {', '.join(STREAMS)}, not {self.streams!r}")
+        if self.kl not in KL_TERMS:
+            raise ConfigError(f"kl must be one of {', '.join(KL_TERMS)}, not {self.kl!r}")
+        if self.size % self.patch:
+            raise ConfigError(f"size {self.size} is no multiple of patch {self.patch}")
+        if self.dim % 8:
+            raise ConfigError(f"dim {self.dim} is no multiple of 8")
+        if self.head_dim % 4:
+            raise ConfigError(f"head_dim {self.head_dim} is no multiple of 4 (axial rotary embedding)")
+        for name, length, step in zip(
+            "thw", (self.frames, self.grid, self.grid), self.block, strict=True
+        ):
+            if length % step:
+                raise ConfigError(f"block {self.block}: {step} does not divide {length} tokens along {name}")
+        if any(self.frames % scale for scale in self.scales):
+            raise ConfigError(f"scales {self.scales}: each must divide the {self.frames} frames")
+
+    @property
+    def grid(self) -> int:
+        """Tokens along a frame's height and width."""
+        return self.size // self.patch
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channels of each stream's frames, in the order of the latent's planes: v before a."""
+        return {stream: count for stream, count in CHANNELS.items() if stream in self.streams}
+
+    @property
+    def projector_heads(self) -> int:
+        return 4
+
+    @property
+    def projector_head_dim(self) -> int:
+        """48 at dim 384, as in PVDM."""
+        return self.dim // 8
+
+    @property
+    def plane_heads(self) -> int:
+        """Heads of every attention on planes and blocks."""
+        return 4
+
+    @property
+    def plane_head_dim(self) -> int:
+        return self.dim // self.plane_heads
+
+    @property
+    def mlp(self) -> int:
+        """Hidden width of the projectors' and plane blocks' MLPs: 512 at dim 384."""
+        return self.dim * 4 // 3
+
+    @property
+    def layout(self) -> LatentLayout:
+        return LatentLayout(
+            channels=self.latent_channels, frames=self.frames, grid=self.grid, streams=tuple(self.channels)
+        )
+
+    def check_spec(self, spec: ClipSpec) -> None:
+        """Raises ConfigError where clips of this spec do not fit the model."""
+        for name in ("frames", "size"):
+            if getattr(spec, name) != getattr(self, name):
+                raise ConfigError(
+                    f"the model takes clips of {self.frames} frames at {self.size} px; these have "
+                    f"{spec.frames} frames at {spec.size} px. `avprep clip --frames {self.frames} "
+                    f"--size {self.size}` makes them"
+                )
+        if self.size % spec.n_mels or self.size % spec.columns:
+            raise ConfigError(
+                f"the mel stack's {spec.n_mels} bands and {spec.columns} columns a frame must divide the "
+                f"model's {self.size} px; `avprep clip --n-mels {self.size}` makes such bands"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> MDSAConfig:
+        return _from_dict(cls, values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class STDiTConfig:
+    """The latent diffusion transformer (paper section 3.3; model.md section 4).
+
+    Text comes as caption embeddings of `caption_dim`, or, where `classes` is not 0, as learned tokens, one
+    a label.
+    """
+
+    patch: tuple[int, int]    # (rows, columns) of a plane's values in a token
+    hidden: int
+    heads: int
+    depth: int                # blocks
+    caption_dim: int          # width of a caption's token embeddings
+    caption_tokens: int       # the most a clip can have: 77 for CLIP
+    classes: int = 0          # labels in the learned table; 0 = cached caption embeddings
+    mlp_ratio: int = 4
+    caption_dropout: float = 0.1  # share of training clips whose caption becomes the learned null
+    packed: bool = False      # run on the real tokens alone
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.heads or self.hidden // self.heads % 2:
+            raise ConfigError(f"hidden {self.hidden} does not split into {self.heads} heads of even width")
+        if self.hidden % 4:
+            raise ConfigError(f"hidden {self.hidden} is no multiple of 4 (2-D positions)")
+        if not 0 <= self.caption_dropout < 1:
+            raise ConfigError(f"caption_dropout must be in [0, 1), not {self.caption_dropout}")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> STDiTConfig:
+        return _from_dict(cls, values)
+
+
+def _from_dict(cls: type, values: dict[str, Any]) -> Any:
+    names = {field.name for field in dataclasses.fields(cls)}
+    if set(values) != names:
+        odd = sorted(names ^ set(values))
+        raise ConfigError(f"the config has other fields than this version's {cls.__name__}: {', '.join(odd)}")
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _mdsa(frames, size, patch, dim, depth, heads, head_dim, projector_depth, block) -> MDSAConfig:
+    return MDSAConfig(
+        frames=frames, size=size, patch=patch, dim=dim, depth=depth, heads=heads, head_dim=head_dim,
+        projector_depth=projector_depth, block=block,
+    )
+
+
+MDSA_PRESETS = {
+    #               frames size patch  dim depth heads head_dim projector_depth  block
+    "paper": _mdsa(     16, 256,    8, 384,    8,    8,      64,              4, (4, 8, 8)),
+    "small": _mdsa(     16,  64,    8,  96,    2,    4,      24,              1, (4, 4, 4)),
+    "tiny":  _mdsa(      4,  16,    4,  16,    1,    2,       8,              1, (2, 2, 2)),
+}  # fmt: skip
+
+
+def _stdit(patch, hidden, heads, depth, caption_dim, caption_tokens) -> STDiTConfig:
+    return STDiTConfig(
+        patch=patch, hidden=hidden, heads=heads, depth=depth, caption_dim=caption_dim,
+        caption_tokens=caption_tokens,
+    )
+
+
+STDIT_PRESETS = {
+    #                 patch  hidden heads depth caption_dim caption_tokens
+    "paper": _stdit((4, 4),   1152,   16,   16,         768,            77),
+    "small": _stdit((2, 2),    192,    6,    6,         192,             8),
+    "tiny":  _stdit((2, 2),     32,    2,    2,          16,             4),
+}  # fmt: skip

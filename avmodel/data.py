@@ -1,0 +1,186 @@
+"""Clips and latents for training: read at random through an index, in an order that any run can resume.
+
+Every run of the same seed sees the same batches, however many workers read them and wherever it was
+interrupted: the order is one endless row of shuffled epochs, and step k takes its k-th piece.
+
+    row      | epoch 0, shuffled by (seed, 0) | epoch 1, shuffled by (seed, 1) | ...
+    step     |  0  |  1  |  2  |  3  |  4  |  5  ...                 B * world clips a step
+    rank 0   |##   |##   |##   |##   |##   |##                       B of them each
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from avmodel.latents import LatentLayout
+from avprep.media.mel import stack_to_frames
+from avprep.media.mux import decode_frames
+from avprep.shards.clips import ShardError, load_npy, unpack_frames
+from avprep.shards.index import ClipReader, ShardIndex, index_shards
+from avprep.shards.latents import EncoderHeader, unpack
+from avprep.shards.store import open_store
+from avprep.shards.verify import read_header
+from avprep.spec import ClipSpec
+
+
+class ClipBatch(NamedTuple):
+    """Clips as they are stored."""
+
+    frames: Tensor   # uint8 (B, T, H, W, RGB)
+    mel: Tensor      # float16 (B, T, n_mels, W), in [-1, 1]
+
+
+class ClipData(Dataset):
+    """The clips of an output of `avprep clip`.
+
+    Raises:
+        ShardError: not such an output, or nothing finished in it.
+    """
+
+    def __init__(self, folder: str | Path, index: ShardIndex | None = None) -> None:
+        store = open_store(folder)
+        self.folder = str(folder)
+        self.header = read_header(store)
+        if "latent" in self.header:
+            raise ShardError(f"{folder} holds latents, not clips")
+        self.spec = ClipSpec.from_dict(self.header["spec"])
+        self.index = index or index_shards(store)
+        self._reader: ClipReader | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, position: int) -> ClipBatch:
+        members = self.members(position)
+        frames, mel = unpack_frames(members, decode_frames), load_npy(members["mel.npy"])
+        if frames.shape != self.spec.frames_shape or mel.shape != self.spec.mel_shape:
+            raise ShardError(f"{self.folder}: clip {self.index.keys[position]} is not of its spec")
+        return ClipBatch(torch.from_numpy(frames.copy()), torch.from_numpy(mel))
+
+    def members(self, position: int) -> dict[str, bytes]:
+        """A clip's files as they lie in the shard."""
+        if self._reader is None:  # one a process: opened where the worker runs
+            self._reader = ClipReader(self.index)
+        return self._reader[position]
+
+    def split_by_source(self, share: float) -> tuple[ClipData, ClipData]:
+        """(training, held out): whole sources, `share` of them on average, the same for every seed.
+
+        A clip's key begins with the hash of its source: the hash decides.
+        """
+        hashes = np.array([int(key[:8], 16) / 2**32 for key in self.index.keys])
+        held = hashes < share
+        kept, out = np.flatnonzero(~held), np.flatnonzero(held)
+        return ClipData(self.folder, self.index.subset(kept)), ClipData(self.folder, self.index.subset(out))
+
+
+class LatentBatch(NamedTuple):
+    """Latents as they are stored, and whose they are."""
+
+    latent: Tensor                   # float16 (B, C, P, rows, columns)
+    labels: list[tuple[str, ...]]    # (B)
+    captions: list[str]              # (B)
+
+
+class LatentData(Dataset):
+    """The latents of an output of `avprep encode`.
+
+    Raises:
+        ShardError: not such an output, or nothing finished in it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        store = open_store(folder)
+        self.folder = str(folder)
+        self.header = read_header(store)
+        self.encoder = EncoderHeader.from_dict(self.header)
+        self.spec = self.encoder.spec
+        self.layout = layout_of(self.encoder)
+        self.index = index_shards(store)
+        self._reader: ClipReader | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, position: int) -> LatentBatch:
+        members = self.members(position)
+        latent, text = unpack(load_npy(members["latent.npy"]), self.encoder), json.loads(members["json"])
+        return LatentBatch(torch.from_numpy(latent), tuple(text["labels"]), text["caption"])
+
+    def members(self, position: int) -> dict[str, bytes]:
+        """A latent's files as they lie in the shard."""
+        if self._reader is None:
+            self._reader = ClipReader(self.index)
+        return self._reader[position]
+
+
+def layout_of(encoder: EncoderHeader) -> LatentLayout:
+    """The layout that latents' header states. Raises ShardError for one that this version does not know."""
+    streams = tuple(dict.fromkeys(plane[0] for plane in encoder.planes))
+    grid, frames = encoder.valid_rows[:2]
+    layout = LatentLayout(channels=encoder.channels, frames=frames, grid=grid, streams=streams)
+    stated = (encoder.planes, encoder.valid_rows, encoder.shape)
+    if (layout.planes, layout.valid_rows, layout.shape) != stated:
+        raise ShardError(f"planes {encoder.planes} of {encoder.valid_rows} rows are none this version knows")
+    return layout
+
+
+class Steps(Sampler[list[int]]):
+    """The positions of each step's batch for one rank, from step `first` on, without end."""
+
+    def __init__(
+        self, clips: int, batch: int, *, seed: int, first: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        if not clips:
+            raise ShardError("no clip to train on")
+        self._clips, self._batch, self._seed, self._first = clips, batch, seed, first
+        self._rank, self._world = rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, order = -1, np.empty(0, np.int64)
+        at = (self._first * self._world + self._rank) * self._batch
+        while True:
+            batch = []
+            for place in range(at, at + self._batch):
+                if place // self._clips != epoch:
+                    epoch = place // self._clips
+                    shuffle = np.random.default_rng([self._seed, epoch])
+                    order = shuffle.permutation(self._clips)
+                batch.append(int(order[place % self._clips]))
+            yield batch
+            at += self._world * self._batch
+
+
+def collate(samples: list[Any]) -> Any:
+    """One ClipBatch or LatentBatch of many: tensors are stacked, text is listed."""
+    fields = (list(field) for field in zip(*samples, strict=True))
+    return type(samples[0])(*(torch.stack(f) if isinstance(f[0], Tensor) else f for f in fields))
+
+
+def step_loader(data: Dataset, steps: Steps, *, workers: int, pin: bool) -> DataLoader:
+    """Batches of `data` in the order of `steps`, read by `workers` processes (0: in this one)."""
+    return DataLoader(
+        data, batch_sampler=steps, num_workers=workers, collate_fn=collate, pin_memory=pin,
+        persistent_workers=workers > 0, prefetch_factor=4 if workers else None,
+    )
+
+
+def to_model(batch: ClipBatch, size: int) -> dict[str, Tensor]:
+    """Clips as the model sees them (model.md section 1): v (B, 3, T, S, S) and a (B, 1, T, S, S), float32
+    in [-1, 1]; the mel stack is replicated to the frames' size."""
+    video = batch.frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    audio = stack_to_frames(batch.mel.float(), size)[:, None]
+    return {"v": video.contiguous(), "a": audio}
+
+
+def to_pixels(video: Tensor) -> Tensor:
+    """v (B, 3, T, S, S) in [-1, 1] -> uint8 frames (B, T, S, S, RGB)."""
+    return ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)

@@ -1,0 +1,89 @@
+"""A given half of a clip: a video whose sound is to be made, or a sound whose pictures are.
+
+The MDSA mixes its streams (GCM-Attn), so the given half is encoded beside silence, or beside black; a model
+trained with --modality-dropout has seen such clips. Its planes are then held on the flow's path while the
+other stream's are solved (`flow.solve` says what that guarantees).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from torch import Tensor
+
+from avmodel.codec import Codec
+from avmodel.latents import LatentLayout
+from avprep.media.mel import mel_stack, pad_with_silence
+from avprep.spec import ClipSpec
+
+READ_TIMEOUT_S = 120.0
+
+
+class GivenError(ValueError):
+    """A given clip that cannot be read; a sentence."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """The known half: its latent, and the frames or the sound as they were given."""
+
+    stream: str                     # 'v' or 'a'
+    latent: Tensor                  # float32 (1, C, P, rows, columns)
+    frames: Tensor | None           # uint8 (T, H, W, RGB)
+    waveform: np.ndarray | None     # float32 (samples,)
+
+    def known_planes(self, layout: LatentLayout) -> Tensor:
+        """bool (P, 1, 1): True for the planes of the given stream."""
+        return torch.tensor([plane[0] == self.stream for plane in layout.planes])[:, None, None]
+
+
+def read_given(codec: Codec, video: Path | None, audio: Path | None) -> Given | None:
+    """Raises GivenError: both are given, or the one that is cannot be read or is too short."""
+    spec = codec.header.spec
+    if video is not None and audio is not None:
+        raise GivenError("--given-video and --given-audio: there is nothing left to make")
+    if video is not None:
+        frames = read_frames(video, spec)
+        silence = -torch.ones(1, *spec.mel_shape, dtype=torch.float16)
+        return Given("v", codec.encode(frames[None], silence).mean, frames, None)
+    if audio is not None:
+        waveform = read_waveform(audio, spec)
+        mel = mel_stack(pad_with_silence(torch.from_numpy(waveform), spec), spec).to(torch.float16)
+        black = torch.zeros(1, *spec.frames_shape, dtype=torch.uint8)
+        return Given("a", codec.encode(black, mel[None]).mean, None, waveform)
+    return None
+
+
+def read_frames(path: Path, spec: ClipSpec) -> Tensor:
+    """The frames of the first clip of a video, as `avprep clip` cuts it: uint8 (T, H, W, RGB)."""
+    # Here and not above: training machines have no PyAV. What is given must be cut as the clips were.
+    from avprep.media.decode import read_clips
+    from avprep.media.probe import Deadline, open_source
+    from avprep.reasons import MediaError
+
+    try:
+        with open_source(str(path)) as source:
+            clip = next(read_clips(source, [0], spec=spec, crop="center", deadline=Deadline(READ_TIMEOUT_S)))
+        if isinstance(clip, tuple):
+            raise clip[1]
+    except MediaError as error:
+        raise GivenError(f"--given-video {path}: {error}") from error
+    return torch.from_numpy(clip.frames.copy())
+
+
+def read_waveform(path: Path, spec: ClipSpec) -> np.ndarray:
+    """The first clip's length of a sound file, mono, at the spec's rate: float32 (samples,)."""
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise GivenError(f"--given-audio {path}: {error}") from error
+    mono = torchaudio.functional.resample(torch.from_numpy(samples.mean(axis=1)), rate, spec.sample_rate)
+    if len(mono) < spec.samples:
+        raise GivenError(f"--given-audio {path}: {len(mono) / spec.sample_rate:.2f} s of sound; a clip is "
+                         f"{float(spec.seconds):g} s")
+    return mono[: spec.samples].numpy()

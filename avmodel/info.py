@@ -1,0 +1,151 @@
+"""What a config costs, by exact counting and without computing anything: `avmodel info --preset paper`.
+
+Tensors are fake, with shapes and no values, so that full-size models take seconds and no memory.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from avmodel.config import MDSAConfig
+from avmodel.mdsa import MDSA, Clips
+
+
+def mdsa_report(config: MDSAConfig) -> str:
+    """Parameters, FLOPs and activation memory of the autoencoder, as aligned lines."""
+    parameters = mdsa_parameters(config)
+    lines = ["parameters"]
+    lines += [f"  {name:<{_NAME}}{count:>{_NUMBER},}" for name, count in parameters.items()]
+    lines += [f"  {'total':<{_NAME}}{sum(parameters.values()):>{_NUMBER},}"]
+    lines += ["FLOPs a clip (2 for a multiply-add; matrix products, convolutions and attention)"]
+    lines += [f"  {name:<{_NAME}}{n / 1e9:>{_NUMBER},.3f} G" for name, n in mdsa_flops(config).items()]
+    lines += ["activation memory a clip: peak of an eager forward and backward, beyond weights and gradients"]
+    for dtype in (torch.float32, torch.bfloat16):
+        for recompute, name in ((False, ""), (True, ", checkpointed")):
+            size = mdsa_activation_bytes(config, dtype=dtype, checkpoint_activations=recompute)
+            label = f"{str(dtype).removeprefix('torch.')}{name}"
+            lines.append(f"  {label:<{_NAME}}{size / 2**20:>{_NUMBER},.1f} MiB")
+    return "\n".join(lines)
+
+
+_NAME, _NUMBER = 28, 16  # columns
+
+
+def mdsa_parameters(config: MDSAConfig) -> dict[str, int]:
+    """Parameters by part; the parts sum to the whole."""
+    with torch.device("meta"):
+        model = MDSA(config)
+    parts: dict[str, nn.Module | None] = {}
+    for stream in config.channels:
+        encoder, decoder = model.encoders[stream], model.decoders[stream]
+        parts |= {
+            f"{stream} patch embedding": encoder.embedding,
+            f"{stream} encoder": encoder.timesformer,
+            f"{stream} projectors": encoder.projectors,
+            f"{stream} SelfAttn on hw": encoder.attention.hw,
+            f"{stream} MT-SelfAttn": encoder.attention.time,
+            f"{stream} decoder": decoder.timesformer,
+            f"{stream} pixels": decoder.pixels,
+        }
+    parts |= {"GCM-Attn": model.gcm, "Bi-Block CrossAttn": model.bi_block}
+    parts |= {"to mean and log-variance": model.heads, "from the latent": model.embeddings}
+    counts = {name: count_parameters(part) for name, part in parts.items() if part is not None}
+    return {name: count for name, count in counts.items() if count}
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def mdsa_flops(config: MDSAConfig) -> dict[str, int]:
+    """FLOPs a clip: encode, decode, and forward with backward. Losses and their networks are not in it."""
+    with FakeTensorMode():
+        model, checkpointed = MDSA(config), MDSA(config, checkpoint_activations=True)
+        clips, latent = _clips(config), torch.empty(1, *config.layout.shape)
+        return {
+            "encode": count_flops(lambda: model.encode(clips)),
+            "decode": count_flops(lambda: model.decode(latent)),
+            "forward and backward": count_flops(lambda: _step(model, clips)),
+            "the same, checkpointed": count_flops(lambda: _step(checkpointed, clips)),
+        }
+
+
+def count_flops(run: Callable[[], Any]) -> int:
+    """FLOPs of a run, without the elementwise ones."""
+    counter = FlopCounterMode(display=False)
+    # The counter knows matrix products and not the CPU's flash kernel.
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        run()
+    return counter.get_total_flops()
+
+
+def mdsa_activation_bytes(
+    config: MDSAConfig, *, dtype: torch.dtype, checkpoint_activations: bool, batch: int = 1
+) -> int:
+    """The most that forward and backward hold at a time beyond weights and gradients, run eagerly.
+
+    Args:
+        dtype: bfloat16 stands for autocast, whose cast weights are counted too.
+    """
+    with FakeTensorMode():
+        model = MDSA(config, checkpoint_activations=checkpoint_activations)
+        clips = _clips(config, batch)
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        cast = torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext()
+        with PeakMemory() as memory:
+            _step(model, clips, cast)
+    return memory.peak
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of all storages that operations make inside it, while they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and id(tensor.untyped_storage()) not in given:
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._seen:
+            return
+        size = storage.nbytes()
+        self._seen.add(storage)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._freed, size)
+
+    def _freed(self, size: int) -> None:
+        self.live -= size
+
+
+def _step(model: MDSA, clips: Clips, cast: Any = None) -> None:
+    """Forward and backward of stage 2, from a loss that costs nothing."""
+    with cast or nullcontext():
+        reconstruction, posterior = model(clips, sample=True)
+    outputs = [*reconstruction.values(), posterior.logvar]
+    torch.autograd.backward(outputs, [torch.empty_like(output) for output in outputs])
+
+
+def _clips(config: MDSAConfig, batch: int = 1) -> Clips:
+    shape = (config.frames, config.size, config.size)
+    return {stream: torch.empty(batch, channels, *shape) for stream, channels in config.channels.items()}

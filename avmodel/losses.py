@@ -1,0 +1,189 @@
+"""The losses of the MDSA (paper eq 10-12; PVDM's losses/perceptual.py), for one modality at a time.
+
+    L   = pixel*mean|x - x_hat| + kl*KL + lpips*LPIPS + gamma*(g + fm*FM)        each modality times 0.5
+    g   = -mean D2(x_hat frame) - mean D3(x_hat)
+    FM  = sum over the layers of D2 and D3 but the logits of mean|f(x_hat) - stop-gradient f(x)|
+    L_D = mean relu(1 - D(x))/2 + mean relu(1 + D(x_hat))/2, for D2 and D3
+
+x and x_hat are clips (B,C,T,H,W) in [-1,1]: C = 3 for video, 1 for mel stacks. LPIPS and D2 see one random
+frame of each clip. Every loss is a scalar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avmodel.config import KL_TERMS, KlTerm
+from avmodel.lpips import LPIPS
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """The weights of eq 10. g weighs 1, once it is on."""
+
+    pixel:    float = 4.0    # [paper]
+    kl:       float = 6e-6   # [paper]
+    lpips:    float = 4.0    # [PVDM]
+    fm:       float = 4.0    # [PVDM] feature matching
+    modality: float = 0.5    # [paper] of all terms of one modality
+
+
+def gamma_at(step: int, disc_start: int) -> float:
+    """The switch of the adversarial terms: 0 before `disc_start`, 1 from it on."""
+    return 1.0 if step >= disc_start else 0.0
+
+
+def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mu, e^logvar) || N(0, 1)) in nats, summed over a clip, averaged over the batch.
+
+    tanh, which the latent goes through, leaves it unchanged.
+
+    Args:
+        mu, logvar: of one shape, batch first.
+    """
+    mu, logvar = mu.float(), logvar.float()
+    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum() / mu.shape[0]
+
+
+def data_kl(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Eq 11 read to the letter, over pixels: KL(N(x, 1) || N(x_hat, 1)) = (x - x_hat)^2 / 2, averaged.
+
+    At the paper's PSNR-V of 32.19 dB this is 1.2e-3, and 7e-9 after its weight: too little to train on.
+    """
+    return 0.5 * F.mse_loss(x_hat, x)
+
+
+def hinge_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Hinge loss of one discriminator: 0 where all real logits are above 1 and all fake ones below -1."""
+    return 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
+
+
+def hinge_g(fake_logits: Sequence[Tensor]) -> Tensor:
+    """g: minus the mean logit of each discriminator on the reconstructions, summed."""
+    return -sum(logits.mean() for logits in fake_logits)
+
+
+def feature_matching(fake_features: Sequence[Tensor], real_features: Sequence[Tensor]) -> Tensor:
+    """Sum over layers of the mean absolute difference; no gradient reaches the real features."""
+    pairs = zip(fake_features, real_features, strict=True)
+    return sum(F.l1_loss(fake, real.detach()) for fake, real in pairs)
+
+
+def random_frames(batch: int, frames: int, generator: torch.Generator) -> Tensor:
+    """One frame's index for each clip: (batch,) integers below `frames`, on the generator's device."""
+    return torch.randint(frames, (batch,), generator=generator, device=generator.device)
+
+
+def take_frames(clips: Tensor, index: Tensor) -> Tensor:
+    """Clips (B,C,T,H,W) and a frame's index for each (B,) to frames (B,C,H,W)."""
+    return clips[torch.arange(len(clips), device=clips.device), :, index.to(clips.device)]
+
+
+def generator_loss(
+    x: Tensor,
+    x_hat: Tensor,
+    *,
+    frames: Tensor,
+    weights: LossWeights,
+    kl: KlTerm,
+    posterior: tuple[Tensor, Tensor] | None,
+    lpips: LPIPS | None,
+    discriminators: nn.Module | None,
+    gamma: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One modality's share of eq 10; the sum over the modalities is what the autoencoder trains on.
+
+    Args:
+        x, x_hat: clips and their reconstructions.
+        frames: (B,) from `random_frames`.
+        kl: which KL; 'none' in stage 1.
+        posterior: (mu, logvar), batch first; needed by kl 'latent' alone.
+        lpips: None leaves the term out.
+        discriminators: `Discriminators`, not its DDP wrapper: this step trains none of it. Not called, and
+            may be None, where gamma is 0.
+        gamma: from `gamma_at`.
+
+    Returns:
+        The weighted total, and the terms in it, detached and before their weights: l1, kl, lpips, gan, fm.
+
+    Raises:
+        ValueError: an unknown kl, kl 'latent' without a posterior, or gamma without discriminators.
+    """
+    terms = {"l1": F.l1_loss(x_hat, x)}
+    if kl == "latent":
+        if posterior is None:
+            raise ValueError("kl 'latent' needs the posterior's mu and logvar")
+        terms["kl"] = kl_divergence(*posterior)
+    elif kl == "data":
+        terms["kl"] = data_kl(x, x_hat)
+    elif kl != "none":
+        raise ValueError(f"kl must be one of {', '.join(KL_TERMS)}, not {kl!r}")
+    if lpips is not None:
+        terms["lpips"] = lpips(_picture(take_frames(x, frames)), _picture(take_frames(x_hat, frames))).mean()
+    if gamma:
+        if discriminators is None:
+            raise ValueError(f"gamma {gamma} needs discriminators")
+        terms |= _adversarial_terms(x, x_hat, frames, discriminators)
+    factor = {
+        "l1": weights.pixel, "kl": weights.kl, "lpips": weights.lpips, "gan": gamma, "fm": gamma * weights.fm,
+    }
+    total = weights.modality * sum(factor[name] * term for name, term in terms.items())
+    return total, {name: term.detach() for name, term in terms.items()}
+
+
+def discriminator_loss(
+    x: Tensor, x_hat: Tensor, *, frames: Tensor, discriminators: nn.Module
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """L_D of one modality, for the step of its discriminators; there is no such step while gamma is 0.
+
+    Args:
+        x, x_hat: clips and their reconstructions; no gradient reaches either.
+        frames: (B,) from `random_frames`.
+        discriminators: `Discriminators` or its DDP wrapper.
+
+    Returns:
+        The sum over D2 and D3, and both hinge losses, detached: d2, d3.
+    """
+    x, x_hat = x.detach(), x_hat.detach()
+    real = discriminators(take_frames(x, frames), x)
+    fake = discriminators(take_frames(x_hat, frames), x_hat)
+    terms = {
+        name: hinge_d(real_logits, fake_logits)
+        for name, (real_logits, _), (fake_logits, _) in zip(("d2", "d3"), real, fake, strict=True)
+    }
+    return terms["d2"] + terms["d3"], {name: term.detach() for name, term in terms.items()}
+
+
+def _adversarial_terms(
+    x: Tensor, x_hat: Tensor, frames: Tensor, discriminators: nn.Module
+) -> dict[str, Tensor]:
+    with torch.no_grad():
+        real = discriminators(take_frames(x, frames), x)
+    with _frozen(discriminators):
+        fake = discriminators(take_frames(x_hat, frames), x_hat)
+    fm = sum(feature_matching(f, r) for (_, f), (_, r) in zip(fake, real, strict=True))
+    return {"gan": hinge_g([logits for logits, _ in fake]), "fm": fm}
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """No gradients for the module's own parameters from what runs inside; those to its inputs flow."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def _picture(frames: Tensor) -> Tensor:
+    """Spectrograms (B,1,H,W) as grey pictures (B,3,H,W); pictures as they are."""
+    return frames.expand(-1, 3, -1, -1) if frames.shape[1] == 1 else frames

@@ -1,0 +1,5 @@
+"""Metrics of generated clips (model.md section 6)."""
+
+
+class MetricError(ValueError):
+    """A metric that cannot be computed: the message says what is missing or wrong, and no number is given."""

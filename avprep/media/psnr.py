@@ -1,0 +1,22 @@
+"""Peak signal-to-noise ratio a clip: PSNR-V of its frames, PSNR-A of its mel stack (model.md section 6)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def psnr(a: Tensor, b: Tensor, *, peak: float) -> Tensor:
+    """dB (B,) of a and b (B, ...), which span `peak`; 120 dB where they are the same."""
+    error = (a.double() - b.double()).flatten(1).square().mean(dim=1)
+    return 10 * torch.log10(peak**2 / error.clamp_min(peak**2 * 1e-12))
+
+
+def psnr_v(frames: Tensor, decoded: Tensor) -> Tensor:
+    """PSNR-V in dB (B,) of uint8 frames (B, T, H, W, RGB)."""
+    return psnr(frames, decoded, peak=255)
+
+
+def psnr_a(mel: Tensor, decoded: Tensor) -> Tensor:
+    """PSNR-A in dB (B,) of mel stacks (B, T, n_mels, W) in [-1, 1]."""
+    return psnr(mel, decoded, peak=2)

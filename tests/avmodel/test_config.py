@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avmodel.config import (
+    KL_TERMS,
+    MDSA_PRESETS,
+    STDIT_PRESETS,
+    STREAMS,
+    ConfigError,
+    MDSAConfig,
+    STDiTConfig,
+)
+from avprep.spec import ClipSpec
+
+PAPER = MDSA_PRESETS["paper"]
+
+
+def test_what_the_paper_takes_from_pvdm_follows_from_dim():
+    assert (PAPER.projector_heads, PAPER.projector_head_dim, PAPER.mlp) == (4, 48, 512)
+    assert (PAPER.plane_heads, PAPER.plane_head_dim) == (4, 96)
+    assert PAPER.grid == 32
+    assert PAPER.layout.shape == (4, 6, 32, 32)
+
+
+@pytest.mark.parametrize("name", MDSA_PRESETS)
+def test_each_preset_takes_clips_that_can_be_made(name: str):
+    config = MDSA_PRESETS[name]
+    config.check_spec(ClipSpec(frames=config.frames, size=config.size, n_mels=min(128, config.size)))
+
+
+@given(
+    streams=st.sampled_from(STREAMS),
+    kl=st.sampled_from(KL_TERMS),
+    switches=st.tuples(*(st.booleans() for _ in range(4))),
+)
+def test_a_config_comes_back_from_json(streams: str, kl: str, switches: tuple[bool, ...]):
+    names = ("mt_self_attn", "gcm_attn", "bi_block", "adversarial")
+    config = dataclasses.replace(PAPER, streams=streams, kl=kl, **dict(zip(names, switches, strict=True)))
+    assert MDSAConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize("name", STDIT_PRESETS)
+def test_an_stdit_config_comes_back_from_json(name: str):
+    config = STDIT_PRESETS[name]
+    assert STDiTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(("streams", "planes"), [("av", "vvvaaa"), ("v", "vvv"), ("a", "aaa")])
+def test_the_video_stands_before_the_audio(streams: str, planes: str):
+    layout = dataclasses.replace(PAPER, streams=streams).layout
+    assert "".join(plane[0] for plane in layout.planes) == planes
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"streams": "va"}, "streams must be one of av, v, a, not 'va'"),
+        ({"kl": "pixel"}, "kl must be one of latent, data, none, not 'pixel'"),
+        ({"size": 250}, "size 250 is no multiple of patch 8"),
+        ({"dim": 100}, "dim 100 is no multiple of 8"),
+        ({"head_dim": 6}, "head_dim 6 is no multiple of 4"),
+        ({"block": (3, 8, 8)}, "3 does not divide 16 tokens along t"),
+        ({"block": (4, 8, 5)}, "5 does not divide 32 tokens along w"),
+        ({"scales": (1, 3)}, "scales \\(1, 3\\): each must divide the 16 frames"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused_by_name_and_value(changes: dict, words: str):
+    with pytest.raises(ConfigError, match=words):
+        dataclasses.replace(PAPER, **changes)
+
+
+def test_an_unknown_field_is_named():
+    with pytest.raises(ConfigError, match="MDSAConfig: width"):
+        MDSAConfig.from_dict(PAPER.to_dict() | {"width": 3})
+
+
+def test_clips_of_another_size_are_refused_with_the_command_that_makes_them():
+    with pytest.raises(ConfigError, match="--frames 16 --size 256"):
+        PAPER.check_spec(ClipSpec(size=128))

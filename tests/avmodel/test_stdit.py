@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from avmodel.config import STDIT_PRESETS, ConfigError, STDiTConfig
+from avmodel.latents import LatentLayout
+from avmodel.stdit import Captions, STDiT
+from tests.avmodel.plain_stdit import PlainSTDiT
+
+TINY = LatentLayout(channels=4, frames=4, grid=4, streams=("v", "a"))
+SMALL = LatentLayout(channels=4, frames=16, grid=8, streams=("v", "a"))  # tw and th are the tall planes
+WIDE = LatentLayout(channels=4, frames=4, grid=8, streams=("v", "a"))  # hw is the tall plane, as in the paper
+VIDEO = LatentLayout(channels=4, frames=4, grid=8, streams=("v",))
+PAPER = LatentLayout(channels=4, frames=16, grid=32, streams=("v", "a"))
+
+
+def tiny(**changes) -> STDiTConfig:
+    return dataclasses.replace(STDIT_PRESETS["tiny"], **changes)
+
+
+def perturbed(config: STDiTConfig, layout: LatentLayout) -> STDiT:
+    """In float64, with every weight random: what starts at zero no longer hides what it multiplies."""
+    torch.manual_seed(0)
+    model = STDiT(config, layout).double()
+    for p in model.parameters():
+        p.data.add_(torch.randn_like(p), alpha=0.1)
+    return model
+
+
+def batch(layout: LatentLayout, config: STDiTConfig, b: int = 3):
+    torch.manual_seed(1)
+    z = torch.rand(b, *layout.shape, dtype=torch.float64) * 2 - 1
+    z = z.masked_fill(~layout.mask(), 0)
+    length = config.caption_tokens
+    mask = torch.arange(length) < torch.tensor([1, length, 2])[:b, None]
+    tokens = torch.randn(b, length, config.caption_dim, dtype=torch.float64)
+    if config.classes:
+        tokens = torch.randint(config.classes, (b, length))
+    return z, torch.rand(b, dtype=torch.float64), Captions(tokens, mask)
+
+
+def test_the_papers_size():
+    with torch.device("meta"):
+        model = STDiT(STDIT_PRESETS["paper"], PAPER)
+        labelled = STDiT(dataclasses.replace(STDIT_PRESETS["paper"], classes=309), PAPER)
+    assert model.count() == (437_056_192, 437_056_192 + 768)
+    assert labelled.count() == (437_056_192, 437_056_192 + 310 * 768)
+    assert model.patch_in.in_features == 4 * 4 * 4
+    assert len(model.positions) == 384
+
+
+@pytest.mark.parametrize("layout", [PAPER, SMALL, TINY, WIDE, VIDEO], ids=str)
+def test_packed_holds_the_real_tokens_alone(layout: LatentLayout):
+    config = tiny(patch=(4, 4), packed=True)
+    model = STDiT(config, layout)
+    assert len(model.positions) * layout.channels * 16 == layout.values
+    if layout == PAPER:
+        assert len(model.positions) == 256
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+@pytest.mark.parametrize("layout", [TINY, SMALL, WIDE, VIDEO], ids=str)
+def test_dense_is_the_plain_model(layout: LatentLayout, classes: int):
+    config = tiny(classes=classes)
+    model = perturbed(config, layout)
+    z, t, captions = batch(layout, config)
+    plain = PlainSTDiT(config, layout).double().load(model)
+    torch.testing.assert_close(model(z, t, captions), plain(z, t, captions), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("layout", [TINY, SMALL, WIDE, VIDEO], ids=str)
+def test_packed_is_dense_with_its_keys_masked(layout: LatentLayout):
+    model = perturbed(tiny(packed=True), layout)
+    z, t, captions = batch(layout, model.config)
+    masked = PlainSTDiT(model.config, layout, key_mask=True).double().load(model)
+    got, expected = model(z, t, captions), masked(z, t, captions)
+    real = layout.mask()
+    assert (got - expected)[:, :, real].abs().max() < 1e-10
+    assert torch.all(got[:, :, ~real] == 0)
+    if not real.all():
+        unmasked = PlainSTDiT(model.config, layout).double().load(model)(z, t, captions)
+        assert (unmasked - expected)[:, :, real].abs().max() > 1e-3
+
+
+def test_packed_looks_at_no_padding():
+    model = perturbed(tiny(packed=True), WIDE)
+    z, t, captions = batch(WIDE, model.config)
+    z.requires_grad_(True)
+    model(z, t, captions).square().sum().backward()
+    assert torch.all(z.grad[:, :, ~WIDE.mask()] == 0)
+    assert torch.all(z.grad[:, :, WIDE.mask()] != 0)
+
+
+def test_dense_and_packed_share_their_weights():
+    assert STDiT(tiny(), WIDE).state_dict().keys() == STDiT(tiny(packed=True), WIDE).state_dict().keys()
+
+
+def test_at_the_start_the_velocity_is_zero_whatever_comes_in():
+    model = STDiT(tiny(), WIDE)
+    z, t, captions = batch(WIDE, model.config)
+    v = model(z.float(), t.float(), captions._replace(tokens=captions.tokens.float()))
+    assert v.shape == z.shape
+    assert v.dtype == torch.float32
+    assert torch.all(v == 0)
+    for block in model.blocks:
+        assert not block.temporal.proj.weight.any()
+        assert not block.cross.proj.weight.any()
+        assert block.spatial.proj.weight.any()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_gradients_reach_every_parameter(packed: bool):
+    model = perturbed(tiny(classes=5, packed=packed), WIDE)
+    z, t, captions = batch(WIDE, model.config)
+    model(z, t, captions, drop=torch.tensor([True, False, False])).square().sum().backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        assert p.grad.any(), name
+
+
+def test_time_and_caption_matter_each_to_its_own_sample():
+    model = perturbed(tiny(), WIDE)
+    z, t, captions = batch(WIDE, model.config)
+    v = model(z, t, captions)
+    other = model(z, t + torch.tensor([0.0, 0.3, 0.0]), captions)
+    assert torch.equal(other[0], v[0])
+    assert not torch.allclose(other[1], v[1])
+    tokens = captions.tokens.clone()
+    tokens[2, 0] += 1
+    other = model(z, t, captions._replace(tokens=tokens))
+    assert torch.equal(other[1], v[1])
+    assert not torch.allclose(other[2], v[2])
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+def test_padded_tokens_are_not_looked_at(classes: int):
+    model = perturbed(tiny(classes=classes), TINY)
+    z, t, captions = batch(TINY, model.config)
+    padded = ~captions.mask
+    junk = captions.tokens.masked_fill(
+        padded if classes else padded[..., None], -1 if classes else float("nan")
+    )
+    assert torch.equal(model(z, t, captions), model(z, t, Captions(junk, captions.mask)))
+    shorter = Captions(captions.tokens[:1, :1], captions.mask[:1, :1])
+    torch.testing.assert_close(model(z, t, captions)[:1], model(z[:1], t[:1], shorter))
+
+
+def test_a_dropped_caption_and_none_at_all_are_the_learned_null():
+    model = perturbed(tiny(classes=5), TINY)
+    z, t, captions = batch(TINY, model.config)
+    everywhere = Captions(captions.tokens, torch.ones_like(captions.mask))
+    nowhere = Captions(captions.tokens, torch.zeros_like(captions.mask))
+    null = model(z, t, nowhere)
+    assert torch.equal(model(z, t, everywhere, drop=torch.ones(3, dtype=torch.bool)), null)
+    one = model(z, t, captions, drop=torch.tensor([False, True, False]))
+    with_captions = model(z, t, captions)
+    assert torch.equal(one[1], null[1])
+    assert torch.equal(one[[0, 2]], with_captions[[0, 2]])
+    assert not torch.allclose(null[1], with_captions[1])
+    model.null.data += 1
+    assert not torch.allclose(model(z, t, nowhere), null)
+
+
+def test_labels_are_a_set():
+    model = perturbed(tiny(classes=5), TINY)
+    z, t, _ = batch(TINY, model.config, b=1)
+    mask = torch.tensor([[True, True, False, False]])
+    ab, ba, ac = (
+        Captions(torch.tensor([labels]), mask) for labels in ([1, 3, 0, 0], [3, 1, 0, 0], [1, 4, 0, 0])
+    )
+    torch.testing.assert_close(model(z, t, ab), model(z, t, ba))
+    assert not torch.allclose(model(z, t, ab), model(z, t, ac))
+
+
+@pytest.mark.parametrize(
+    ("patch", "layout"),
+    [((4, 2), LatentLayout(channels=4, frames=6, grid=8, streams=("v",))), ((2, 3), TINY), ((8, 2), TINY)],
+)
+def test_a_patch_that_does_not_divide_is_refused(patch, layout):
+    with pytest.raises(ConfigError, match=f"patch {patch[0]}x{patch[1]} does not divide a plane of"):
+        STDiT(tiny(patch=patch), layout)
+
+
+def test_under_autocast_the_velocity_is_float32():
+    model = perturbed(tiny(), WIDE).float()
+    z, t, captions = batch(WIDE, model.config, b=1)
+    inputs = z.float(), t.float(), captions._replace(tokens=captions.tokens.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        v = model(*inputs)
+    assert v.dtype == torch.float32
+    assert (v - model(*inputs)).abs().mean() < 0.05 * v.abs().mean()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_graph_for_torch_compile(packed: bool):
+    torch.compiler.reset()
+    model = perturbed(tiny(classes=5, packed=packed), WIDE)
+    z, t, captions = batch(WIDE, model.config)
+    drop = torch.tensor([True, False, False])
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(z, t, captions, drop), model(z, t, captions, drop))

@@ -1,0 +1,92 @@
+"""Clip outputs made of numbers, without a video: what `avprep clip` writes, for tests of what reads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from avprep.shards.clips import Members, ShardWriter, clip_key, pack_clip
+from avprep.shards.ledger import LedgerRow, ShardRecord, write_ledger
+from avprep.shards.plan import PlanRow, write_plan
+from avprep.shards.store import open_store
+from avprep.spec import ClipSpec
+
+TINY = ClipSpec(frames=4, size=16, n_mels=16, n_fft=256)
+
+
+def write_clips(
+    out: Path,
+    *,
+    spec: ClipSpec = TINY,
+    sources: int = 4,
+    clips_each: int = 3,
+    shard_size: int = 5,
+    seed: int = 0,
+) -> Path:
+    """An output of raw clips: moving gradients whose colour and pitch go together, to be learnt."""
+    out.mkdir(parents=True, exist_ok=True)
+    store, rng = open_store(out), np.random.default_rng(seed)
+    fingerprint = f"made-{seed}-{sources}-{clips_each}"
+    header = {"format": 1, "spec": spec.to_dict(), "options": {}, "dataset": {"name": "made", "split": None}}
+    with store.write("spec.json") as file:
+        file.write(json.dumps(header | {"fingerprint": fingerprint, "root": "."}).encode())
+    planned = sorted(
+        (clip_key(f"source {s}", n * spec.samples), f"source {s}", n * spec.samples)
+        for s in range(sources)
+        for n in range(clips_each)
+    )
+    shards = [planned[i : i + shard_size] for i in range(0, len(planned), shard_size)]
+    write_plan(store, ([_plan_row(i, clip) for clip in shard] for i, shard in enumerate(shards)))
+    for i, shard in enumerate(shards):
+        name = f"shards/clips-{i:06d}.tar"
+        with store.write(name) as file:
+            writer = ShardWriter(file)
+            for key, source, start in shard:
+                writer.add(key, _members(source, start, spec, rng))
+            digest = writer.close()
+        rows = [
+            LedgerRow(
+                key=k, shard=i, source=s, start_s=n / spec.sample_rate, status="written", residual_ms=0.0
+            )
+            for k, s, n in shard
+        ]
+        write_ledger(store, i, rows, ShardRecord(name, digest, writer.size, fingerprint))
+    return out
+
+
+def _plan_row(shard: int, clip: tuple[str, str, int]) -> PlanRow:
+    key, source, start = clip
+    return PlanRow(key=key, shard=shard, source=source, start=start, labels=(source[-1],), caption="")
+
+
+def _members(source: str, start: int, spec: ClipSpec, rng: np.random.Generator) -> Members:
+    hue = rng.random()
+    t, y, x = np.meshgrid(*(np.linspace(0, 1, n) for n in spec.frames_shape[:3]), indexing="ij")
+    shade = (x + y + t * rng.random()) / 3
+    frames = np.stack([255 * shade * hue, 255 * shade * (1 - hue), 128 * shade], axis=-1).astype(np.uint8)
+    band = np.linspace(-1, 1, spec.n_mels)[None, :, None]
+    mel = np.broadcast_to(np.cos(3 * (band - hue)), spec.mel_shape).astype(np.float16) * 0.9
+    header = {
+        "source": source,
+        "start_s": start / spec.sample_rate,
+        "stop_s": (start + spec.samples) / spec.sample_rate,
+        "labels": [source[-1]],
+        "caption": "",
+        "fps": spec.fps,
+        "frame_times_s": [0.0] * spec.frames,
+        "residual_ms": 0.0,
+        "has_audio": True,
+        "sounding_s": float(spec.seconds),
+    }
+    waveform = (0.1 * np.sin(np.arange(spec.samples) * (0.05 + hue / 10))).astype(np.float32)
+    return pack_clip(
+        header=header,
+        mel=mel,
+        waveform=waveform,
+        sample_rate=spec.sample_rate,
+        frames=frames,
+        codec="raw",
+        encode_h264=lambda frames: b"",
+    )
