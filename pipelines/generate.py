@@ -1,4 +1,4 @@
-"""From nothing to generated clips on a laptop's CPU: scenes, clips, autoencoder, latents, transformer, samples.
+"""From nothing to generated clips on a CPU: scenes, clips, autoencoder, latents, transformer, samples.
 
 About twenty minutes on two cores. Run it again to go on where it stopped: every command resumes.
 """
