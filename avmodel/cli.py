@@ -91,6 +91,8 @@ def _loss_options(command: Callable) -> Callable:
               help="Such batches a step: the paper's 32 clips are --batch-size 4 --accumulate 8.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-4, show_default=True)
 @click.option("--warmup-steps", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--cooldown-steps", type=click.IntRange(0), default=0, show_default=True,
+              help="The last steps, over which the rate falls to 0.")
 @click.option("--clip-grad", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
               help="The gradient's norm at most.")
 @click.option("--modality-dropout", type=click.FloatRange(0, 1), default=0.0, show_default=True,

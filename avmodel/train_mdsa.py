@@ -35,6 +35,7 @@ from avmodel.training import (
     Machine,
     RunLog,
     Schedule,
+    cool_down,
     load_checkpoint,
     open_machine,
     run_steps,
@@ -69,6 +70,7 @@ class MDSATraining:
     accumulate: int                   # micro-batches a step
     lr: float
     warmup_steps: int
+    cooldown_steps: int               # the last ones, over which the rate falls to 0
     clip_grad: float                  # norm
     modality_dropout: float           # share of training clips in which one stream is silent or black
     holdout: float                    # share of sources kept for PSNR
@@ -98,6 +100,8 @@ class MDSATraining:
                 "eval_clips", "checkpoint_activations", "compile", "device", "lpips", "model")
         fields = {k: v for k, v in asdict(self).items() if k not in free}
         backbone = self.lpips.backbone if self.lpips else "none"
+        if self.cooldown_steps:  # where the end is decides the rates before it
+            fields["stage2_steps"] = self.stage2_steps
         return fields | {
             "model": self.model.to_dict(), "lpips": backbone, "processes": world,
             "clips' fingerprint": fingerprint,
@@ -224,6 +228,7 @@ class _Trainer:
         if self._forward is None or self.step == config.stage1_steps:
             self._start_stage()
         rate = config.lr * warm_up(self.step, config.warmup_steps)
+        rate *= cool_down(self.step, config.cooldown_steps, config.steps)
         generator = self.machine.generator(config.seed, self.step)
         gamma = self._gamma()
         terms: dict[str, Tensor] = {}

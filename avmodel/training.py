@@ -290,6 +290,12 @@ def warm_up(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / steps) if steps else 1.0
 
 
+def cool_down(step: int, steps: int, last: int) -> float:
+    """The share of the learning rate at a step of a run of `last` steps: 1, and over the final `steps` it
+    falls in a line to 0."""
+    return min(1.0, (last - step) / steps) if steps else 1.0
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate

@@ -48,6 +48,7 @@ def config(clips: Path, out: Path, **changes) -> MDSATraining:
         "accumulate": 1,
         "lr": 1e-3,
         "warmup_steps": 2,
+        "cooldown_steps": 2,
         "clip_grad": 1.0,
         "modality_dropout": 0.0,
         "holdout": 0.2,
