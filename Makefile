@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow lint bench-codecs clean
+.PHONY: help setup demo test test-slow lint bench-clip bench-codecs bench-dit bench-encode clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,8 +29,17 @@ test-slow: setup ## the slow tests too
 lint: setup ## ruff
 	$(BIN)/ruff check .
 
+bench-clip: setup ## how fast clips are made, against ffmpeg and librosa (MEDIA=folder of real files; needs ffmpeg)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_clip $(MEDIA)
+
 bench-codecs: setup ## how frames are stored: bytes, ms to write and read, PSNR (MEDIA=folder of real files)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_codecs $(MEDIA)
+
+bench-dit: setup ## the STDiT's step against nn.MultiheadAttention, packed against dense; with a GPU the paper's preset
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_dit
+
+bench-encode: setup ## avprep encode: what it keeps of the bare model, the driver's memory, fused against two steps (ARGS=)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_encode $(ARGS)
 
 clean: ## remove what the demo made
 	rm -rf demo-out

@@ -120,13 +120,13 @@ class _Trainer:
         self.out = Path(config.out)
         self.out.mkdir(parents=True, exist_ok=True)
         self.texts, self.model_config = _texts_of(data, config.model)
-        self.codec = _codec(config, data)
+        self.codec = _codec(config, data, machine)
         torch.manual_seed(config.seed)
         self.model = STDiT(self.model_config, data.layout).to(machine.device)
         self.mask = data.layout.mask(machine.device)
         self.ema = Ema(self.model, config.ema)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), config.lr, betas=(0.9, 0.999), weight_decay=0.0
+            self.model.parameters(), config.lr, betas=(0.9, 0.999), weight_decay=0.0, fused=machine.on_gpu
         )
         self.health = Health(machine)
         self.step = 0  # steps done
@@ -265,12 +265,12 @@ def _texts_of(data: LatentData, preset: STDiTConfig) -> tuple[Texts, STDiTConfig
     return LabelTexts(counts), config
 
 
-def _codec(config: DiTTraining, data: LatentData) -> Codec | None:
+def _codec(config: DiTTraining, data: LatentData, machine: Machine) -> Codec | None:
     if config.mdsa is None:
         return None
     model, header = load_mdsa(config.mdsa)
     check_made_by(data.encoder, header, f"--mdsa {config.mdsa}", f"--latents {data.folder}")
-    return Codec(model, header, device=torch.device("cpu"), batch_size=PICTURED, compile=False)
+    return Codec(model, header, device=machine.device, batch_size=PICTURED, compile=False)
 
 
 def check_made_by(latents: EncoderHeader, mdsa: EncoderHeader, ckpt: str, what: str) -> None:

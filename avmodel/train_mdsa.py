@@ -150,18 +150,18 @@ class _Trainer:
         self.model.to(machine.device)
         self.discriminators = _discriminators(config, machine)
         self.lpips = load_lpips(config.lpips).to(machine.device) if config.lpips else None
-        self.optimizer = torch.optim.Adam(self.model.parameters(), config.lr, betas=(0.5, 0.9))
+        adam = {"lr": config.lr, "betas": (0.5, 0.9), "fused": machine.on_gpu}
+        self.optimizer = torch.optim.Adam(self.model.parameters(), **adam)
         # As a group, which may be empty: a model may train without discriminators.
         judges = {"params": list(self.discriminators.parameters())}
-        self.d_optimizer = torch.optim.Adam([judges], config.lr, betas=(0.5, 0.9))
+        self.d_optimizer = torch.optim.Adam([judges], **adam)
         self.health = Health(machine)
         self.step = 0  # steps done
         self.last_psnr: tuple[float | None, float | None] = (None, None)
         self._batches: Iterator[ClipBatch] | None = None      # both made at the first step
         self._forward: nn.Module | None = None
         if config.compile and machine.on_gpu:
-            self.model.encode = torch.compile(self.model.encode)
-            self.model.decode = torch.compile(self.model.decode)
+            self.model.compile_layers()
 
     # --- going on ---
 
@@ -326,7 +326,8 @@ class _Trainer:
             batch = collate([data[i] for i in chosen[first : first + self.config.batch_size]])
             clips = {s: x for s, x in to_model(batch, self.config.model.size).items()
                      if s in self.config.model.streams}
-            with self.machine.autocast():
+            # Compiled layers would be compiled anew, without gradients and for the last batch's size.
+            with self.machine.autocast(), torch.compiler.set_stance("force_eager"):
                 x_hat, _ = self.model({s: x.to(self.machine.device) for s, x in clips.items()}, sample=False)
             x_hat = {stream: value.float().cpu() for stream, value in x_hat.items()}
             if "v" in clips:

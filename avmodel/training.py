@@ -267,8 +267,9 @@ class Health:
         self._in_a_row = 0
 
     def check(self, *values: Tensor) -> bool:
-        """Whether all values are finite in all processes; a step goes on only then."""
-        return not self._machine.any(not all(bool(torch.isfinite(value).all()) for value in values))
+        """Whether all values, of one device, are finite in all processes; a step goes on only then."""
+        finite = torch.stack([torch.isfinite(value).all() for value in values]).all()
+        return not self._machine.any(not bool(finite))  # one wait for the device, however many values
 
     def count(self, step: int, *, good: bool) -> None:
         """Counts a step.
@@ -375,7 +376,8 @@ def run_steps(
         if terms:
             told = _told(terms, machine)
             rate = schedule.samples_per_step / (time.perf_counter() - began)
-            bar.set_postfix({"loss": f"{told['loss']:.4f}", f"{schedule.unit}/s": f"{rate:.2f}"})
+            shown = {"loss": f"{told['loss']:.4f}", f"{schedule.unit}/s": f"{rate:.2f}"}
+            bar.set_postfix(shown, refresh=False)  # the bar's own pace: a log is no terminal
             log.scalars(run.step, told | {f"{schedule.unit}_per_s": rate, "skipped": health.skipped})
         else:
             bar.write(f"step {run.step}: left out, a value is NaN or Inf ({health.skipped} so far)")

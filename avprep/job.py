@@ -6,46 +6,39 @@ is kept; a shard whose ledger is there is done.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
-import signal
+import errno
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
-from itertools import chain, islice
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 from avprep.datasets.source import Source
 from avprep.media.probe import Header
-from avprep.plan import PROBE_BATCH, PlanOptions, needs_header, plan_shards
-from avprep.reasons import MediaError, Reason
-from avprep.runner import Quarantine, Runner, RunnerConfig, WorkerLost, open_runner, watchdog
-from avprep.shards.ledger import STATUSES, Sums, finished_shards, read_ledger
+from avprep.output import FORMAT_VERSION, JobError, Stop, lock, open_output, stop_on_signal, write_stats
+from avprep.plan import (
+    PROBE_BATCH,
+    PlanOptions,
+    broken_key,
+    needs_header,
+    plan_shards,
+    replanned,
+    rows_again,
+)
+from avprep.quarantine import Quarantine, watchdog
+from avprep.reasons import FILTERED, MediaError, Reason
+from avprep.runner import Runner, RunnerConfig, WorkerLost, open_runner
+from avprep.shards.ledger import STATUSES, Sums, finished_shards, ledger_name, read_ledger
 from avprep.shards.plan import NAME as PLAN_NAME
 from avprep.shards.plan import PlanReader, PlanRow, write_plan
-from avprep.shards.store import LocalStore, Store, open_store
+from avprep.shards.store import Store, open_store
 from avprep.stages.clip import ClipOptions, PlannedSource, ShardResult, ShardTask, make_shard
 from avprep.stages.probe import ProbeTask, probe_batch
 
-FORMAT_VERSION = 1
 # The watchdog ends a worker this much later than the time limit that the decoder itself looks at.
 _WATCHDOG_FACTOR, _WATCHDOG_SLACK_S = 1.5, 10.0
-
-
-class JobError(Exception):
-    """The job cannot be begun or go on; the message is a sentence for the person who runs it."""
-
-
-class Stopped(Exception):
-    """A signal asked the job to stop; what was in hand is finished."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.signal_number = signal_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,37 +89,45 @@ def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -
         OSError: the output cannot be written.
     """
     store = open_store(config.out)
-    with _lock(store), _stop_on_signal() as stop, ExitStack() as stack:
-        runner = _Lazy(stack, config.runner)  # a run with nothing to do does not wait for Ray
-        fingerprint = _open_output(store, config)
-        if not store.exists(PLAN_NAME):
-            headers = _headers(runner, config, stop, progress)
-            write_plan(store, plan_shards(sources, config.plan, headers))
-        plan = PlanReader(store)
+    with lock(store), stop_on_signal() as stop, ExitStack() as stack:
+        runner = LazyRunner(stack, config.runner)  # a run with nothing to do does not wait for Ray
+        if config.only_failed and not store.exists("spec.json"):
+            raise JobError(f"--only-failed: {config.out} holds no finished run to try again")
+        fingerprint = open_output(
+            store, output_header(config), root=str(config.root), rebuild=config.rebuild
+        )
+        if config.only_failed:
+            _plan_again(store, sources, runner, config, stop, progress)
+        plan = plan_once(store, sources, runner, config, stop, progress)
         report = JobReport(shards=plan.shards)
         if config.plan.limit is None:  # a limited plan leaves sources out by design
             report.new_sources = len({source.path for source in sources} - plan.sources())
         done = set(finished_shards(store))
-        for index in done:
+        again = _failed_shards(store, done) if config.only_failed else set()
+        todo = sorted(again | (set(range(plan.shards)) - done))
+        for index in done - again:
             report.sums.add(read_ledger(store, index)[0])
-        todo = _failed_shards(store, done) if config.only_failed else sorted(set(range(plan.shards)) - done)
         progress.planned(sum(plan.clips_of(i) for i in todo), len(todo))
         started = time.monotonic()
-        tasks = (_shard_task(plan.rows(index), index, config, fingerprint) for index in todo)
+        tasks = (replace(shard_task(plan.rows(index), index, config, fingerprint), only_failed=index in again)
+                 for index in todo)
         for result in _make_shards(runner, tasks, config, stop, progress):
             report.made += 1
             report.seconds.update(result.seconds)
-            _count(report, result)
+            report.sums.merge(result.sums)
+            report.made_sums.merge(result.sums)
             progress.shard_done(result.sums)
+            if not store.exists("spec.json"):  # removed, or another disk is mounted there
+                raise FileNotFoundError(errno.ENOENT, "its spec.json is gone", config.out)
         report.elapsed_s = time.monotonic() - started
         if report.made:
             _write_stats(store, report)
-    if stop.signal_number is not None and report.made < len(todo):
-        raise Stopped(stop.signal_number)
+    if report.made < len(todo):
+        stop.check()
     return report
 
 
-class _Lazy:
+class LazyRunner:
     """A runner that is opened at its first task."""
 
     def __init__(self, stack: ExitStack, config: RunnerConfig) -> None:
@@ -144,8 +145,8 @@ class _Lazy:
 
 def dry_run(sources: list[Source], config: JobConfig, progress: Progress) -> Iterator[list[PlanRow]]:
     """The plan's shards, made as the job would make them, with nothing written."""
-    with _stop_on_signal() as stop, ExitStack() as stack:
-        runner = _Lazy(stack, config.runner)
+    with stop_on_signal() as stop, ExitStack() as stack:
+        runner = LazyRunner(stack, config.runner)
         yield from plan_shards(sources, config.plan, _headers(runner, config, stop, progress))
 
 
@@ -164,107 +165,49 @@ def output_header(config: JobConfig) -> dict[str, object]:
     }
 
 
-def fingerprint_of(header: dict[str, object]) -> str:
-    text = json.dumps(header, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _open_output(store: Store, config: JobConfig) -> str:
-    """Checks an output that was begun, or begins one. Returns the fingerprint."""
-    header = output_header(config)
-    fingerprint = fingerprint_of(header)
-    if store.exists("spec.json") and not config.rebuild:
-        with store.open("spec.json") as file:
-            found = json.load(file)
-        for name in ("fingerprint", "root"):
-            found.pop(name, None)
-        for field_name, then, now in _differences(found, header):
-            raise JobError(
-                f"{config.out} was begun with {field_name} = {then!r}; this run says {now!r}. "
-                f"Give the same value to go on, another --out to keep both, or --rebuild to start over."
-            )
-        return fingerprint
-    if config.only_failed:
-        raise JobError(f"--only-failed: {config.out} holds no finished run to try again")
-    if not store.exists("spec.json") and store.names("ledger"):
-        raise JobError(f"{config.out} holds a ledger and no spec.json; it is not this tool's to write into")
-    _clear(store)
-    with store.write("spec.json") as file:
-        # The root may move between runs; it is written for `status` and not compared.
-        where = {"fingerprint": fingerprint, "root": str(config.root)}
-        file.write(json.dumps(header | where, indent=2, sort_keys=True).encode())
-    return fingerprint
-
-
-def _clear(store: Store) -> None:
-    """What a rebuild starts from: ledgers first, so that no shard ever looks whole that is not."""
-    for name in [*store.names("ledger"), *store.names("shards"), PLAN_NAME, "stats.json", "spec.json"]:
-        store.remove(name)
-
-
-def _differences(then: dict, now: dict, prefix: str = "") -> Iterator[tuple[str, object, object]]:
-    # The spec first: other fields follow from it.
-    for key in sorted({*then, *now}, key=lambda k: (k not in ("format", "spec"), k)):
-        a, b = then.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            yield f"{prefix}{key}", a, b
-
-
-@contextmanager
-def _lock(store: Store) -> Iterator[None]:
-    """One run an output. The lock of a local output ends with its process, however that ends."""
-    if not isinstance(store, LocalStore):
-        yield  # an object store has no lock to offer; the README says so
-        return
-    store.root.mkdir(parents=True, exist_ok=True)
-    with open(store.root / ".lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise JobError(f"--out {store.uri}: {holder} is writing there; wait for it or stop it") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        store.sweep()
-        yield
-        file.truncate(0)
-
-
-class _Stop:
-    """Whether a signal has asked to stop."""
-
-    signal_number: int | None = None
-
-    def __call__(self) -> bool:
-        return self.signal_number is not None
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[_Stop]:
-    """The first SIGINT or SIGTERM lets the shards in hand finish; the second drops them."""
-    stop = _Stop()
-
-    def handle(number: int, _frame: object) -> None:
-        if stop.signal_number is not None:
-            raise KeyboardInterrupt
-        stop.signal_number = number
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 # --- planning ----------------------------------------------------------------------------------------------
 
 
-def _headers(runner: Runner, config: JobConfig, stop: _Stop, progress: Progress):
+def plan_once(
+    store: Store, sources: list[Source], runner: Runner, config: JobConfig, stop: Stop, progress: Progress
+) -> PlanReader:
+    """The output's plan, made now where there is none."""
+    if not store.exists(PLAN_NAME):
+        write_plan(store, plan_shards(sources, config.plan, _headers(runner, config, stop, progress)))
+    return PlanReader(store)
+
+
+def _plan_again(
+    store: Store, sources: list[Source], runner: Runner, config: JobConfig, stop: Stop, progress: Progress
+) -> None:
+    """Plans the clips of sources that could not be opened when the plan was made and can be now.
+
+    Their shards are unfinished from then on: ledgers go first, so that a plan and a ledger never disagree.
+    """
+    plan, options = PlanReader(store), config.plan
+    broken = {key: shard for key, (shard, reason) in plan.unmade().items() if Reason(reason) not in FILTERED}
+    again = [source for source in sources if broken_key(source, options.spec) in broken]
+    if not again:
+        return
+    planned = plan.keys_of({source.path for source in again}) - broken.keys()
+    room = None if options.limit is None else options.limit - plan.clips
+    found: dict[str, list[PlanRow]] = {}
+    for source, header in _headers(runner, config, stop, progress)(again):
+        if isinstance(header, MediaError):
+            continue
+        rows = rows_again(source, header, options, planned)
+        if room is not None:
+            rows = rows[: 1 + room]
+            room -= max(0, len(rows) - 1)
+        found[broken_key(source, options.spec)] = rows
+    if not found:
+        return
+    for key in found:
+        store.remove(ledger_name(broken[key]))
+    write_plan(store, replanned((plan.rows(i) for i in range(plan.shards)), found, options.shard_size))
+
+
+def _headers(runner: Runner, config: JobConfig, stop: Stop, progress: Progress):
     """For `plan_shards`: headers of the sources, in order, probed in batches by the runner."""
 
     def headers(sources: list[Source]) -> Iterator[tuple[Source, Header | MediaError | None]]:
@@ -276,7 +219,7 @@ def _headers(runner: Runner, config: JobConfig, stop: _Stop, progress: Progress)
 
 
 def _probe_all(
-    runner: Runner, sources: list[Source], config: JobConfig, stop: _Stop, progress: Progress
+    runner: Runner, sources: list[Source], config: JobConfig, stop: Stop, progress: Progress
 ) -> dict[str, Header | MediaError]:
     paths = iter(dict.fromkeys(source.path for source in sources))
     batches = iter(lambda: tuple(islice(paths, PROBE_BATCH)), ())
@@ -286,14 +229,13 @@ def _probe_all(
         trial=lambda task, paths: task.trial(paths),
         without=lambda task, lost: task.without({path: _verdict(was, config) for path, was in lost.items()}),
     )
-    stage = _ProbeStage(_watchdog_s(config, PROBE_BATCH))
+    stage = _ProbeStage(watchdog_s(config, PROBE_BATCH))
     found: dict[str, Header | MediaError] = {}
-    lost = _tell_lost(progress)
+    lost = tell_lost(progress)
     for task, headers in quarantine.map(runner, stage, tasks, stop, lost):
         found.update(zip(task.paths, headers, strict=True))
         progress.planning(len(found))
-    if stop():
-        raise Stopped(stop.signal_number)
+    stop.check()
     return found
 
 
@@ -310,17 +252,20 @@ class _ProbeStage:
 
 
 def _make_shards(
-    runner: Runner, tasks: Iterable[ShardTask], config: JobConfig, stop: _Stop, progress: Progress
+    runner: Runner, tasks: Iterable[ShardTask], config: JobConfig, stop: Stop, progress: Progress
 ) -> Iterator[ShardResult]:
-    quarantine = Quarantine(
+    stage = ClipStage(watchdog_s(config, 1))
+    for _, result in clip_quarantine(config).map(runner, stage, tasks, stop, tell_lost(progress)):
+        yield result
+
+
+def clip_quarantine(config: JobConfig) -> Quarantine:
+    """Finds the source of a shard that takes its process down."""
+    return Quarantine(
         parts=lambda task: task.sources,
         trial=lambda task, sources: task.trial(sources),
         without=lambda task, lost: task.without({s.path: _verdict(was, config) for s, was in lost.items()}),
     )
-    in_worker = config.runner.workers > 0 or config.runner.address is not None
-    stage = ClipStage(_watchdog_s(config, 1) if in_worker else None)
-    for _, result in quarantine.map(runner, stage, tasks, stop, _tell_lost(progress)):
-        yield result
 
 
 @dataclass(frozen=True)
@@ -333,41 +278,39 @@ class ClipStage:
         return make_shard(task, guard=lambda: watchdog(self.watchdog_s))
 
 
-def _watchdog_s(config: JobConfig, sources: int) -> float | None:
+def watchdog_s(config: JobConfig, sources: int) -> float | None:
+    """How long a worker process may take for so many sources; None where there is no process to end."""
     in_worker = config.runner.workers > 0 or config.runner.address is not None
     return config.source_timeout_s * _WATCHDOG_FACTOR * sources + _WATCHDOG_SLACK_S if in_worker else None
 
 
 def _verdict(lost: WorkerLost, config: JobConfig) -> MediaError:
     """Why a source that was lost even alone is quarantined."""
-    limit_s = _watchdog_s(config, 1)
+    limit_s = watchdog_s(config, 1)
     if limit_s is not None and lost.seconds >= limit_s:
         detail = f"the decoder did not return; its process was ended {limit_s:g} s after it began"
         return MediaError(Reason.TIMEOUT, detail)
     return MediaError(Reason.CRASHED, f"decoding it alone ended the process ({lost.detail})")
 
 
-def _tell_lost(progress: Progress) -> Callable[[object, WorkerLost], None]:
+def tell_lost(progress: Progress) -> Callable[[object, WorkerLost], None]:
     def tell(task: ShardTask | ProbeTask, lost: WorkerLost) -> None:
         progress.worker_lost(f"task {task.index}: {lost.detail} after {lost.seconds:.0f} s")
 
     return tell
 
 
-def _shard_task(rows: list[PlanRow], index: int, config: JobConfig, fingerprint: str) -> ShardTask:
-    """A shard's rows, grouped by source again."""
-    sources: dict[tuple[str, str], list[PlanRow]] = {}
-    for row in rows:
-        sources.setdefault((row.source, row.reason), []).append(row)
+def shard_task(rows: list[PlanRow], index: int, config: JobConfig, fingerprint: str) -> ShardTask:
+    """A shard's rows, grouped by source again; two spans of a file that are named otherwise stay apart."""
+    sources = groupby(rows, lambda row: (row.source, row.reason, row.labels, row.caption))
     return ShardTask(
         index=index,
-        sources=tuple(_planned_source(group) for group in sources.values()),
+        sources=tuple(_planned_source(list(group)) for _, group in sources),
         root=str(config.root),
         out=config.out,
         options=config.clip,
         fingerprint=fingerprint,
         source_timeout_s=config.source_timeout_s,
-        only_failed=config.only_failed,
     )
 
 
@@ -382,14 +325,8 @@ def _planned_source(rows: list[PlanRow]) -> PlannedSource:
     )
 
 
-def _failed_shards(store: Store, done: set[int]) -> list[int]:
-    return [i for i in sorted(done) if any(row.status == "failed" for row in read_ledger(store, i)[0])]
-
-
-def _count(report: JobReport, result: ShardResult) -> None:
-    for sums in (report.sums, report.made_sums):
-        sums.by_status.update(result.sums.by_status)
-        sums.by_reason.update(result.sums.by_reason)
+def _failed_shards(store: Store, done: set[int]) -> set[int]:
+    return {i for i in done if any(row.status == "failed" for row in read_ledger(store, i)[0])}
 
 
 def _write_stats(store: Store, report: JobReport) -> None:
@@ -405,7 +342,6 @@ def _write_stats(store: Store, report: JobReport) -> None:
             "worker_seconds": {k: round(v, 3) for k, v in sorted(report.seconds.items())},
         },
     }
-    with store.write("stats.json") as file:
-        file.write(json.dumps(stats, indent=2).encode())
+    write_stats(store, stats)
 
 

@@ -63,6 +63,40 @@ def plan_shards(
         yield _numbered(shard, index)
 
 
+def replanned(
+    shards: Iterable[list[PlanRow]], found: dict[str, list[PlanRow]], shard_size: int
+) -> Iterator[list[PlanRow]]:
+    """A plan with some rows, by their keys, replaced by others (`rows_again`); everything else stays where it
+    is. What a shard has no room for comes in new shards at the end."""
+    left: list[PlanRow] = []
+    count = 0
+    for index, rows in enumerate(shards):
+        new = [row for old in rows for row in found.get(old.key, ())]
+        kept = [row for row in rows if row.key not in found]
+        room = max(shard_size, len(rows)) - len(kept)
+        left += new[room:]
+        yield _numbered(kept + new[:room], index)
+        count += 1
+    for first in range(0, len(left), shard_size):
+        yield _numbered(left[first : first + shard_size], count)
+        count += 1
+
+
+def broken_key(source: Source, spec: ClipSpec) -> str:
+    """The key of the one row that a source has in the plan if it could not be opened then."""
+    return clip_key(source.path, _first_sample(source, spec))
+
+
+def rows_again(source: Source, header: Header, options: PlanOptions, planned: set[str]) -> list[PlanRow]:
+    """The rows of a source that could not be opened when the plan was made and can be now.
+
+    `planned`: keys that the plan holds of it besides, by other spans; this source's are added.
+    """
+    rows = [row for row in _source_rows(source, header, options) if row.key not in planned]
+    planned.update(row.key for row in rows)
+    return rows
+
+
 def needs_header(source: Source) -> bool:
     return source.stop_s is None or source.maybe_trimmed
 

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     CORRUPT = "corrupt", "the decoder reports damage in the pictures that the clip needs"
     TIMEOUT = "timeout", "the source took longer than its time limit (--source-timeout)"
     CRASHED = "crashed", "the source takes the process that decodes it down; it is quarantined"
+    NOT_FINITE = "not_finite", "the encoder gave NaN or infinity for the clip"
     # filtered: the clip is whole and not wanted
     TOO_SHORT = "too_short", "the source is shorter than one clip"
     SILENT = "silent", "no sound above the --drop-silent level"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,8 +173,47 @@ def test_only_failed_tries_again_and_gives_what_a_whole_run_would(clip_root, tmp
     result = clip(root, tmp_path / "out", "--only-failed")
     assert result.exit_code == 0, result.output
     rows = rows_of(tmp_path / "out")
-    assert [row.status for row in rows if row.source == "broken.mp4"] == ["written"]
+    assert [row.status for row in rows if row.source == "broken.mp4"] == ["written", "written"]
     assert avprep("verify", tmp_path / "out").exit_code == 0
+    assert sum(json.loads((tmp_path / "out" / "stats.json").read_text())["clips"].values()) == len(rows)
+    assert clip(root, tmp_path / "fresh").exit_code == 0
+    fresh = {row.key: row.status for row in rows_of(tmp_path / "fresh")}
+    assert {row.key: row.status for row in rows} == fresh
+
+
+def test_only_failed_opens_new_shards_for_what_no_longer_fits(clip_root, tmp_path):
+    root = tmp_path / "media"
+    shutil.copytree(clip_root, root)
+    (root / "empty.webm").unlink()
+    args = ["--shard-size", 4, "--stride", 0.1]
+    clip(root, tmp_path / "out", *args)
+    shutil.copy(root / "beta" / "scene 1.mp4", root / "broken.mp4")
+    for _ in range(2):  # and again, when nothing is left to mend
+        assert clip(root, tmp_path / "out", "--only-failed", *args).exit_code == 0
+        rows = rows_of(tmp_path / "out")
+        assert sum(row.source == "broken.mp4" and row.status == "written" for row in rows) > 30
+        assert avprep("verify", tmp_path / "out").exit_code == 0
+    clip(root, tmp_path / "fresh", *args)
+    assert {row.key for row in rows} == {row.key for row in rows_of(tmp_path / "fresh")}
+
+
+def test_two_spans_of_a_file_keep_their_own_labels(clip_root, tmp_path):
+    """They interleave in the shard: the clips of one lie between those of the other."""
+    (tmp_path / "manifest.csv").write_text(
+        "path,start,stop,labels\nalpha/scene 1.mp4,0,5.7,one\nalpha/scene 1.mp4,0.8,5.6,two\n"
+    )
+    args = ["--dataset", "manifest", "--list", tmp_path / "manifest.csv", "--shard-size", 9]
+    assert clip(clip_root, tmp_path / "out", *args).exit_code == 0
+    urls = [str(p) for p in (tmp_path / "out" / "shards").glob("*.tar")]
+    found = [sample["json"] for sample in webdataset.WebDataset(urls, shardshuffle=False).decode()]
+    assert [(clip["start_s"], clip["labels"]) for clip in found] == [
+        (0.0, ["one"]),
+        (0.8, ["two"]),
+        (1.6, ["one"]),
+        (2.4, ["two"]),
+        (3.2, ["one"]),
+        (4.0, ["two"]),
+    ]
 
 
 @pytest.mark.parametrize(

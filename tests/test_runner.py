@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
 
-from avprep.runner import Quarantine, RunnerConfig, WorkerLost, open_runner, watchdog
+from avprep.quarantine import Quarantine, watchdog
+from avprep.runner import RunnerConfig, RunnerError, WorkerLost, open_runner
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,54 @@ def refuse(job: Job) -> None:
 
 @pytest.mark.timeout(90)
 def test_a_fault_of_the_machine_ends_the_run_as_itself():
-    with open_runner(RunnerConfig(workers=1)) as runner, pytest.raises(OSError, match="No space left"):
-        list(runner.map(refuse, iter([Job(0, ())]), lambda: False))
+    at_sigterm = signal.getsignal(signal.SIGTERM)
+    with open_runner(RunnerConfig(workers=1)) as runner:
+        with pytest.raises(OSError, match="No space left") as raised:
+            list(runner.map(refuse, iter([Job(0, ())]), lambda: False))
+        assert signal.getsignal(signal.SIGTERM) is at_sigterm, "Ray took the signal that stops a run"
+    assert type(raised.value) is OSError and raised.value.strerror == "No space left on device"
+
+
+class Lost:
+    """A runner whose tasks are lost, without any process, where `is_lost` says so."""
+
+    def __init__(self, is_lost: Callable[[Job], bool]) -> None:
+        self.is_lost = is_lost
+
+    def map(self, stage, tasks, should_stop):
+        for job in tasks:
+            yield job, WorkerLost("lost", 0.0) if self.is_lost(job) else stage(job)
+
+
+def test_parts_that_are_lost_only_together_are_given_up_and_the_run_goes_on():
+    def needs_too_much(job: Job) -> bool:
+        return {"big1", "big2"} <= set(job.parts) - set(job.quarantined)
+
+    told = Told()
+    jobs = [Job(0, ("big1", "a", "b", "big2")), Job(1, ("c",))]
+    results = dict(quarantine().map(Lost(needs_too_much), stage, iter(jobs), lambda: False, told))
+    assert {job.index: done for job, done in results.items()} == {0: [], 1: ["C"]}
+    assert len(told.lost) == 4
+
+
+def test_a_part_that_is_lost_alone_once_was_only_unlucky():
+    alone = iter([True, False])
+
+    def is_lost(job: Job) -> bool:
+        return len(job.parts) == 3 and not told_twice() or job.parts == ("a",) and next(alone)
+
+    def told_twice() -> bool:
+        return len(told.lost) >= 2
+
+    told = Told()
+    jobs = [Job(0, ("a", "b", "c"))]
+    results = list(quarantine().map(Lost(is_lost), stage, iter(jobs), lambda: False, told))
+    assert [(job.quarantined, done) for job, done in results] == [((), ["A", "B", "C"])]
+
+
+def test_a_machine_that_loses_every_task_ends_the_run():
+    with pytest.raises(RunnerError, match="the fault is not in the sources"):
+        list(quarantine().map(Lost(lambda job: True), stage, iter([Job(0, ("a", "b"))]), bool, Told()))
 
 
 def test_in_this_process_nothing_is_begun_after_a_stop():

@@ -9,20 +9,22 @@ is counted.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
-from math import gcd
+from math import gcd, lcm
 
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
-from scipy.signal import firwin, resample_poly
+from av.audio.resampler import AudioResampler
 
 from avprep.media.packets import packets_from
 from avprep.media.probe import MAX_CHANNELS, SAMPLE_RATES, Deadline, OpenSource
+from avprep.media.resample import resample
 from avprep.media.timeline import Clock
 from avprep.spec import ClipSpec
 
@@ -33,6 +35,9 @@ _SETTLED_S = Fraction(1, 1000)  # PTS this close (and one tick) agree: they are 
 # Vorbis packets carry stamps that waver with the block size, by a quarter of the largest block at most
 # (2048 samples), while the samples themselves run on.
 _VORBIS_SETTLED_S = Fraction(1, 20)
+# PyAV takes a frame's planes to end at a NULL, which FFmpeg promises up to this many only; beyond, it reads
+# what is not there. A damaged AAC packet is enough to make such a frame.
+_PLANES = 8
 # ITU-R BS.775 weights to one channel, before they are normalised to sum to 1; LFE is left out.
 _WEIGHTS = {"FL": 1.0, "FR": 1.0, "FC": 1.0, "LFE": 0.0, "LFE2": 0.0}
 _SURROUND_WEIGHT = 0.7071067811865476
@@ -88,30 +93,51 @@ def _mono_runs(
     Containers round PTS (Matroska to 1 ms) and some encoders misplace a single one, so samples run on from
     where they began until several PTS agree that they are elsewhere: a true gap or overlap.
     """
-    pending = list(islice(frames, _LOOK_AHEAD))
-    run_s: Fraction | None = None  # where the run's sample 0 sounds, seconds of the source's time
-    count, rate = 0, 0
+    pending = deque(islice(frames, _LOOK_AHEAD))
+    run: _Run | None = None
     while pending:
         frame = pending[0]
-        if frame.sample_rate != rate:
-            run_s, rate = None, frame.sample_rate
-            if rate not in SAMPLE_RATES:
-                return
-        if run_s is None or _is_elsewhere(frame, run_s + Fraction(count, rate), clock, settled_s):
-            origin_s = _agreed_origin(pending, clock, settled_s, begin=run_s is None)
+        if run is not None and frame.sample_rate != run.rate:
+            run = None
+        if frame.sample_rate not in SAMPLE_RATES:
+            return
+        if run is None or run.is_elsewhere(frame.pts):
+            origin_s = _agreed_origin(pending, clock, settled_s, begin=run is None)
             if origin_s is not None:
-                run_s, count = origin_s, 0
-        if run_s is None:
+                run = _Run(origin_s, frame.sample_rate, clock, settled_s)
+        if run is None:
             return  # no stamp at all: nothing can be placed
         samples = _to_mono(frame)
-        yield rate, round(run_s * rate) + count, samples
-        count += len(samples)
-        pending.pop(0)
+        yield run.rate, run.take(len(samples)), samples
+        pending.popleft()
         pending.extend(islice(frames, 1))
 
 
-def _is_elsewhere(frame: AudioFrame, running_s: Fraction, clock: Clock, settled_s: Fraction) -> bool:
-    return frame.pts is not None and abs(clock.seconds(frame.pts) - running_s) > settled_s
+class _Run:
+    """Samples that follow one another from `origin_s` on, seconds of the source's time.
+
+    Asked once a frame, so in integers: all its times are multiples of one unit that the clock's ticks, the
+    samples and the origin have in common.
+    """
+
+    def __init__(self, origin_s: Fraction, rate: int, clock: Clock, settled_s: Fraction) -> None:
+        self.rate = rate
+        self._place = round(origin_s * rate)
+        next_s = origin_s + clock.origin  # of the stream's clock, as a PTS is
+        unit = lcm(clock.time_base.denominator, next_s.denominator, rate, settled_s.denominator)
+        self._tick, self._sample = int(clock.time_base * unit), unit // rate
+        self._next, self._settled = int(next_s * unit), int(settled_s * unit)
+
+    def is_elsewhere(self, pts: int | None) -> bool:
+        """Whether a PTS says that the next sample sounds at another time than the count does."""
+        return pts is not None and abs(pts * self._tick - self._next) > self._settled
+
+    def take(self, count: int) -> int:
+        """The place of the next sample; `count` samples are now behind."""
+        place = self._place
+        self._place += count
+        self._next += count * self._sample
+        return place
 
 
 def _agreed_origin(
@@ -136,23 +162,29 @@ def _agreed_origin(
 
 
 def _to_mono(frame: AudioFrame) -> np.ndarray:
-    """float32 (samples,), full scale 1."""
+    """float32 (samples,), full scale 1; damaged float samples may be no numbers yet."""
+    if frame.format.is_planar and len(frame.layout.channels) > _PLANES:
+        packed = AudioResampler(format=frame.format.packed.name, layout=frame.layout, rate=frame.sample_rate)
+        frame = packed.resample(frame)[0]
     data = frame.to_ndarray()
-    channels = [c.name for c in frame.layout.channels][:MAX_CHANNELS]
+    weights = _mono_weights(tuple(c.name for c in frame.layout.channels))
     if not frame.format.is_planar:
-        data = data.reshape(-1, len(channels)).T
-    if np.issubdtype(data.dtype, np.integer):
+        data = data.reshape(-1, len(weights)).T
+    if data.dtype.kind in "iu":
         limits = np.iinfo(data.dtype)
         zero, scale = (128, 128) if data.dtype == np.uint8 else (0, -int(limits.min))
         data = (data.astype(np.float32) - zero) / scale
     data = data.astype(np.float32, copy=False)
-    if len(channels) == 1:
-        mono = data[0]
-    else:
-        weights = np.array([_WEIGHTS.get(name, _SURROUND_WEIGHT) for name in channels], np.float32)
-        weights = weights if weights.any() else np.ones_like(weights)
-        mono = (weights / weights.sum()) @ data
-    return np.nan_to_num(mono, nan=0.0, posinf=1.0, neginf=-1.0)
+    return data[0] if len(weights) == 1 else weights @ data
+
+
+@lru_cache(maxsize=16)
+def _mono_weights(channels: tuple[str, ...]) -> np.ndarray:
+    """float32 (channels,) that sum to 1, by the channels' names."""
+    names = channels[:MAX_CHANNELS]
+    weights = np.array([_WEIGHTS.get(name, _SURROUND_WEIGHT) for name in names], np.float32)
+    weights = weights if weights.any() else np.ones_like(weights)
+    return weights / weights.sum()
 
 
 def _cut(
@@ -160,26 +192,21 @@ def _cut(
 ) -> list[ClipSound]:
     """Each clip's samples as soon as the runs have passed it; only a clip's length is held."""
     sounds: list[ClipSound] = []
-    held: list[tuple[int, int, np.ndarray]] = []
+    held: deque[tuple[int, int, np.ndarray]] = deque()
+    windows: list[tuple[int, int]] = []
+    held_rate = 0
     for rate, place, samples in runs:
-        if held and (rate != held[0][0]):
-            held = []  # a change of rate within a clip: what came before it is lost, and counted so
+        if rate != held_rate:
+            held.clear()  # a change of rate within a clip: what came before it is lost, and counted so
+            held_rate, windows = rate, [_native_window(start, rate, spec) for start in starts]
         held.append((rate, place, samples))
-        while len(sounds) < len(starts) and place > _native_window(starts[len(sounds)], rate, spec)[1]:
+        while place > windows[len(sounds)][1]:
             sounds.append(_sound(held, starts[len(sounds)], spec))
-        if len(sounds) == len(starts):
-            return sounds
-        keep_from = _native_window(starts[len(sounds)], rate, spec)[0]
-        while held and held[0][1] + len(held[0][2]) <= keep_from:
-            held.pop(0)
+            if len(sounds) == len(starts):
+                return sounds
+        while held and held[0][1] + len(held[0][2]) <= windows[len(sounds)][0]:
+            held.popleft()
     return sounds + [_sound(held, start, spec) for start in starts[len(sounds):]]
-
-
-@lru_cache(maxsize=16)
-def _filter(up: int, down: int) -> np.ndarray:
-    """Low-pass at the lower rate's Nyquist: 32 zero crossings, Kaiser 10 (about -100 dB)."""
-    half = 32 * max(up, down)
-    return firwin(2 * half + 1, 0.95 / max(up, down), window=("kaiser", 10.0)).astype(np.float32)
 
 
 def _native_window(start: int, rate: int, spec: ClipSpec) -> tuple[int, int]:
@@ -196,7 +223,7 @@ def _ratio(rate: int, spec: ClipSpec) -> tuple[int, int]:
     return spec.sample_rate // common, rate // common
 
 
-def _sound(held: list[tuple[int, int, np.ndarray]], start: int, spec: ClipSpec) -> ClipSound:
+def _sound(held: deque[tuple[int, int, np.ndarray]], start: int, spec: ClipSpec) -> ClipSound:
     if not held:
         return _silence(spec)
     rate = held[0][0]
@@ -209,10 +236,12 @@ def _sound(held: list[tuple[int, int, np.ndarray]], start: int, spec: ClipSpec) 
         if a < b:
             native[a - first : b - first] = samples[a - place : b - place]
             sounding[a - first : b - first] = True
+    if not np.isfinite(native).all():
+        native = np.nan_to_num(native, nan=0.0, posinf=1.0, neginf=-1.0)
     clip = slice(*((n * down // up) - first for n in (start, start + spec.samples)))
     if not sounding.any():
         return _silence(spec)
-    resampled = native if up == down else resample_poly(native, up, down, window=_filter(up, down))
+    resampled = resample(native, up, down)
     # `first` is a multiple of `down`, so native sample `first` is clip-grid sample `first / down * up`.
     begin = start - spec.samples_before - first // down * up
     length = spec.samples_before + spec.samples + spec.samples_after

@@ -124,12 +124,10 @@ class _Pictures(dict[int, np.ndarray]):
             decoded = next(frames, None)
             if decoded is None:
                 return
-            picture = np.empty((self._fitter.size, self._fitter.size, 3), np.uint8)
             try:
-                self._fitter.fit(decoded[1], picture)
+                self[decoded[0]] = self._fitter.fit(decoded[1])
             except av.FFmpegError:
                 continue  # a picture of a kind that cannot be scaled; its clip fails as corrupt
-            self[decoded[0]] = picture
 
 
 def _choose(

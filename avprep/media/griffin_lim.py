@@ -2,19 +2,22 @@
 
 Works on the clip with its context, as the stack was made, so that the columns at a clip's edges are as
 consistent as those inside it; the clip's own samples are then cut out.
+
+Spectra are (B, columns, bins) here: the bins lie together, as the FFT and the banded products want them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from avprep.media.mel import (
     context_samples,
     hann,
-    mel_amplitude,
     mel_filters,
     mel_psnr,
     mel_stack,
@@ -24,13 +27,12 @@ from avprep.media.mel import (
 )
 from avprep.spec import ClipSpec
 
-ITERATIONS = 64       # the table in the README says what fewer cost and more gain
+ITERATIONS = 80       # the table in the README says what fewer cost and more gain
 MOMENTUM = 0.99       # Perraudin, Balazs, Sondergaard 2013: 'fast' Griffin-Lim
-_START_STEPS = 30     # multiplicative updates for the first magnitudes
-_UPDATES = 3          # multiplicative updates an iteration: overlapping bands need more than one
 _SETTLING = 8         # last iterations, without momentum
 _MAX_SCALE = 1e4
 _TINY = 1e-10
+_BLOCKS = 8           # of a banded matrix: more do less arithmetic in more calls
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,14 @@ class Inverted:
     mel_psnr: Tensor   # dB (B,), of the [-1, 1] stack, peak 2
 
 
+@torch.no_grad()
 def invert(
     stack: Tensor, spec: ClipSpec, *, iterations: int = ITERATIONS, momentum: float = MOMENTUM, seed: int = 0
 ) -> Inverted:
     """Waveforms whose mel stacks are near the given ones.
 
-    Every iteration scales the magnitudes so that their mel equals the given one (multiplicative updates of
-    the mel equation, Lee and Seung 2001) and keeps the phase of the consistent spectrogram.
+    Every iteration scales the magnitudes towards the given mel (one multiplicative update of the mel
+    equation, Lee and Seung 2001) and keeps the phase of the consistent spectrogram.
 
     Args:
         stack: (B, frames, n_mels, W) in [-1, 1]. -1 stands for 'at most -80 dB' and is taken as silence.
@@ -56,74 +59,95 @@ def invert(
     """
     stack = stack.float()
     target = torch.where(stack > -1, unit_to_amplitude(stack), torch.zeros((), device=stack.device))
-    target = stack_to_columns(target)
-    magnitude = _start_magnitude(target, spec)
-    waveform = _griffin_lim(magnitude, target, spec, iterations=iterations, momentum=momentum, seed=seed)
+    target = stack_to_columns(target).mT.contiguous()
+    solver = _solver(spec, stack.device)
+    # A CPU works clip by clip: one clip's spectra fit its cache, a batch's do not.
+    parts = target.split(1 if stack.device.type == "cpu" else len(target))
+    waveform = torch.cat([solver.run(part, iterations, momentum, seed) for part in parts])
     remade = mel_stack(waveform, spec)
     clip = waveform[:, spec.samples_before : spec.samples_before + spec.samples]
     return Inverted(clip.clamp(-1, 1), mel_psnr(stack, remade))
 
 
-def _start_magnitude(target: Tensor, spec: ClipSpec) -> Tensor:
-    """Non-negative magnitudes (B, bins, columns) whose mel is near the target: least squares, then kept
-    positive by multiplicative updates."""
-    filters = mel_filters(spec.sample_rate, spec.n_fft, spec.n_mels, target.device)
-    magnitude = (torch.linalg.pinv(filters) @ target).clamp_min(1e-6 * target.amax((-1, -2), keepdim=True))
-    for _ in range(_START_STEPS):
-        magnitude = magnitude * (filters.T @ target) / (filters.T @ (filters @ magnitude) + _TINY)
-    return magnitude
+class _Solver:
+    """Griffin-Lim for one spec on one device, with the tables that it needs."""
+
+    def __init__(self, spec: ClipSpec, device: torch.device) -> None:
+        self.spec = spec
+        filters = mel_filters(spec.sample_rate, spec.n_fft, spec.n_mels, device)  # (n_mels, bins)
+        covered = filters.sum(0)
+        self.least_squares = torch.linalg.pinv(filters).T.contiguous()
+        self.to_mel = _Banded(filters.T)
+        self.to_bins = _Banded(filters / covered.clamp_min(_TINY))  # bins ask their bands for a scale
+        self.uncovered = (covered == 0).float()                     # bins that no band asks about
+        self.window = hann(spec.n_fft, device)
+        self.columns = spec.frames * spec.columns
+        squares = self.window.square().expand(1, self.columns, spec.n_fft)
+        self.norm = self._fold(squares).clamp_min(1e-3)
+
+    def run(self, target: Tensor, iterations: int, momentum: float, seed: int) -> Tensor:
+        """Mel amplitudes (B, columns, n_mels) -> (B, context_samples)"""
+        floor = 1e-6 * target.amax((-1, -2), keepdim=True)  # an update cannot move a magnitude of 0
+        magnitude = (target @ self.least_squares).clamp_min(floor)
+        spectrum = magnitude * _random_phase(magnitude, seed)
+        before = torch.zeros_like(spectrum)
+        for iteration in range(iterations):
+            rebuilt = stft(self.overlap_add(spectrum), self.spec).mT
+            pushed = momentum if iteration < iterations - _SETTLING else 0.0
+            # rebuilt + pushed * (rebuilt - before), as real numbers: ten times as fast as complex ones
+            spectrum = torch.view_as_complex(
+                torch.lerp(torch.view_as_real(before), torch.view_as_real(rebuilt), 1 + pushed)
+            )
+            before = rebuilt
+            spectrum *= self._scale(spectrum, target)
+        return self.overlap_add(spectrum)
+
+    def _scale(self, spectrum: Tensor, target: Tensor) -> Tensor:
+        """What each bin is to be multiplied by: its bands' ratios of the target to what they hold."""
+        squares = torch.view_as_real(spectrum).square()
+        magnitude = (squares[..., 0] + squares[..., 1]).sqrt_()  # in a third of `abs`'s time
+        ratio = (target / self.to_mel(magnitude).clamp_min_(_TINY)).clamp_max_(_MAX_SCALE)
+        return self.to_bins(ratio) + self.uncovered
+
+    def overlap_add(self, spectrum: Tensor) -> Tensor:
+        """(B, context_samples), whose spectrum is nearest: least squares (Griffin, Lim 1984)."""
+        return self._fold(torch.fft.irfft(spectrum, n=self.spec.n_fft) * self.window) / self.norm
+
+    def _fold(self, pieces: Tensor) -> Tensor:
+        """(B, columns, n_fft) -> (B, context_samples): the sum of the pieces, each a hop after the last.
+
+        In hops: all columns' j-th hops are added at once, so the loop runs n_fft / hop times.
+        """
+        hop = self.spec.hop
+        hops = -(-self.spec.n_fft // hop)
+        pieces = F.pad(pieces, (0, hops * hop - self.spec.n_fft)).unflatten(-1, (hops, hop))
+        folded = pieces.new_zeros(len(pieces), self.columns + hops - 1, hop)
+        for j in range(hops):
+            folded[:, j : j + self.columns] += pieces[:, :, j]
+        folded = folded.flatten(1)
+        return F.pad(folded, (0, context_samples(self.spec) - folded.shape[-1]))
 
 
-def _griffin_lim(
-    magnitude: Tensor, target: Tensor, spec: ClipSpec, *, iterations: int, momentum: float, seed: int
-) -> Tensor:
-    """(B, context_samples)"""
-    filters = mel_filters(spec.sample_rate, spec.n_fft, spec.n_mels, target.device)
-    share = filters / filters.sum(0, keepdim=True).clamp_min(_TINY)  # how bins ask their bands for a scale
-    covered = (filters.sum(0) > 0)[:, None]
-    overlap = _Overlap(spec, target.device)
-    spectrum = magnitude * _random_phase(magnitude, seed)
-    before = torch.zeros_like(spectrum)
-    for iteration in range(iterations):
-        rebuilt = stft(overlap.add(spectrum), spec)
-        pushed = momentum if iteration < iterations - _SETTLING else 0.0
-        spectrum = rebuilt + pushed * (rebuilt - before)
-        before = rebuilt
-        size = spectrum.abs()
-        wanted = size
-        for _ in range(_UPDATES):
-            scale = share.T @ (target / mel_amplitude(wanted, spec).clamp_min(_TINY)).clamp_max(_MAX_SCALE)
-            wanted = torch.where(covered, wanted * scale, wanted)
-        spectrum = spectrum * (wanted / size.clamp_min(_TINY))
-    return overlap.add(spectrum)
+@lru_cache(maxsize=4)
+def _solver(spec: ClipSpec, device: torch.device) -> _Solver:
+    return _Solver(spec, device)
+
+
+class _Banded:
+    """x @ matrix for a matrix whose non-zeros lie along its diagonal: a few blocks of it, not the whole."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self._blocks: list[tuple[int, int, Tensor]] = []  # rows [first, stop) and the block, for each
+        for columns in matrix.split(-(-matrix.shape[1] // _BLOCKS), dim=1):
+            used = columns.any(1).nonzero()[:, 0].tolist() or [0]
+            first, stop = used[0], used[-1] + 1
+            self._blocks.append((first, stop, columns[first:stop].contiguous()))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.cat([x[..., first:stop] @ block for first, stop, block in self._blocks], -1)
 
 
 def _random_phase(magnitude: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     angle = torch.rand(magnitude.shape[1:], generator=generator) * (2 * torch.pi)
     return torch.polar(torch.ones_like(angle), angle).to(magnitude.device)
-
-
-class _Overlap:
-    """Weighted overlap-add of columns into the clip with its context: least squares (Griffin, Lim 1984)."""
-
-    def __init__(self, spec: ClipSpec, device: torch.device) -> None:
-        self.spec = spec
-        self.window = hann(spec.n_fft, device)
-        columns = spec.frames * spec.columns
-        squares = self.window.square()[None, :, None].expand(1, spec.n_fft, columns)
-        self.norm = self._fold(squares).clamp_min(1e-3)
-
-    def add(self, spectrum: Tensor) -> Tensor:
-        """complex (B, bins, columns) -> (B, context_samples)"""
-        pieces = torch.fft.irfft(spectrum, n=self.spec.n_fft, dim=1) * self.window[:, None]
-        return self._fold(pieces) / self.norm
-
-    def _fold(self, pieces: Tensor) -> Tensor:
-        """(B, n_fft, columns) -> (B, context_samples)"""
-        length = (pieces.shape[-1] - 1) * self.spec.hop + self.spec.n_fft
-        folded = torch.nn.functional.fold(
-            pieces, (1, length), kernel_size=(1, self.spec.n_fft), stride=(1, self.spec.hop)
-        )[:, 0, 0]
-        missing = context_samples(self.spec) - length
-        return torch.nn.functional.pad(folded, (0, missing)) if missing > 0 else folded

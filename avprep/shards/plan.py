@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from avprep.shards.store import Store
@@ -59,6 +60,25 @@ class PlanReader:
 
     def clips_of(self, shard: int) -> int:
         return self._file.metadata.row_group(shard).num_rows
+
+    def unmade(self) -> dict[str, tuple[int, str]]:
+        """Key to (shard, reason) of every row for which there was nothing to make when the plan was made."""
+        found: dict[str, tuple[int, str]] = {}
+        for shard in range(self.shards):
+            table = self._file.read_row_group(shard, ["key", "reason"])
+            table = table.filter(pc.not_equal(table["reason"], ""))
+            keys, reasons = table.to_pydict().values()
+            found.update((key, (shard, reason)) for key, reason in zip(keys, reasons, strict=True))
+        return found
+
+    def keys_of(self, sources: set[str]) -> set[str]:
+        """The keys of all rows of these sources."""
+        found: set[str] = set()
+        values = pa.array(sorted(sources), pa.string())
+        for shard in range(self.shards):
+            table = self._file.read_row_group(shard, ["key", "source"])
+            found.update(table.filter(pc.is_in(table["source"], values))["key"].to_pylist())
+        return found
 
     def sources(self) -> set[str]:
         """The paths of all planned sources."""

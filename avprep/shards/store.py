@@ -37,7 +37,7 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
 
 
 class LocalStore:
-    """A folder: written under a temporary name, fsynced, renamed."""
+    """A folder that is there already: files are written under a temporary name, fsynced, renamed."""
 
     def __init__(self, root: str) -> None:
         self.uri = os.path.abspath(root)
@@ -46,7 +46,8 @@ class LocalStore:
     @contextmanager
     def write(self, name: str) -> Iterator[BinaryIO]:
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent != self.root:  # the root itself is never made anew: it may have been unmounted
+            path.parent.mkdir(exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with open(temporary, "wb") as file:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from avprep.shards.clips import Members, ShardError, load_npy, load_waveform, read_shard, sha256_of
+from avprep.shards.latents import SUMS_ENTRY, EncoderHeader, LatentSums, unpack
 from avprep.shards.ledger import LedgerRow, ShardRecord, finished_shards, read_ledger
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import Store
@@ -38,6 +39,11 @@ def read_header(store: Store) -> dict[str, Any]:
         raise ShardError(f"{store.uri}/spec.json is damaged: {error}") from error
 
 
+def kind_of(header: dict[str, Any]) -> str:
+    """What an output holds: 'clips' or 'latents'. Only the latter's spec.json says so."""
+    return header.get("kind", "clips")
+
+
 def verify(store: Store, on_shard: Callable[[int], None] = lambda _: None) -> Iterator[Damage]:
     """Every damage of an output, shard by shard. `on_shard` hears of each shard looked at.
 
@@ -45,7 +51,6 @@ def verify(store: Store, on_shard: Callable[[int], None] = lambda _: None) -> It
     clip that is missing, doubled or of another spec, and a row that the plan does not know are.
     """
     header = read_header(store)
-    spec = ClipSpec.from_dict(header["spec"])
     plan = PlanReader(store)
     done = finished_shards(store)
     named = set()
@@ -59,7 +64,7 @@ def verify(store: Store, on_shard: Callable[[int], None] = lambda _: None) -> It
         yield from _against_plan(index, rows, plan)
         if record.fingerprint != header["fingerprint"]:
             yield Damage(f"ledger/{index:06d}.parquet", "made with other options than spec.json says")
-        yield from _shard_damage(store, rows, record, spec)
+        yield from _shard_damage(store, rows, record, _check_of(header))
         on_shard(index)
     for name in store.names("shards"):
         if name not in named:
@@ -77,7 +82,7 @@ def _against_plan(index: int, rows: list[LedgerRow], plan: PlanReader) -> Iterat
 
 
 def _shard_damage(
-    store: Store, rows: list[LedgerRow], record: ShardRecord, spec: ClipSpec
+    store: Store, rows: list[LedgerRow], record: ShardRecord, check: _Check
 ) -> Iterator[Damage]:
     written = {row.key for row in rows if row.status == "written"}
     if not record.name:
@@ -98,29 +103,97 @@ def _shard_damage(
         with store.open(record.name) as file:
             for key, members in read_shard(file):
                 seen.add(key)
-                yield from _clip_damage(f"{record.name} {key}", members, spec)
+                yield from check.clip(f"{record.name} {key}", members)
     except ShardError as error:
         yield Damage(record.name, str(error))
     if seen != written:
         yield Damage(record.name, f"holds {len(seen)} clips, its ledger says {len(written)}: "
                                   f"{', '.join(sorted(seen ^ written)[:3])}")
+    yield from check.end(record)
 
 
-def _clip_damage(name: str, members: Members, spec: ClipSpec) -> Iterator[Damage]:
-    missing = {"json", "mel.npy", "audio.flac"} - members.keys()
-    if missing or not any(suffix.startswith("frame") for suffix in members):
-        yield Damage(name, f"lacks {', '.join(sorted(missing)) or 'its frames'}")
-        return
-    try:
-        json.loads(members["json"])
-        mel = load_npy(members["mel.npy"])
-        samples = len(load_waveform(members["audio.flac"]))
-    except (ValueError, RuntimeError) as error:  # soundfile's errors are RuntimeErrors
-        yield Damage(name, f"cannot be read: {error}")
-        return
-    if mel.shape != spec.mel_shape or mel.dtype != np.float16:
-        yield Damage(name, f"a mel stack of {mel.dtype} {mel.shape}, not float16 {spec.mel_shape}")
-    elif not (np.abs(mel) <= 1).all():
-        yield Damage(name, "a mel stack with values outside [-1, 1]")
-    if samples != spec.samples:
-        yield Damage(name, f"{samples} samples of sound, not {spec.samples}")
+class _Check(Protocol):
+    """Looks at the clips of one shard, by their kind."""
+
+    def clip(self, name: str, members: Members) -> Iterator[Damage]: ...
+
+    def end(self, record: ShardRecord) -> Iterator[Damage]:
+        """What is wrong with the shard as a whole, once its clips have been looked at."""
+
+
+def _check_of(header: dict[str, Any]) -> _Check:
+    kind = kind_of(header)
+    if kind == "clips":
+        return _ClipCheck(ClipSpec.from_dict(header["spec"]))
+    if kind == "latents":
+        return _LatentCheck(header)
+    raise ShardError(f"spec.json says that it holds {kind!r}, which this version does not know")
+
+
+class _ClipCheck:
+    def __init__(self, spec: ClipSpec) -> None:
+        self._spec = spec
+
+    def clip(self, name: str, members: Members) -> Iterator[Damage]:
+        spec = self._spec
+        missing = {"json", "mel.npy", "audio.flac"} - members.keys()
+        if missing or not any(suffix.startswith("frame") for suffix in members):
+            yield Damage(name, f"lacks {', '.join(sorted(missing)) or 'its frames'}")
+            return
+        try:
+            json.loads(members["json"])
+            mel = load_npy(members["mel.npy"])
+            samples = len(load_waveform(members["audio.flac"]))
+        except (ValueError, RuntimeError) as error:  # soundfile's errors are RuntimeErrors
+            yield Damage(name, f"cannot be read: {error}")
+            return
+        if mel.shape != spec.mel_shape or mel.dtype != np.float16:
+            yield Damage(name, f"a mel stack of {mel.dtype} {mel.shape}, not float16 {spec.mel_shape}")
+        elif not (np.abs(mel) <= 1).all():
+            yield Damage(name, "a mel stack with values outside [-1, 1]")
+        if samples != spec.samples:
+            yield Damage(name, f"{samples} samples of sound, not {spec.samples}")
+
+    def end(self, record: ShardRecord) -> Iterator[Damage]:
+        return iter(())
+
+
+class _LatentCheck:
+    def __init__(self, header: dict[str, Any]) -> None:
+        self._header = EncoderHeader.from_dict(header)
+        self._is_packed = header["options"]["packed"]
+        self._arrays = ["latent.npy", *(["logvar.npy"] if header["options"]["posterior"] else [])]
+        self._sums = LatentSums()
+
+    def clip(self, name: str, members: Members) -> Iterator[Damage]:
+        missing = {"json", *self._arrays} - members.keys()
+        if missing:
+            yield Damage(name, f"lacks {', '.join(sorted(missing))}")
+            return
+        try:
+            labels = json.loads(members["json"])["labels"]
+            stacks = {suffix: self._stack(suffix, load_npy(members[suffix])) for suffix in self._arrays}
+        except (ValueError, KeyError, EOFError) as error:
+            yield Damage(name, f"cannot be read: {error}")
+            return
+        latent = stacks["latent.npy"]
+        if not (np.abs(latent) <= 1).all():
+            yield Damage(name, "a latent with values outside [-1, 1]")
+            return
+        self._sums.add(latent, labels, self._header)
+
+    def end(self, record: ShardRecord) -> Iterator[Damage]:
+        if LatentSums.from_json(record.extra[SUMS_ENTRY]) != self._sums:
+            yield Damage(record.name, "its ledger's sums, of which stats.json is made, are not its latents'")
+
+    def _stack(self, suffix: str, array: np.ndarray) -> np.ndarray:
+        """Unpacked. Raises ShardError for what an encoder's run never writes."""
+        shape = (self._header.values,) if self._is_packed else self._header.shape
+        if array.shape != shape or array.dtype != np.float16:
+            raise ShardError(f"{suffix} of {array.dtype} {array.shape}, not float16 {shape}")
+        stack = unpack(array, self._header)
+        if not np.isfinite(stack).all():
+            raise ShardError(f"{suffix} with NaN or infinity")
+        if stack[:, self._header.padding()].any():
+            raise ShardError(f"{suffix} with padding that is not zero")
+        return stack

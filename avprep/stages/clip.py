@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +15,7 @@ import torch
 from avprep.media.decode import RawClip, read_clips
 from avprep.media.frames import Crop
 from avprep.media.mel import mel_stack
+from avprep.media.memory import bounded
 from avprep.media.mux import encode_frames
 from avprep.media.probe import Deadline, open_source
 from avprep.reasons import MediaError, Reason
@@ -81,6 +82,17 @@ class ShardResult:
     seconds: Counter[str] = field(default_factory=Counter)  # by what was done
 
 
+@dataclass(frozen=True, kw_only=True)
+class MadeClip:
+    """A clip as it is written to a shard."""
+
+    row: LedgerRow
+    header: dict[str, object]     # KEY.json
+    frames: np.ndarray            # uint8 (frames, size, size, RGB)
+    mel: np.ndarray               # float32 (frames, n_mels, W)
+    waveform: np.ndarray          # float32 (samples,)
+
+
 def shard_name(index: int) -> str:
     return f"shards/clips-{index:06d}.tar"
 
@@ -105,6 +117,14 @@ def make_shard(task: ShardTask, *, guard: Callable[[], AbstractContextManager] =
     sums = Sums()
     sums.add(rows)
     return ShardResult(task.index, sums, record.size, work.seconds)
+
+
+def made_clips(
+    task: ShardTask, *, guard: Callable[[], AbstractContextManager] = nullcontext
+) -> Iterator[MadeClip | LedgerRow]:
+    """The task's clips, made as `make_shard` makes them and not written, each or why there is none."""
+    torch.set_num_threads(1)
+    yield from _ShardWork(task, guard).made(task.sources)
 
 
 class _ShardWork:
@@ -161,31 +181,43 @@ class _ShardWork:
         self, sources: tuple[PlannedSource, ...], rows: list[LedgerRow]
     ) -> Iterator[tuple[str, Members]]:
         """(key, files) of every clip that is written; a row for every clip that is planned."""
-        options = self.task.options
-        for source, clip in self.clips(sources):
-            start, lost = (clip.start, _dropped(clip, options)) if isinstance(clip, RawClip) else clip
-            key = clip_key(source.path, start)
-            place = {"key": key, "shard": self.task.index, "source": source.path,
-                     "start_s": start / self.spec.sample_rate}
-            if lost is not None:
-                rows.append(LedgerRow.lost(lost, **place))
+        for clip in self.made(sources):
+            rows.append(clip if isinstance(clip, LedgerRow) else clip.row)
+            if isinstance(clip, LedgerRow):
                 continue
-            rows.append(LedgerRow(status="written", residual_ms=clip.residual_ms, **place))
-            started = time.perf_counter()
-            mel = mel_stack(torch.from_numpy(clip.sound.waveform), self.spec).numpy()
-            self.seconds["mel"] += time.perf_counter() - started
             started = time.perf_counter()
             members = pack_clip(
-                header=_clip_header(source, clip, self.spec),
-                mel=mel,
-                waveform=clip_waveform(clip, self.spec),
+                header=clip.header,
+                mel=clip.mel,
+                waveform=clip.waveform,
                 sample_rate=self.spec.sample_rate,
                 frames=clip.frames,
-                codec=options.video_codec,
+                codec=self.task.options.video_codec,
                 encode_h264=lambda frames: encode_frames(frames, fps=self.spec.fps),
             )
             self.seconds["pack"] += time.perf_counter() - started
-            yield key, members
+            yield clip.row.key, members
+
+    def made(self, sources: tuple[PlannedSource, ...]) -> Iterator[MadeClip | LedgerRow]:
+        """Every planned clip of the sources, in order: the clip, or the row that says why there is none."""
+        for source, clip in self.clips(sources):
+            is_read = isinstance(clip, RawClip)
+            start, lost = (clip.start, _dropped(clip, self.task.options)) if is_read else clip
+            place = {"key": clip_key(source.path, start), "shard": self.task.index, "source": source.path,
+                     "start_s": start / self.spec.sample_rate}
+            if lost is not None:
+                yield LedgerRow.lost(lost, **place)
+                continue
+            started = time.perf_counter()
+            mel = mel_stack(torch.from_numpy(clip.sound.waveform), self.spec).numpy()
+            self.seconds["mel"] += time.perf_counter() - started
+            yield MadeClip(
+                row=LedgerRow(status="written", residual_ms=clip.residual_ms, **place),
+                header=_clip_header(source, clip, self.spec),
+                frames=clip.frames,
+                mel=mel,
+                waveform=clip_waveform(clip, self.spec),
+            )
 
     def clips(
         self, sources: tuple[PlannedSource, ...]
@@ -199,13 +231,13 @@ class _ShardWork:
         if source.verdict is not None:
             yield from ((start, source.verdict) for start in source.starts)
             return
-        options, left = self.task.options, list(source.starts)
+        left = list(source.starts)
         started = time.perf_counter()
         try:
-            with self._guard(), open_source(os.path.join(self.task.root, source.path)) as opened:
-                clips = read_clips(
-                    opened, source.starts, spec=self.spec, crop=options.crop,
-                    deadline=Deadline(self.task.source_timeout_s),
+            with self._guard():
+                clips = read_source(
+                    os.path.join(self.task.root, source.path), source.starts, spec=self.spec,
+                    crop=self.task.options.crop, deadline=Deadline(self.task.source_timeout_s),
                 )
                 for clip in clips:
                     left.pop(0)
@@ -215,6 +247,22 @@ class _ShardWork:
         except MediaError as error:
             yield from ((start, error) for start in left)
         self.seconds["decode"] += time.perf_counter() - started
+
+
+def read_source(
+    path: str, starts: Sequence[int], *, spec: ClipSpec, crop: Crop, deadline: Deadline
+) -> Iterator[RawClip | tuple[int, MediaError]]:
+    """The clips of a file at ascending `starts`, as `read_clips` gives them, within the memory of a source.
+
+    Raises:
+        MediaError: the file cannot be opened, or gives nothing more.
+    """
+
+    def read() -> Iterator[RawClip | tuple[int, MediaError]]:
+        with open_source(path) as source:
+            yield from read_clips(source, starts, spec=spec, crop=crop, deadline=deadline)
+
+    return bounded(read())
 
 
 def clip_waveform(clip: RawClip, spec: ClipSpec) -> np.ndarray:

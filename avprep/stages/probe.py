@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
+from avprep.media.memory import bounded
 from avprep.media.probe import Header, probe
 from avprep.reasons import MediaError
 
@@ -33,6 +34,6 @@ def probe_batch(task: ProbeTask) -> list[Header | MediaError]:
 
 def _probe(path: str) -> Header | MediaError:
     try:
-        return probe(path)
+        return next(bounded(probe(p) for p in (path,)))
     except MediaError as error:
         return error

@@ -7,6 +7,7 @@ from avprep.shards.store import open_store
 
 @pytest.fixture(params=["local", "arrow"])
 def store(request, tmp_path):
+    (tmp_path / "out").mkdir()
     return open_store(str(tmp_path / "out") if request.param == "local" else f"file://{tmp_path}/out")
 
 
@@ -37,6 +38,14 @@ def test_what_is_not_there(store):
     store.remove("nowhere/x")
     with pytest.raises(FileNotFoundError):
         store.open("nowhere/x")
+
+
+def test_a_folder_that_vanished_is_not_made_anew(tmp_path):
+    store = open_store(tmp_path / "gone")
+    for name in ("stats.json", "shards/a.tar"):
+        with pytest.raises(FileNotFoundError), store.write(name):
+            pass
+    assert not (tmp_path / "gone").exists()
 
 
 def test_a_killed_runs_leftovers_are_swept(tmp_path):

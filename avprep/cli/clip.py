@@ -1,0 +1,232 @@
+"""`avprep clip`, and the options that say which clips are cut, which `avprep encode` takes too."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from avprep.cli.common import Refused, absolute, print_sums, readable_bytes
+from avprep.datasets import DATASETS, default_root, list_dataset
+from avprep.datasets.source import DatasetError, DatasetOptions, Listing
+from avprep.job import JobConfig, JobReport, Progress, dry_run, run_clip_job
+from avprep.media.frames import CROPS
+from avprep.output import JobError, Stopped
+from avprep.plan import PlanOptions
+from avprep.reasons import Reason
+from avprep.runner import RunnerConfig, RunnerError, available_cpus
+from avprep.shards.clips import VIDEO_CODECS
+from avprep.shards.ledger import Sums
+from avprep.spec import ClipSpec, SpecError
+from avprep.stages.clip import ClipOptions
+
+DEFAULT = ClipSpec()
+# Bytes a clip of the default spec, for the dry run's estimate: measured, see the README's table.
+_BYTES_A_CLIP = {"raw": 3_240_000, "jpeg": 473_000, "h264": 152_000}
+# Which clips are cut, of which sources: `avprep clip` and `avprep encode --dataset` take the same.
+_MEDIA_OPTIONS = (
+    click.option("--dataset", type=click.Choice(sorted(DATASETS)), help="Where labels come from."),
+    click.option("--root", type=click.Path(path_type=Path),
+                 help="The media. [default: $AVPREP_DATA/DATASET]"),
+    click.option("--split", help="One of the dataset's splits. [default: all]"),
+    click.option("--list", "csv", type=click.Path(path_type=Path), help="The list (csv, tsv, parquet), "
+                 "where it does not lie under the root."),
+    click.option("--label-from-folder", is_flag=True, help="folder: the parent folder's name is the label."),
+    click.option("--fps", type=int, default=DEFAULT.fps, show_default=True, help="Frames a second."),
+    click.option("--frames", type=int, default=DEFAULT.frames, show_default=True, help="Frames a clip."),
+    click.option("--size", type=int, default=DEFAULT.size, show_default=True,
+                 help="Pixels, height and width."),
+    click.option("--sample-rate", type=int, default=DEFAULT.sample_rate, show_default=True, help="Hz, mono."),
+    click.option("--n-fft", type=int, default=DEFAULT.n_fft, show_default=True, help="Samples, STFT window."),
+    click.option("--hop", type=int, default=DEFAULT.hop, show_default=True, help="Samples between columns."),
+    click.option("--n-mels", type=int, default=DEFAULT.n_mels, show_default=True, help="Mel bands."),
+    click.option("--stride", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+                 help="From one clip's start to the next's. [default: a clip's length]"),
+    click.option("--clips-per-source", type=click.IntRange(1),
+                 help="At most, spread over it. [default: all]"),
+    click.option("--crop", type=click.Choice(CROPS), default="center", show_default=True,
+                 help="The largest centred square, all of it between black bars, or all of it stretched."),
+    click.option("--limit", type=click.IntRange(1), help="Clips in all."),
+    click.option("--shard-size", type=click.IntRange(1), default=256, show_default=True,
+                 help="Clips a shard."),
+    click.option("--drop-silent", type=float, metavar="DB", help="Leave out clips below this RMS, e.g. -60."),
+    click.option("--drop-static", type=click.FloatRange(0, 255), metavar="LEVEL",
+                 help="Leave out clips whose frames change less than this on average, e.g. 0.5."),
+    click.option("--drop-black", type=click.FloatRange(0, 255), metavar="LEVEL",
+                 help="Leave out clips darker than this on average, e.g. 3."),
+    click.option("--source-timeout", type=click.FloatRange(min=0, min_open=True), default=600.0,
+                 show_default=True, metavar="SECONDS",
+                 help="Time limit for the clips of one source in a shard."),
+)
+
+
+def media_options(command: Callable) -> Callable:
+    """A decorator: the command takes the options that say which clips are cut."""
+    for option in reversed(_MEDIA_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command()
+@media_options
+@click.option("--out", required=True, help="Folder, or a URI that pyarrow.fs opens, for the shards.")
+@click.option("--video-codec", type=click.Choice(VIDEO_CODECS), default="jpeg", show_default=True,
+              help="How frames are stored.")
+@click.option("--workers", type=click.IntRange(0), help="Ray workers; 0 = in this process. [default: CPUs]")
+@click.option("--address", help="Join this Ray cluster ('auto', or host:port).")
+@click.option("--dry-run", "is_dry_run", is_flag=True, help="Print clips, shards and disk; write nothing.")
+@click.option("--rebuild", is_flag=True, help="Start the output over.")
+@click.option("--only-failed", is_flag=True, help="Try failed sources of a finished run again.")
+def clip(**options) -> None:
+    """Clip videos into frame-aligned audio-video shards. To resume, run the same command again."""
+    if options["dataset"] is None:
+        raise Refused(f"--dataset is needed: one of {', '.join(sorted(DATASETS))}")
+    config, listing = clip_config(options)
+    print_listing(options["dataset"], listing)
+    progress = BarProgress()
+    try:
+        if options["is_dry_run"]:
+            _print_dry_run(dry_run(listing.sources, config, progress.hooks), config)
+            return
+        report = run_clip_job(listing.sources, config, progress.hooks)
+    except (JobError, RunnerError) as error:
+        raise Refused(str(error)) from error
+    except Stopped as stopped:
+        progress.close()
+        in_hand = "dropped" if stopped.is_dropped else "finished"
+        click.echo(f"Stopped; the shards in hand are {in_hand}. Run the same command again to go on.",
+                   err=True)
+        sys.exit(128 + stopped.signal_number)
+    except OSError as error:
+        progress.close()
+        raise click.ClickException(
+            f"--out {config.out} cannot be written: {error.strerror or error}. No shard is half done; "
+            f"when there is room, run the same command again."
+        ) from error
+    progress.close()
+    _print_report(report, config)
+
+
+def clip_config(options: dict) -> tuple[JobConfig, Listing]:
+    """What the options ask for, and the sources that the dataset lists. Raises Refused."""
+    try:
+        spec = ClipSpec(**{name: options[name] for name in DEFAULT.to_dict()})
+        dataset = options["dataset"]
+        root = options["root"] or default_root(dataset, os.environ)
+        listing = list_dataset(dataset, DatasetOptions(
+            root=root, split=options["split"], csv=options["csv"],
+            label_from_folder=options["label_from_folder"],
+        ))
+    except (SpecError, DatasetError) as error:
+        raise Refused(str(error)) from error
+    workers = options["workers"]
+    if workers is None:
+        workers = 0 if options["address"] else available_cpus()
+    config = JobConfig(
+        dataset=dataset,
+        split=options["split"],
+        root=listing.root.absolute(),
+        out=absolute(options["out"]),
+        plan=PlanOptions(
+            spec=spec,
+            stride_samples=_stride_samples(options["stride"], spec),
+            clips_per_source=options["clips_per_source"],
+            limit=options["limit"],
+            shard_size=options["shard_size"],
+        ),
+        clip=ClipOptions(
+            spec=spec, crop=options["crop"], video_codec=options["video_codec"],
+            drop_silent_db=options["drop_silent"], drop_static=options["drop_static"],
+            drop_black=options["drop_black"],
+        ),
+        runner=RunnerConfig(workers=workers, address=options["address"]),
+        source_timeout_s=options["source_timeout"],
+        rebuild=options["rebuild"],
+        only_failed=options["only_failed"],
+    )
+    return config, listing
+
+
+def _stride_samples(stride_s: float | None, spec: ClipSpec) -> int:
+    if stride_s is None:
+        return spec.samples
+    samples = round(Fraction(stride_s).limit_denominator(1_000_000) * spec.sample_rate)
+    if samples < 1:
+        raise Refused(f"--stride {stride_s:g} s is less than one sample of --sample-rate {spec.sample_rate}")
+    return samples
+
+
+class BarProgress:
+    """tqdm over clips, with clips/s and failures; planning shows a line of its own."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._failed = 0
+        self._told = time.monotonic()
+        self.hooks = Progress(self._planned, self._shard_done, self._worker_lost, self._planning)
+
+    def _planning(self, sources: int) -> None:
+        if time.monotonic() - self._told > 5:
+            self._told = time.monotonic()
+            click.echo(f"planning: {sources:,} headers read", err=True)
+
+    def _planned(self, clips: int, shards: int) -> None:
+        if clips:
+            self._bar = tqdm(total=clips, unit="clip", desc=f"{shards:,} shards", smoothing=0.05)
+
+    def _shard_done(self, sums: Sums) -> None:
+        self._failed += sums.by_status["failed"]
+        self._bar.set_postfix(failed=self._failed, refresh=False)
+        self._bar.update(sums.planned)
+
+    def _worker_lost(self, what: str) -> None:
+        tqdm.write(f"worker lost, {what}; its shard is tried again", file=sys.stderr)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def print_listing(dataset: str, listing: Listing) -> None:
+    click.echo(f"{dataset}: {len(listing.sources):,} sources under {listing.root}")
+    for what, count in listing.notes.items():
+        click.echo(f"  {count:,} {what}")
+
+
+def _print_dry_run(shards, config: JobConfig) -> None:
+    count, clips, sources, reasons = 0, 0, 0, Counter()
+    for rows in shards:
+        count += 1
+        makes = [row for row in rows if not row.reason]
+        clips += len(makes)
+        sources += len({row.source for row in rows})
+        reasons.update(row.reason for row in rows if row.reason)
+    spec = config.clip.spec
+    scale = spec.frames * spec.size**2 / (DEFAULT.frames * DEFAULT.size**2)
+    size = clips * _BYTES_A_CLIP[config.clip.video_codec] * scale
+    click.echo(f"plan: {clips:,} clips of {float(spec.seconds):g} s from {sources:,} sources "
+               f"in {count:,} shards")
+    for reason, number in sorted(reasons.items()):
+        click.echo(f"  {number:,} sources give none: {reason} ({Reason(reason).meaning})")
+    click.echo(f"disk: about {readable_bytes(size)} as {config.clip.video_codec}; nothing was written")
+
+
+def _print_report(report: JobReport, config: JobConfig) -> None:
+    if report.new_sources:
+        click.echo(f"{report.new_sources:,} sources are new since the plan was made and not in it: "
+                   f"--rebuild plans anew, another --out takes them apart")
+    if not report.made:
+        click.echo(f"nothing to do: all {report.shards:,} shards are there")
+    else:
+        rate = report.made_sums.planned / max(report.elapsed_s, 1e-9)
+        click.echo(f"made {report.made:,} of {report.shards:,} shards in {report.elapsed_s:.1f} s, "
+                   f"{rate:.1f} clips/s")
+    print_sums(report.sums)
+    click.echo(f"{config.out}: avprep status, avprep verify and plain webdataset read it")

@@ -1,0 +1,50 @@
+"""What the commands share: refusals, an output that is there, counts and sizes as people read them."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from avprep.reasons import Reason
+from avprep.shards.clips import ShardError
+from avprep.shards.ledger import STATUSES, Sums
+from avprep.shards.plan import PlanReader
+from avprep.shards.store import Store, open_store
+from avprep.shards.verify import read_header
+
+
+class Refused(click.ClickException):
+    """A sentence on stderr and exit code 2."""
+
+    exit_code = 2
+
+
+def absolute(uri: str) -> str:
+    """Workers may run in another folder."""
+    return uri if "://" in uri else os.path.abspath(uri)
+
+
+def existing(out: str) -> Store:
+    store = open_store(out)
+    try:
+        read_header(store)
+        PlanReader(store)
+    except (ShardError, FileNotFoundError) as error:
+        raise Refused(str(error)) from error
+    return store
+
+
+def print_sums(sums: Sums) -> None:
+    counts = ", ".join(f"{sums.by_status[status]:,} {status}" for status in STATUSES)
+    click.echo(f"{sums.planned:,} planned = {counts}")
+    for reason, count in sums.by_reason.most_common():
+        click.echo(f"  {count:>9,} {reason}: {Reason(reason).meaning}")
+
+
+def readable_bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError

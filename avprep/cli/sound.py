@@ -1,0 +1,61 @@
+"""`avprep invert-audio` and `avprep synth`."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import click
+import torch
+from tqdm import tqdm
+
+from avprep.cli.common import Refused
+from avprep.media.griffin_lim import ITERATIONS, MOMENTUM
+from avprep.media.synth import SynthError, write_scenes
+from avprep.shards.clips import ShardError
+from avprep.spec import SpecError
+from avprep.stages.invert_audio import InvertOptions, invert_to_wav, mel_stacks
+
+
+@click.command("invert-audio")
+@click.argument("source")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the .wav files.")
+@click.option("--iterations", type=click.IntRange(1), default=ITERATIONS, show_default=True,
+              help="Of Griffin-Lim: more is nearer and slower.")
+@click.option("--momentum", type=click.FloatRange(0, 1.5), default=MOMENTUM, show_default=True,
+              help="0 is plain Griffin-Lim.")
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Clips at once.")
+@click.option("--limit", type=click.IntRange(1), help="Clips in all.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the first phases.")
+def invert_audio(source: str, out: Path, limit: int | None, **options) -> None:
+    """Mel stacks (a clips directory, a shard or a .npy) to .wav; prints the mel PSNR of each round trip."""
+    if options["device"].startswith("cuda") and not torch.cuda.is_available():
+        raise Refused(f"--device {options['device']}: there is no CUDA device here")
+    try:
+        spec, stacks = mel_stacks(source, None)
+        psnrs = []
+        for done in invert_to_wav(islice(stacks, limit), spec, out, InvertOptions(**options)):
+            psnrs.append(done.mel_psnr)
+            click.echo(f"{done.key}.wav  {done.mel_psnr:6.2f} dB")
+    except (ShardError, SpecError, ValueError) as error:
+        raise Refused(f"{source}: {error}") from error
+    if not psnrs:
+        raise Refused(f"{source}: no mel stacks there")
+    click.echo(f"{len(psnrs):,} clips in {out}: mel PSNR mean {sum(psnrs) / len(psnrs):.2f} dB, "
+               f"least {min(psnrs):.2f} dB")
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the scenes.")
+@click.option("--n", type=click.IntRange(1), default=24, show_default=True, help="How many scenes.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same scenes.")
+@click.option("--seconds", type=click.FloatRange(1, 600), default=6.4, show_default=True, help="Of each.")
+def synth(out: Path, n: int, seed: int, seconds: float) -> None:
+    """Write procedural sounding scenes as mp4, a folder a class: class, event times and captions known."""
+    try:
+        with tqdm(total=n, unit="scene") as bar:
+            write_scenes(out, n=n, seed=seed, seconds=seconds, on_scene=lambda _: bar.update())
+    except SynthError as error:
+        raise Refused(str(error)) from error
+    click.echo(f"{n} scenes in {out}: avprep clip --dataset manifest --root {out} --out CLIPS")

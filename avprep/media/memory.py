@@ -1,0 +1,57 @@
+"""The memory that one source may take: a header can claim 10^9 frames, and FFmpeg believes it.
+
+The limit is on the growth of this process's address space (RLIMIT_AS), so that a demand beyond it is refused
+to whoever makes it, FFmpeg included, before any of it is used. It holds only while the source is being read:
+what the caller does with a clip is not the source's fault.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from avprep.reasons import MediaError, Reason
+
+Item = TypeVar("Item")
+
+# 16 reference pictures of 8192 x 8192, 8 bit, 4:2:0 are 1.6 GB: the most that a believable source needs.
+MAX_GROWTH = 2 << 30  # bytes
+
+
+def bounded(items: Iterator[Item], growth: int = MAX_GROWTH) -> Iterator[Item]:
+    """The items of an iterator that may not take more than `growth` bytes above what is in use now.
+
+    Raises:
+        MediaError: CORRUPT, where the iterator ran into the limit and did not make an error of its own of it.
+    """
+    limit = _address_space() + growth
+    while True:
+        with _limited(limit, growth):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item
+
+
+@contextmanager
+def _limited(limit: int, growth: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        limit = min(limit, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    except MemoryError as error:
+        detail = f"reading it takes more than {growth >> 20} MiB of memory"
+        raise MediaError(Reason.CORRUPT, detail) from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _address_space() -> int:
+    """Bytes of address space that this process holds."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()

@@ -1,0 +1,171 @@
+"""An output as every job holds it: locked, begun once, gone on with only as it was begun.
+
+To resume, run the same command again: what decides the bytes is in spec.json and must be the same; the plan
+is kept; a shard whose ledger is there is done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from avprep.shards.plan import NAME as PLAN_NAME
+from avprep.shards.store import LocalStore, Store
+from avprep.shards.verify import kind_of, read_header
+
+FORMAT_VERSION = 1
+# Of spec.json, not compared: the inputs may move between runs, and a batch size is only remembered.
+_REMEMBERED = ("fingerprint", "root", "batch_size")
+_FILES = (PLAN_NAME, "stats.json", "captions.safetensors", "spec.json")
+
+
+class JobError(Exception):
+    """The job cannot be begun or go on; the message is a sentence for the person who runs it."""
+
+
+class Stopped(Exception):
+    """A signal asked the job to stop; what was in hand is finished, or dropped at the second signal."""
+
+    def __init__(self, signal_number: int, *, is_dropped: bool = False) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+        self.is_dropped = is_dropped
+
+
+class Stop:
+    """Whether a signal has asked to stop."""
+
+    signal_number: int | None = None
+
+    def __call__(self) -> bool:
+        return self.signal_number is not None
+
+    def check(self) -> None:
+        """Raises Stopped where one has."""
+        if self.signal_number is not None:
+            raise Stopped(self.signal_number)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Stop]:
+    """The first SIGINT or SIGTERM lets the shards in hand finish; the second drops them."""
+    stop = Stop()
+
+    def handle(number: int, _frame: object) -> None:
+        if stop.signal_number is not None:
+            raise KeyboardInterrupt
+        stop.signal_number = number
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    except KeyboardInterrupt:
+        if stop.signal_number is None:
+            raise
+        raise Stopped(stop.signal_number, is_dropped=True) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def lock(store: Store) -> Iterator[None]:
+    """One run an output. The lock of a local output ends with its process, however that ends.
+
+    Raises:
+        JobError: another run holds it.
+    """
+    if not isinstance(store, LocalStore):
+        yield  # an object store has no lock to offer; the README says so
+        return
+    store.root.mkdir(parents=True, exist_ok=True)
+    with open(store.root / ".lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise JobError(f"--out {store.uri}: {holder} is writing there; wait for it or stop it") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        store.sweep()
+        yield
+        store.sweep()  # what workers that were lost had begun
+        file.truncate(0)
+
+
+def fingerprint_of(header: dict[str, Any]) -> str:
+    text = json.dumps(header, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def open_output(store: Store, header: dict[str, Any], *, root: str, rebuild: bool) -> str:
+    """Checks an output that was begun, or begins one. Returns the fingerprint.
+
+    Args:
+        header: spec.json without what is only remembered: everything that decides the shards' bytes.
+        root: where the inputs lie, remembered for `status`.
+
+    Raises:
+        JobError: it was begun with another header, or is not this tool's.
+    """
+    header = json.loads(json.dumps(header))  # as it is read back
+    fingerprint = fingerprint_of(header)
+    begun = store.exists("spec.json")
+    if begun:
+        found = read_header(store)
+        if kind_of(found) != kind_of(header):
+            raise JobError(f"--out {store.uri} holds {kind_of(found)}, not {kind_of(header)}; "
+                           f"give another --out")
+        if not rebuild:
+            _refuse_differences(store, found, header)
+            return fingerprint
+    elif store.names("ledger"):
+        raise JobError(f"{store.uri} holds a ledger and no spec.json; it is not this tool's to write into")
+    _clear(store)
+    remember(store, header | {"fingerprint": fingerprint, "root": root})
+    return fingerprint
+
+
+def remember(store: Store, header: dict[str, Any]) -> None:
+    """Writes spec.json."""
+    with store.write("spec.json") as file:
+        file.write(json.dumps(header, indent=2, sort_keys=True).encode())
+
+
+def write_stats(store: Store, stats: dict[str, Any]) -> None:
+    with store.write("stats.json") as file:
+        file.write(json.dumps(stats, indent=2, ensure_ascii=False).encode())
+
+
+def _clear(store: Store) -> None:
+    """What a rebuild starts from: ledgers first, so that no shard ever looks whole that is not."""
+    for name in [*store.names("ledger"), *store.names("shards"), *_FILES]:
+        store.remove(name)
+
+
+def _refuse_differences(store: Store, found: dict[str, Any], header: dict[str, Any]) -> None:
+    found = {name: value for name, value in found.items() if name not in _REMEMBERED}
+    for field_name, then, now in _differences(found, header):
+        raise JobError(
+            f"{store.uri} was begun with {field_name} = {then!r}; this run says {now!r}. "
+            f"Give the same value to go on, another --out to keep both, or --rebuild to start over."
+        )
+
+
+def _differences(then: dict, now: dict, prefix: str = "") -> Iterator[tuple[str, object, object]]:
+    # The spec first: other fields follow from it; what a checkpoint is last: its weights name it.
+    first = ("format", "spec", "options", "clips", "weights")
+    for key in sorted({*then, *now}, key=lambda k: (first.index(k) if k in first else len(first), k)):
+        a, b = then.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key}", a, b

@@ -1,0 +1,190 @@
+"""What an encoder eats: clips as arrays, from finished clip shards or straight from the media.
+
+Both ways give the same clips in the same order, and a ledger row in the place of each clip that there is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+import numpy as np
+
+from avprep.media.mux import decode_frames
+from avprep.reasons import MediaError, Reason
+from avprep.shards.clips import Members, ShardError, load_npy, read_shard, unpack_frames
+from avprep.shards.latents import CLIP_FIELDS
+from avprep.shards.ledger import LedgerRow, read_ledger
+from avprep.shards.store import open_store
+from avprep.spec import ClipSpec
+from avprep.stages.clip import MadeClip, ShardTask, made_clips
+
+PIECE_CLIPS = 16             # clips of whole sources that travel together; a source is never cut
+_THREADS = min(4, len(os.sched_getaffinity(0)))  # JPEG: 11 ms a clip of the default spec, on one thread
+_READ_AHEAD = 2 * _THREADS   # clips
+# What numpy, Pillow, json and PyAV raise on bytes that are no such file.
+_DAMAGE = (ShardError, ValueError, KeyError, OSError, EOFError, SyntaxError, struct.error)
+
+
+class ClipShardDamaged(ShardError):
+    """A clip shard that is not as its ledger says: nothing is made of it until it is made again."""
+
+
+@dataclass(frozen=True)
+class ClipShard:
+    """Where a finished clip shard lies: an output of `avprep clip`, and the shard's index."""
+
+    uri: str
+    index: int
+    spec: ClipSpec
+
+
+@dataclass(frozen=True)
+class InputClip:
+    row: LedgerRow               # as of a clip that is written
+    header: dict[str, object]    # what a latent's KEY.json keeps of the clip's
+    frames: np.ndarray           # uint8 (frames, size, size, RGB)
+    mel: np.ndarray              # float16 (frames, n_mels, W)
+
+
+def read_clip_shard(shard: ClipShard) -> Iterator[InputClip | LedgerRow]:
+    """The clips of a shard in order, and the rows of those that it lacks, as its ledger has them.
+
+    A clip whose files cannot be read is a failed row. The shard's checksum is taken on the way, so that
+    the end of the iterator also says that the bytes were those written.
+
+    Raises:
+        ClipShardDamaged: the shard is missing, or not the one that its ledger tells of.
+    """
+    store = open_store(shard.uri)
+    rows, record = read_ledger(store, shard.index)
+    wanted = sum(row.status == "written" for row in rows)
+    if not record.name:
+        yield from rows
+        return
+    try:
+        file = store.open(record.name)
+    except FileNotFoundError:
+        raise ClipShardDamaged(f"{record.name} is not there, though its ledger says it is whole") from None
+    with file, ThreadPoolExecutor(_THREADS, "decode") as pool:
+        hashing = _HashingReader(file)
+        try:
+            clips = _in_order(pool, _decode(shard.spec), read_shard(hashing))
+            for row in rows:
+                yield row if row.status != "written" else _checked(next(clips, None), row)
+            extra = sum(1 for _ in clips)
+        except ClipShardDamaged as error:
+            raise ClipShardDamaged(f"{record.name}: {error}") from error
+        except ShardError as error:
+            raise ClipShardDamaged(f"{record.name}: {error}") from error
+        if extra:
+            raise ClipShardDamaged(f"{record.name} holds {wanted + extra} clips; its ledger says {wanted}")
+        if hashing.sha256() != record.sha256:
+            raise ClipShardDamaged(f"{record.name}: its bytes are not those written")
+
+
+def _checked(clip: tuple[str, InputClip | MediaError] | None, row: LedgerRow) -> InputClip | LedgerRow:
+    """What was read in the place of a written row: the clip, or the row of its failure."""
+    if clip is None:
+        raise ClipShardDamaged(f"clip {row.key} is in the ledger and not in the shard")
+    key, outcome = clip
+    if key != row.key:
+        raise ClipShardDamaged(f"holds clip {key} where its ledger says {row.key}")
+    if isinstance(outcome, MediaError):
+        return LedgerRow.lost(outcome, key=row.key, shard=row.shard, source=row.source, start_s=row.start_s)
+    return replace(outcome, row=row)
+
+
+def _decode(spec: ClipSpec) -> Callable[[tuple[str, Members]], tuple[str, InputClip | MediaError]]:
+    def decode(clip: tuple[str, Members]) -> tuple[str, InputClip | MediaError]:
+        key, members = clip
+        try:
+            header = json.loads(members["json"])
+            frames = unpack_frames(members, decode_frames)
+            mel = load_npy(members["mel.npy"])
+            if (frames.shape, frames.dtype) != (spec.frames_shape, np.uint8):
+                raise ShardError(f"frames of {frames.dtype} {frames.shape}, not uint8 {spec.frames_shape}")
+            if (mel.shape, mel.dtype) != (spec.mel_shape, np.float16):
+                raise ShardError(f"a mel stack of {mel.dtype} {mel.shape}, not float16 {spec.mel_shape}")
+            return key, InputClip(None, {name: header[name] for name in CLIP_FIELDS}, frames, mel)
+        except _DAMAGE as error:
+            return key, MediaError(Reason.CORRUPT, f"its files in the clip shard cannot be read: {error!r}")
+
+    return decode
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable, items: Iterator) -> Iterator:
+    """`map(work, items)` on the pool's threads, a few items ahead."""
+    ahead: deque[Future] = deque()
+    try:
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) >= _READ_AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        for future in ahead:
+            future.cancel()
+
+
+class _HashingReader:
+    """A file for a tar to read, and the SHA-256 of all of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._hash.update(data)
+        return data
+
+    def sha256(self) -> str:
+        while self.read(1 << 20):
+            continue
+        return self._hash.hexdigest()
+
+
+# --- straight from the media ---------------------------------------------------------------------------
+
+
+def pieces(task: ShardTask) -> list[ShardTask]:
+    """The shard's sources in pieces of a few clips, in order: the shard, but not all of it in memory."""
+    found, sources, clips = [], [], 0
+    for source in task.sources:
+        sources.append(source)
+        clips += len(source.starts)
+        if clips >= PIECE_CLIPS:
+            found.append(replace(task, sources=tuple(sources)))
+            sources, clips = [], 0
+    return found + [replace(task, sources=tuple(sources))] if sources else found
+
+
+def clips_of(task: ShardTask) -> int:
+    return sum(len(source.starts) for source in task.sources)
+
+
+def decode_piece(
+    task: ShardTask, *, guard: Callable[[], AbstractContextManager] = nullcontext
+) -> list[InputClip | LedgerRow]:
+    """The clips of a piece, decoded; as a trial they are decoded and dropped."""
+    if task.is_trial:
+        for _ in made_clips(task, guard=guard):
+            continue
+        return []
+    return [clip if isinstance(clip, LedgerRow) else _input_clip(clip)
+            for clip in made_clips(task, guard=guard)]
+
+
+def _input_clip(clip: MadeClip) -> InputClip:
+    header = {name: clip.header[name] for name in CLIP_FIELDS}
+    return InputClip(clip.row, header, clip.frames, clip.mel.astype(np.float16))
