@@ -166,8 +166,11 @@ def _to_mono(frame: AudioFrame) -> np.ndarray:
     if frame.format.is_planar and len(frame.layout.channels) > _PLANES:
         packed = AudioResampler(format=frame.format.packed.name, layout=frame.layout, rate=frame.sample_rate)
         frame = packed.resample(frame)[0]
-    data = frame.to_ndarray()
     weights = _mono_weights(tuple(c.name for c in frame.layout.channels))
+    if frame.format.name == "fltp":  # what most codecs decode to: a third of the time of a copy
+        planes = (np.frombuffer(plane, np.float32, frame.samples) for plane in frame.planes)
+        return sum(weight * plane for weight, plane in zip(weights, planes, strict=True))
+    data = frame.to_ndarray()
     if not frame.format.is_planar:
         data = data.reshape(-1, len(weights)).T
     if data.dtype.kind in "iu":

@@ -13,11 +13,11 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from avprep.media.mel import (
     context_samples,
     hann,
+    magnitude_of,
     mel_filters,
     mel_psnr,
     mel_stack,
@@ -79,11 +79,11 @@ class _Solver:
         self.least_squares = torch.linalg.pinv(filters).T.contiguous()
         self.to_mel = _Banded(filters.T)
         self.to_bins = _Banded(filters / covered.clamp_min(_TINY))  # bins ask their bands for a scale
-        self.uncovered = (covered == 0).float()                     # bins that no band asks about
+        self.uncovered = (covered == 0).nonzero()[:, 0]             # bins that no band asks about
         self.window = hann(spec.n_fft, device)
         self.columns = spec.frames * spec.columns
         squares = self.window.square().expand(1, self.columns, spec.n_fft)
-        self.norm = self._fold(squares).clamp_min(1e-3)
+        self.share = 1 / self._fold(squares).clamp_min(1e-3)
 
     def run(self, target: Tensor, iterations: int, momentum: float, seed: int) -> Tensor:
         """Mel amplitudes (B, columns, n_mels) -> (B, context_samples)"""
@@ -104,28 +104,27 @@ class _Solver:
 
     def _scale(self, spectrum: Tensor, target: Tensor) -> Tensor:
         """What each bin is to be multiplied by: its bands' ratios of the target to what they hold."""
-        squares = torch.view_as_real(spectrum).square()
-        magnitude = (squares[..., 0] + squares[..., 1]).sqrt_()  # in a third of `abs`'s time
-        ratio = (target / self.to_mel(magnitude).clamp_min_(_TINY)).clamp_max_(_MAX_SCALE)
-        return self.to_bins(ratio) + self.uncovered
+        ratio = (target / self.to_mel(magnitude_of(spectrum)).clamp_min_(_TINY)).clamp_max_(_MAX_SCALE)
+        scale = self.to_bins(ratio)
+        scale[..., self.uncovered] = 1
+        return scale
 
     def overlap_add(self, spectrum: Tensor) -> Tensor:
         """(B, context_samples), whose spectrum is nearest: least squares (Griffin, Lim 1984)."""
-        return self._fold(torch.fft.irfft(spectrum, n=self.spec.n_fft) * self.window) / self.norm
+        pieces = torch.fft.irfft(spectrum, n=self.spec.n_fft)
+        pieces *= self.window
+        return self._fold(pieces) * self.share
 
     def _fold(self, pieces: Tensor) -> Tensor:
         """(B, columns, n_fft) -> (B, context_samples): the sum of the pieces, each a hop after the last.
 
         In hops: all columns' j-th hops are added at once, so the loop runs n_fft / hop times.
         """
-        hop = self.spec.hop
-        hops = -(-self.spec.n_fft // hop)
-        pieces = F.pad(pieces, (0, hops * hop - self.spec.n_fft)).unflatten(-1, (hops, hop))
-        folded = pieces.new_zeros(len(pieces), self.columns + hops - 1, hop)
-        for j in range(hops):
-            folded[:, j : j + self.columns] += pieces[:, :, j]
-        folded = folded.flatten(1)
-        return F.pad(folded, (0, context_samples(self.spec) - folded.shape[-1]))
+        hop, total = self.spec.hop, context_samples(self.spec)
+        folded = pieces.new_zeros(len(pieces), -(-total // hop), hop)
+        for j, part in enumerate(pieces.split(hop, -1)):
+            folded[:, j : j + self.columns, : part.shape[-1]] += part
+        return folded.flatten(1)[:, :total]
 
 
 @lru_cache(maxsize=4)
