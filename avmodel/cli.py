@@ -223,10 +223,11 @@ def sample_command(**options: Any) -> None:
 @main.command("info")
 @click.option("--preset", type=click.Choice(list(MDSA_PRESETS)), default="paper", show_default=True)
 def info_command(preset: str) -> None:
-    """Print a preset's parameters, FLOPs and activation memory a clip."""
-    from avmodel.info import mdsa_report
+    """Print a preset's parameters, FLOPs and activation memory, of the MDSA and of the STDiT."""
+    from avmodel.info import mdsa_report, stdit_report
 
-    click.echo(mdsa_report(MDSA_PRESETS[preset]))
+    mdsa = MDSA_PRESETS[preset]
+    click.echo(f"MDSA\n{mdsa_report(mdsa)}\n\nSTDiT\n{stdit_report(STDIT_PRESETS[preset], mdsa.layout)}")
 
 
 def _tell_end(skipped: int, stopped_by: int | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,8 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from avmodel.config import MDSAConfig
+from avmodel.config import MDSAConfig, STDiTConfig
+from avmodel.latents import LatentLayout
 from avmodel.mdsa import MDSA, Clips
+from avmodel.stdit import Captions, STDiT
 
 
 def mdsa_report(config: MDSAConfig) -> str:
@@ -40,6 +43,53 @@ def mdsa_report(config: MDSAConfig) -> str:
 
 
 _NAME, _NUMBER = 28, 16  # columns
+
+
+def stdit_report(config: STDiTConfig, layout: LatentLayout) -> str:
+    """Parameters, tokens and FLOPs of the diffusion transformer on latents of `layout`, as aligned lines."""
+    parameters = stdit_parameters(config, layout)
+    lines = [f"parameters, captions of {config.caption_dim} values a token"]
+    lines += [f"  {name:<{_NAME}}{count:>{_NUMBER},}" for name, count in parameters.items()]
+    lines += [f"  {'total':<{_NAME}}{sum(parameters.values()):>{_NUMBER},}",
+              "  beside it a learned null caption and, for labels, a table of them",
+              "FLOPs a sample, of a forward pass (a training step takes three times as many)"]
+    for name, packed in (("dense", False), ("packed", True)):
+        variant = replace(config, packed=packed)
+        tokens, flops = stdit_tokens(variant, layout), stdit_flops(variant, layout)
+        lines.append(f"  {f'{name}, {tokens:,} tokens':<{_NAME}}{flops / 1e9:>{_NUMBER},.3f} G")
+    return "\n".join(lines)
+
+
+def stdit_parameters(config: STDiTConfig, layout: LatentLayout) -> dict[str, int]:
+    """Parameters by part, without the learned null caption and the label table."""
+    with torch.device("meta"):
+        model = STDiT(config, layout)
+    parts = {
+        "patches in": model.patch_in,
+        "time": model.time,
+        "time to shifts and gates": model.time_to_table,
+        "caption": model.caption,
+        f"{config.depth} blocks": model.blocks,
+        "patches out": model.patch_out,
+    }
+    return {name: count_parameters(part) for name, part in parts.items()} | {
+        "last shifts": model.table.numel()
+    }
+
+
+def stdit_tokens(config: STDiTConfig, layout: LatentLayout) -> int:
+    with torch.device("meta"):
+        return len(STDiT(config, layout).grid.index)
+
+
+def stdit_flops(config: STDiTConfig, layout: LatentLayout) -> int:
+    """FLOPs of one sample's forward pass with a caption of the most tokens."""
+    with FakeTensorMode():
+        model = STDiT(config, layout)
+        tokens = torch.empty(1, config.caption_tokens, config.caption_dim)
+        captions = Captions(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
+        z, t = torch.empty(1, *layout.shape), torch.empty(1)
+        return count_flops(lambda: model(z, t, captions))
 
 
 def mdsa_parameters(config: MDSAConfig) -> dict[str, int]:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from avmodel.config import MDSA_PRESETS
+from avmodel.config import MDSA_PRESETS, STDIT_PRESETS
 from avmodel.info import (
     PeakMemory,
     count_flops,
@@ -16,6 +16,10 @@ from avmodel.info import (
     mdsa_flops,
     mdsa_parameters,
     mdsa_report,
+    stdit_flops,
+    stdit_parameters,
+    stdit_report,
+    stdit_tokens,
 )
 from avmodel.layers import SelfAttention
 from avmodel.mdsa import MDSA
@@ -101,3 +105,14 @@ def test_the_report_has_its_figures():
     assert f"{total:,}" in report
     assert f"{mdsa_flops(TINY)['encode'] / 1e9:,.3f} G" in report
     assert report.count("MiB") == 4
+
+
+def test_the_papers_transformer_has_its_figures():
+    config, layout = STDIT_PRESETS["paper"], PAPER.layout
+    assert sum(stdit_parameters(config, layout).values()) == 437_056_192
+    assert stdit_flops(config, layout) / 1e12 == pytest.approx(0.305, abs=0.001)
+    packed = dataclasses.replace(config, packed=True)
+    assert (stdit_tokens(config, layout), stdit_tokens(packed, layout)) == (384, 256)
+    assert stdit_flops(packed, layout) < 0.68 * stdit_flops(config, layout)
+    report = stdit_report(config, layout)
+    assert "437,056,192" in report and "384 tokens" in report and "256 tokens" in report

@@ -15,10 +15,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from avmodel.config import STDIT_PRESETS, STDiTConfig
 from avmodel.flow import draw_source, draw_times, flow_loss, guided, solve
+from avmodel.info import stdit_flops
 from avmodel.latents import LatentLayout
 from avmodel.stdit import Captions, STDiT
 from tests.avmodel.plain_stdit import PlainSTDiT
@@ -95,16 +95,6 @@ def cpu_table() -> None:
         )
 
 
-def forward_tflop(config: STDiTConfig, layout: LatentLayout) -> float:
-    """Of one sample: 2 x multiply-adds of the matrix products, attention in it."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        model = STDiT(config, layout)
-        tokens = torch.empty(1, config.caption_tokens, config.caption_dim)
-        captions = Captions(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
-        model(torch.empty(1, *layout.shape), torch.empty(1), captions)
-    return counter.get_total_flops() / 1e12
-
-
 def captured(run: Callable[[], object]) -> Callable[[], None]:
     """`run` as one CUDA graph."""
     side = torch.cuda.Stream()
@@ -178,7 +168,7 @@ def gpu_table(preset: STDiTConfig, layout: LatentLayout, device: str = "cuda") -
     dense_s = {}
     for packed in (False, True):
         config = dataclasses.replace(preset, packed=packed)
-        tflop = 3 * forward_tflop(config, layout)
+        tflop = 3e-12 * stdit_flops(config, layout)
         for batch in (2, 64):
             fresh()
             took = gpu_step(config, layout, batch, device)
@@ -201,7 +191,7 @@ def gpu_table(preset: STDiTConfig, layout: LatentLayout, device: str = "cuda") -
 
 
 def main() -> None:
-    paper = forward_tflop(STDIT_PRESETS["paper"], PAPER)
+    paper = stdit_flops(STDIT_PRESETS["paper"], PAPER) / 1e12
     print(f"paper preset: {paper:.3f} TFLOP forward a sample, {3 * 64 * paper:.1f} a step at batch 64\n")
     cpu_table()
     if torch.cuda.is_available():

@@ -29,6 +29,7 @@ import torch
 from avmodel.codec import open_codec
 from avmodel.config import MDSA_PRESETS, STDIT_PRESETS, STDiTConfig
 from avmodel.flow import guided, solve
+from avmodel.info import stdit_flops
 from avmodel.lpips import TRUNKS, LPIPSConfig
 from avmodel.stdit import STDiT
 from avmodel.training import Machine, open_machine
@@ -46,7 +47,7 @@ PAPER_SAMPLE_S = 3.93  # the paper does not name its GPU
 
 def dit_step(bench: Bench, config: STDiTConfig, batch: int) -> Values:
     bench.fresh()
-    tflop = 3 * bench_dit.forward_tflop(config, bench.mdsa.layout)
+    tflop = 3e-12 * stdit_flops(config, bench.mdsa.layout)
     took = bench_dit.gpu_step(config, bench.mdsa.layout, batch, bench.machine.device.type)
     return {"ms": 1e3 * took, "samples_per_s": batch / took, "mfu": tflop * batch / took / PEAK_TFLOPS,
             "peak_gib": bench.peak_gib(), "tflop_a_sample": tflop}  # fmt: skip
