@@ -24,6 +24,9 @@ REFUSALS = (
 )
 
 
+TOO_SATURATED = 0.5  # share of a plane's values that is worth a word
+
+
 class _Refused(click.ClickException):
     """A sentence on stderr and exit code 2."""
 
@@ -131,6 +134,10 @@ def train_mdsa_command(
     told = [f"{name} {value:.2f} dB" for name, value in (("PSNR-V", result.psnr_v), ("PSNR-A", result.psnr_a))
             if value is not None]
     click.echo(f"step {result.step:,}: {', '.join(told) or 'not evaluated'}; {options['out']}/mdsa.pt")
+    if max(result.saturated.values(), default=0) > TOO_SATURATED:
+        planes = ", ".join(f"{plane} {100 * share:.0f} %" for plane, share in result.saturated.items())
+        click.echo(f"saturated latents ({planes} of the values at the edge): they hold signs, not numbers. "
+                   f"A lower --lr, or an earlier stage 2, whose KL term draws them in, trains better.")
     _tell_end(result.skipped, result.stopped_by)
     if export:
         export_safetensors(Path(options["out"]) / "mdsa.pt", export)

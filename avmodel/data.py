@@ -52,7 +52,7 @@ class ClipData(Dataset):
         if "latent" in self.header:
             raise ShardError(f"{folder} holds latents, not clips")
         self.spec = ClipSpec.from_dict(self.header["spec"])
-        self.index = index or index_shards(store)
+        self.index = index_shards(store) if index is None else index  # none held out is no clip
         self._reader: ClipReader | None = None
 
     def __len__(self) -> int:

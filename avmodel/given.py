@@ -43,10 +43,14 @@ class Given:
 
 
 def read_given(codec: Codec, video: Path | None, audio: Path | None) -> Given | None:
-    """Raises GivenError: both are given, or the one that is cannot be read or is too short."""
+    """Raises GivenError: both are given, the one that is cannot be read or is too short, or the model has one
+    stream."""
     spec = codec.header.spec
     if video is not None and audio is not None:
         raise GivenError("--given-video and --given-audio: there is nothing left to make")
+    if (video or audio) is not None and {plane[0] for plane in codec.header.planes} != {"v", "a"}:
+        option = "--given-video" if audio is None else "--given-audio"
+        raise GivenError(f"{option}: the MDSA has one stream alone; it takes one of both to make the other")
     if video is not None:
         frames = read_frames(video, spec)
         silence = -torch.ones(1, *spec.mel_shape, dtype=torch.float16)

@@ -40,6 +40,7 @@ from avmodel.planes import (
     expand,
 )
 from avmodel.timesformer import PatchEmbedding, PixelHead, TimeSformer, TimeSformerLayer
+from avprep.shards.latents import SATURATED
 
 LOGVAR_RANGE = (-12.0, 4.0)
 FIRST_LOGVAR = -6.0  # of stage 2
@@ -66,6 +67,12 @@ class Posterior(NamedTuple):
         """A latent drawn from the posterior; zero in the padding."""
         noise = torch.empty_like(self.mean).normal_(generator=generator)
         return (self.mean + (0.5 * self.logvar).exp() * noise).tanh() * self.mask
+
+    def saturated(self) -> Tensor:
+        """(B,P): the share of a plane's real values that are beyond SATURATED, where tanh passes no gradient
+        and a flow has a wall to learn."""
+        beyond = (self.latent().abs() > SATURATED) & self.mask
+        return beyond.sum((1, 3, 4)) / (self.mean.shape[1] * self.mask.sum((1, 2)))
 
     def of_stream(self, index: int) -> tuple[Tensor, Tensor]:
         """mean and logvar (B,C,3,rows,columns) of the index-th stream."""

@@ -74,6 +74,16 @@ class Sample:
     waveform: np.ndarray        # float32 (samples,)
 
 
+@dataclass(frozen=True)
+class MadeLatent:
+    """What is kept of a generated clip to the end of a run: thousands of them fit in memory."""
+
+    key: str
+    labels: tuple[str, ...]
+    caption: str
+    latent: np.ndarray          # float16 (C, P, rows, columns)
+
+
 def sample(options: SampleOptions) -> Iterator[Sample]:
     """Generates `n` clips and writes what the module says. The same seed gives the same bytes on a CPU,
     whatever the batch size.
@@ -90,15 +100,20 @@ def sample(options: SampleOptions) -> Iterator[Sample]:
     labels, captions = _asked_for(options, texts)
     given = read_given(codec, options.given_video, options.given_audio)
     options.out.mkdir(parents=True, exist_ok=True)
-    made: list[Sample] = []
+    pictures: list[Tensor] = []
+    made: list[MadeLatent] = []
     for first in range(0, options.n, options.batch_size):
         chosen = slice(first, min(first + options.batch_size, options.n))
         text = texts.captions(labels[chosen], captions[chosen])
         z = _solve(model.to(machine.device), text, range(chosen.start, chosen.stop), given, machine, options)
-        for made_here in _decode(z, chosen.start, labels, captions, codec, given, options):
-            made.append(made_here)
-            yield made_here
-    _write_sheet(made, options.out)
+        for one in _decode(z, chosen.start, labels, captions, codec, given, options):
+            if len(pictures) < ON_SHEET:
+                pictures += strips(to_model(ClipBatch(one.frames[None], one.mel[None]), one.frames.shape[1]))
+            made.append(MadeLatent(one.key, one.labels, one.caption, one.latent.numpy().astype(np.float16)))
+            yield one
+    Image.fromarray(sheet(pictures).numpy()).save(options.out / "sheet.png")
+    told = [{"key": one.key, "labels": list(one.labels), "caption": one.caption} for one in made]
+    (options.out / "samples.json").write_text(json.dumps(told, indent=1, ensure_ascii=False))
     write_latents(made, header, options)
 
 
@@ -114,7 +129,7 @@ def load_dit(path: Path, captions_file: Path | None) -> tuple[STDiT, EncoderHead
     load_weights(model, payload["weights"], path)
     if "labels" in payload["texts"]:
         return model.eval(), header, LabelTexts(payload["texts"]["labels"])
-    table = read_caption_table(captions_file.parent) if captions_file else None
+    table = read_caption_table(captions_file) if captions_file else None
     if table is None:
         raise TextError(f"{path} reads caption embeddings: --captions-file names the captions.safetensors "
                         f"beside the latents")
@@ -124,6 +139,8 @@ def load_dit(path: Path, captions_file: Path | None) -> tuple[STDiT, EncoderHead
 def _asked_for(options: SampleOptions, texts: Texts) -> tuple[list[tuple[str, ...]], list[str]]:
     """The labels and the caption of every clip."""
     n = options.n
+    if options.caption and isinstance(texts, LabelTexts):
+        raise TextError(f"--caption {options.caption!r}: the model was trained on labels; --label takes one")
     is_given = options.given_video is not None or options.given_audio is not None
     if options.labels or options.caption or is_given or not isinstance(texts, LabelTexts):
         return [options.labels] * n, [options.caption] * n
@@ -182,17 +199,7 @@ def _decode(
         yield made
 
 
-def _write_sheet(made: list[Sample], out: Path) -> None:
-    pictures = []
-    for one in made[:ON_SHEET]:
-        clips = to_model(ClipBatch(one.frames[None], one.mel[None]), one.frames.shape[1])
-        pictures += strips(clips)
-    Image.fromarray(sheet(pictures).numpy()).save(out / "sheet.png")
-    told = [{"key": one.key, "labels": list(one.labels), "caption": one.caption} for one in made]
-    (out / "samples.json").write_text(json.dumps(told, indent=1, ensure_ascii=False))
-
-
-def write_latents(made: list[Sample], header: EncoderHeader, options: SampleOptions) -> None:
+def write_latents(made: list[MadeLatent], header: EncoderHeader, options: SampleOptions) -> None:
     """The latents as an output of one shard, like those of `avprep encode`."""
     store, spec = open_store(options.out), header.spec
     made = sorted(made, key=lambda one: one.key)
@@ -212,10 +219,9 @@ def write_latents(made: list[Sample], header: EncoderHeader, options: SampleOpti
     with store.write(name) as file:
         writer = ShardWriter(file)
         for one in made:
-            latent = one.latent.numpy().astype(np.float16)
-            sums.add(latent, list(one.labels), header)
+            sums.add(one.latent, list(one.labels), header)
             writer.add(one.key, pack_clip_latents(
-                clip=texts[one.key], latent=latent, logvar=None, header=header, packed=False))
+                clip=texts[one.key], latent=one.latent, logvar=None, header=header, packed=False))
         digest = writer.close()
     rows = [LedgerRow(key=one.key, shard=0, source="sample", start_s=0.0, status="written", residual_ms=0.0)
             for one in made]

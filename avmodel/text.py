@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import Tensor
 
@@ -46,6 +47,7 @@ class LabelTexts:
         self._number = {label: i for i, label in enumerate(self.counts)}
 
     def captions(self, labels: list[tuple[str, ...]], captions: list[str]) -> Captions:
+        """Captions are not read: training clips have them beside their labels."""
         tokens = torch.zeros(len(labels), LABELS_A_CLIP, dtype=torch.long)
         mask = torch.zeros(len(labels), LABELS_A_CLIP, dtype=torch.bool)
         for row, of_clip in enumerate(labels):
@@ -54,7 +56,9 @@ class LabelTexts:
         return Captions(tokens, mask)
 
     def draw(self, count: int, generator: torch.Generator) -> list[tuple[str, ...]]:
-        """Labels as often as the training set has them."""
+        """Labels as often as the training set has them; none where it has none."""
+        if not self.counts:
+            return [()] * count
         shares = torch.tensor([float(n) for n in self.counts.values()])
         names = list(self.counts)
         drawn = torch.multinomial(shares, count, replacement=True, generator=generator)
@@ -66,8 +70,8 @@ class LabelTexts:
     def _number_of(self, label: str) -> int:
         if label not in self._number:
             near = get_close_matches(label, self._number, n=3, cutoff=0.4) or list(self._number)[:3]
-            raise TextError(f"no label {label!r} among the {len(self._number)} trained on; the nearest are "
-                            f"{', '.join(map(repr, near))}")
+            nearest = f"; the nearest are {', '.join(map(repr, near))}" if near else ""
+            raise TextError(f"no label {label!r} among the {len(self._number)} trained on{nearest}")
         return self._number[label]
 
 
@@ -90,8 +94,12 @@ class CaptionTexts:
         return {"embeddings": {"width": self._width, "tokens": self._tokens}}
 
     def _of_clip(self, labels: tuple[str, ...], caption: str) -> Tensor:
-        """The caption's embedding, or those of the prompts of its labels."""
-        texts = [caption] if caption else [PROMPT.format(label) for label in labels]
+        """The caption's embedding; without one, that of the labels' joint prompt (what clips of a dataset
+        without captions have for theirs), or those of each label's own."""
+        joint = PROMPT.format(", ".join(labels))
+        texts = [caption] if caption else [joint] if joint in self._table else [
+            PROMPT.format(label) for label in labels
+        ]
         unknown = [text for text in texts if text not in self._table]
         if unknown:
             near = get_close_matches(unknown[0], self._table, n=3, cutoff=0.4)
@@ -101,7 +109,15 @@ class CaptionTexts:
         return torch.cat(rows) if rows else torch.zeros(0, self._width)
 
 
-def read_caption_table(folder: str | Path) -> dict[str, np.ndarray] | None:
-    """{text: float16 (tokens, width)} beside an output's latents; None where none were made."""
-    path = Path(folder) / CAPTIONS_FILE
-    return load_file(path) if path.exists() else None
+def read_caption_table(path: str | Path) -> dict[str, np.ndarray] | None:
+    """{text: float16 (tokens, width)} of a captions.safetensors; None where there is none.
+
+    Raises:
+        TextError: a file that is none.
+    """
+    if not Path(path).exists():
+        return None
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise TextError(f"{path} is no captions.safetensors of avprep encode: {error}") from error

@@ -25,7 +25,15 @@ from avmodel.data import ClipBatch, LatentBatch, LatentData, Steps, step_loader,
 from avmodel.flow import draw_source, draw_times, flow_loss, guided, solve
 from avmodel.pictures import sheet, strips
 from avmodel.stdit import Captions, STDiT
-from avmodel.text import LABELS_A_CLIP, CaptionTexts, LabelTexts, Texts, read_caption_table
+from avmodel.text import (
+    CAPTIONS_FILE,
+    LABELS_A_CLIP,
+    CaptionTexts,
+    LabelTexts,
+    TextError,
+    Texts,
+    read_caption_table,
+)
 from avmodel.training import (
     CheckpointError,
     Ema,
@@ -80,12 +88,13 @@ class DiTTraining:
             samples_per_step=self.batch_size * world, unit="samples",
         )
 
-    def identity(self, world: int, model: STDiTConfig, fingerprint: str) -> dict[str, Any]:
+    def identity(self, world: int, model: STDiTConfig, data: LatentData) -> dict[str, Any]:
         """What a run that goes on must have in common with the one that began."""
         decisive = ("batch_size", "lr", "warmup_steps", "clip_grad", "ema", "seed")
         fields = {name: value for name, value in asdict(self).items() if name in decisive}
         return fields | {
-            "model": model.to_dict(), "processes": world, "latents' fingerprint": fingerprint,
+            "model": model.to_dict(), "processes": world, "latents' fingerprint": data.header["fingerprint"],
+            "number of latents": len(data),
         }
 
 
@@ -109,7 +118,7 @@ def train_dit(config: DiTTraining) -> DiTResult:
             run_steps(trainer, config.schedule(machine.world), machine, trainer.log, trainer.health, stop)
         finally:
             trainer.log.close()
-        return DiTResult(trainer.step, trainer.health.skipped, stop.number if stop else None)
+        return DiTResult(trainer.step, trainer.health.skipped, stop.number)
 
 
 class _Trainer:
@@ -156,11 +165,20 @@ class _Trainer:
         self.log = RunLog(self.out, first_step=self.step, is_first=self.machine.is_first)
 
     def _identity(self) -> dict[str, Any]:
-        return self.config.identity(self.machine.world, self.model_config, self.data.header["fingerprint"])
+        return self.config.identity(self.machine.world, self.model_config, self.data)
 
     def save(self) -> None:
         if not self.machine.is_first:
             return
+        save_checkpoint(self.out / "dit.pt", {
+            "kind": KIND,
+            "config": self.model_config.to_dict(),
+            "latents": {"kind": LATENTS_KIND} | self.data.encoder.to_dict(),
+            "texts": self.texts.to_dict(),
+            "step": self.step,
+            "weights": {name: tensor.cpu() for name, tensor in self.ema.weights.items()},
+        })
+        # Last: where it says that a step is done, what the other commands take is there.
         save_checkpoint(self.out / "state.pt", {
             "kind": STATE_KIND,
             "run": self._identity(),
@@ -169,14 +187,6 @@ class _Trainer:
             "model": self.model.state_dict(),
             "ema": self.ema.weights,
             "optimizer": self.optimizer.state_dict(),
-        })
-        save_checkpoint(self.out / "dit.pt", {
-            "kind": KIND,
-            "config": self.model_config.to_dict(),
-            "latents": {"kind": LATENTS_KIND} | self.data.encoder.to_dict(),
-            "texts": self.texts.to_dict(),
-            "step": self.step,
-            "weights": {name: tensor.cpu() for name, tensor in self.ema.weights.items()},
         })
 
     # --- a step ---
@@ -253,13 +263,19 @@ class _Trainer:
 
 def _texts_of(data: LatentData, preset: STDiTConfig) -> tuple[Texts, STDiTConfig]:
     """Embeddings where the latents carry them, else the labels of stats.json; and the model for them."""
-    table = read_caption_table(data.folder)
+    table = read_caption_table(Path(data.folder) / CAPTIONS_FILE)
     if table:
         width = next(iter(table.values())).shape[1]
-        config = replace(preset, caption_dim=width)
-        return CaptionTexts(table, width, config.caption_tokens), config
-    with open(Path(data.folder) / "stats.json") as file:
-        counts = json.load(file)["labels"]
+        # The preset's, or what the longest text takes: a text that is cut off may lose what tells it apart.
+        tokens = max(preset.caption_tokens, *(len(embedding) for embedding in table.values()))
+        config = replace(preset, caption_dim=width, caption_tokens=tokens)
+        return CaptionTexts(table, width, tokens), config
+    try:
+        with open(Path(data.folder) / "stats.json") as file:
+            counts = json.load(file)["labels"]
+    except FileNotFoundError:
+        raise TextError(f"--latents {data.folder} has no stats.json yet, which names the labels: run the "
+                        f"same avprep encode command to its end first") from None
     # Without a label every clip reads the null; a table of one row keeps the model in the label mode.
     config = replace(preset, classes=max(1, len(counts)), caption_tokens=LABELS_A_CLIP)
     return LabelTexts(counts), config

@@ -7,7 +7,7 @@ Each step is one step of the autoencoder and then, once they are on, one of the 
 
     mdsa.pt         config, spec, weights, step: what the other commands take
     state.pt        that and the optimizers: what the same command goes on from
-    metrics.jsonl   and tensorboard/: losses, PSNR on clips held out by source, pictures
+    metrics.jsonl   and tensorboard/: losses, PSNR on clips held out by source, saturated latents, pictures
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class MDSATraining:
             samples_per_step=self.batch_size * self.accumulate * world, unit="clips",
         )
 
-    def identity(self, world: int, fingerprint: str) -> dict[str, Any]:
+    def identity(self, world: int, data: ClipData) -> dict[str, Any]:
         """What a run that goes on must have in common with the one that began."""
         free = ("clips", "out", "stage2_steps", "loader_workers", "checkpoint_every", "eval_every",
                 "eval_clips", "checkpoint_activations", "compile", "device", "lpips", "model")
@@ -104,7 +104,7 @@ class MDSATraining:
             fields["stage2_steps"] = self.stage2_steps
         return fields | {
             "model": self.model.to_dict(), "lpips": backbone, "processes": world,
-            "clips' fingerprint": fingerprint,
+            "clips' fingerprint": data.header["fingerprint"], "number of clips": len(data),
         }
 
 
@@ -114,6 +114,7 @@ class MDSAResult:
     skipped: int                      # steps left out: NaN or Inf
     psnr_v: float | None              # dB on held-out clips, None for a stream that is not there
     psnr_a: float | None
+    saturated: dict[str, float]       # by plane: the share of a latent's values that tanh has at the edge
     stopped_by: int | None            # the signal's number
 
 
@@ -133,7 +134,8 @@ def train_mdsa(config: MDSATraining) -> MDSAResult:
         finally:
             trainer.log.close()
         return MDSAResult(
-            trainer.step, trainer.health.skipped, *trainer.last_psnr, stop.number if stop else None
+            trainer.step, trainer.health.skipped, *trainer.last_psnr, trainer.last_saturated,
+            stop.number,
         )
 
 
@@ -158,6 +160,7 @@ class _Trainer:
         self.health = Health(machine)
         self.step = 0  # steps done
         self.last_psnr: tuple[float | None, float | None] = (None, None)
+        self.last_saturated: dict[str, float] = {}
         self._batches: Iterator[ClipBatch] | None = None      # both made at the first step
         self._forward: nn.Module | None = None
         if config.compile and machine.on_gpu:
@@ -168,7 +171,7 @@ class _Trainer:
     def resume(self) -> None:
         """Loads state.pt if there is one, and opens the log from its step on."""
         path = self.out / "state.pt"
-        identity = self.config.identity(self.machine.world, self.data.header["fingerprint"])
+        identity = self.config.identity(self.machine.world, self.data)
         if path.exists():
             state = load_checkpoint(path, STATE_KIND)
             same_run(state["run"], identity, path)
@@ -182,9 +185,11 @@ class _Trainer:
     def save(self) -> None:
         if not self.machine.is_first:
             return
+        save_checkpoint(self.out / "mdsa.pt", mdsa_payload(self.model, self.data.spec, self.step))
+        # Last: where it says that a step is done, what the other commands take is there.
         save_checkpoint(self.out / "state.pt", {
             "kind": STATE_KIND,
-            "run": self.config.identity(self.machine.world, self.data.header["fingerprint"]),
+            "run": self.config.identity(self.machine.world, self.data),
             "step": self.step,
             "skipped": self.health.skipped,
             "model": self.model.state_dict(),
@@ -192,7 +197,6 @@ class _Trainer:
             "optimizer": self.optimizer.state_dict(),
             "d_optimizer": self.d_optimizer.state_dict(),
         })
-        save_checkpoint(self.out / "mdsa.pt", mdsa_payload(self.model, self.data.spec, self.step))
 
     # --- a step ---
 
@@ -242,15 +246,13 @@ class _Trainer:
             with _sync_last(self._forward, i, config.accumulate):
                 x_hat = self._autoencoder_pass(clips, frames, gamma, generator, terms)
             passes.append((clips, x_hat, frames))
-        if not self._apply(self.optimizer, self.model, rate, terms):
-            return {}
-        if gamma:
+        trained = [(self.optimizer, self.model)]
+        if gamma:  # on reconstructions that are made already: it is the same before the autoencoder's step
             for i, (clips, x_hat, frames) in enumerate(passes):
                 with _sync_last(self._disc_forward, i, len(passes)):
                     self._discriminator_pass(clips, x_hat, frames, terms)
-            if not self._apply(self.d_optimizer, self.discriminators, rate, terms):
-                return {}
-        return terms
+            trained.append((self.d_optimizer, self.discriminators))
+        return terms if self._apply(trained, rate, terms) else {}
 
     def _gamma(self) -> float:
         if not self.config.model.adversarial:
@@ -266,7 +268,7 @@ class _Trainer:
             draw = torch.rand(len(batch.mel), generator=generator, device=self.machine.device)
             clips["a"][draw < share / 2] = SILENCE
             clips["v"][draw > 1 - share / 2] = SILENCE
-        return {stream: clips[stream] for stream in self.config.model.streams}
+        return {stream: clips[stream] for stream in self.config.model.channels}  # in the latent's order
 
     def _autoencoder_pass(
         self, clips: Clips, frames: Tensor, gamma: float, generator: torch.Generator, terms: dict[str, Tensor]
@@ -300,15 +302,16 @@ class _Trainer:
         _add(terms, parts | {"loss_d": total.detach()}, share)
 
     def _apply(
-        self, optimizer: torch.optim.Optimizer, module: nn.Module, rate: float, terms: dict[str, Tensor]
+        self, trained: list[tuple[torch.optim.Optimizer, nn.Module]], rate: float, terms: dict[str, Tensor]
     ) -> bool:
-        """Clips the gradients and steps; leaves the step out where a loss or a gradient is not finite."""
-        norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.clip_grad)
-        good = self.health.check(norm, *terms.values())
-        if good:
-            set_learning_rate(optimizer, rate)
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        """Clips the gradients and steps; where a loss or a gradient is not finite, nothing is stepped."""
+        norms = [nn.utils.clip_grad_norm_(m.parameters(), self.config.clip_grad) for _, m in trained]
+        good = self.health.check(*norms, *terms.values())
+        for optimizer, _ in trained:
+            if good:
+                set_learning_rate(optimizer, rate)
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         return good
 
     @torch.no_grad()
@@ -321,6 +324,7 @@ class _Trainer:
         count = min(self.config.eval_clips, len(data))
         chosen = [int(i * len(data) / count) for i in range(count)]
         found: dict[str, list[Tensor]] = {"v": [], "a": []}
+        saturated: list[Tensor] = []
         self.model.eval()
         for first in range(0, count, self.config.batch_size):
             batch = collate([data[i] for i in chosen[first : first + self.config.batch_size]])
@@ -328,7 +332,10 @@ class _Trainer:
                      if s in self.config.model.streams}
             # Compiled layers would be compiled anew, without gradients and for the last batch's size.
             with self.machine.autocast(), torch.compiler.set_stance("force_eager"):
-                x_hat, _ = self.model({s: x.to(self.machine.device) for s, x in clips.items()}, sample=False)
+                x_hat, posterior = self.model(
+                    {s: x.to(self.machine.device) for s, x in clips.items()}, sample=False
+                )
+            saturated.append(posterior.saturated().cpu())
             x_hat = {stream: value.float().cpu() for stream, value in x_hat.items()}
             if "v" in clips:
                 found["v"].append(psnr_v(batch.frames, to_pixels(x_hat["v"])))
@@ -339,7 +346,9 @@ class _Trainer:
         self.model.train()
         means = {f"{kind}/psnr_{s}": float(torch.cat(v).mean()) for s, v in found.items() if v}
         self.last_psnr = (means.get(f"{kind}/psnr_v"), means.get(f"{kind}/psnr_a"))
-        self.log.scalars(self.step, means)
+        shares = torch.cat(saturated).mean(0).tolist()
+        self.last_saturated = dict(zip(self.model.layout.planes, shares, strict=True))
+        self.log.scalars(self.step, means | {f"saturated/{p}": s for p, s in self.last_saturated.items()})
 
 
 class DiscriminatorStep(nn.ModuleDict):

@@ -120,6 +120,12 @@ class StopSignal:
     def __bool__(self) -> bool:
         return self.number is not None
 
+    def anywhere(self, machine: Machine) -> bool:
+        """Whether any process has been asked to; from then on this one has too."""
+        if machine.any(bool(self)) and self.number is None:
+            self.number = signal.SIGTERM
+        return bool(self)
+
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopSignal]:
@@ -367,7 +373,7 @@ def run_steps(
     """Trains to the last step or to a signal; a checkpoint is there at the end of either."""
     bar = tqdm(total=schedule.steps, initial=run.step, unit="step", disable=not machine.is_first,
                dynamic_ncols=True)
-    while run.step < schedule.steps and not machine.any(bool(stop)):
+    while run.step < schedule.steps and not stop.anywhere(machine):
         began = time.perf_counter()
         terms = run.train_step()
         run.step += 1

@@ -19,15 +19,15 @@ def main() -> int:
          f"avprep clip --dataset folder --label-from-folder --root {out}/scenes --out {out}/clips --size 64 "
          f"--n-mels 64 --video-codec raw --workers 2"),
         ("the autoencoder",
-         f"avmodel train-mdsa --preset small --clips {out}/clips --out {out}/mdsa --stage1-steps 1200 "
-         f"--lpips none --lr 2e-3 --warmup-steps 50"),
+         f"avmodel train-mdsa --preset small --clips {out}/clips --out {out}/mdsa --stage1-steps 100 "
+         f"--stage2-steps 700 --no-adversarial --lpips none --lr 1e-3 --warmup-steps 50 --cooldown-steps 300"),
         ("what it keeps, to watch and to hear",
          f"avmodel reconstruct --ckpt {out}/mdsa/mdsa.pt --clips {out}/clips --out {out}/seen --limit 8"),
         ("every clip as a latent",
          f"avprep encode --clips {out}/clips --ckpt {out}/mdsa/mdsa.pt --out {out}/latents --workers 2"),
         ("the diffusion transformer on the latents",
-         f"avmodel train-dit --preset small --latents {out}/latents --out {out}/dit --steps 1500 "
-         f"--batch-size 32 --lr 5e-4 --warmup-steps 100 --ema 0.995 --packed"),
+         f"avmodel train-dit --preset small --latents {out}/latents --out {out}/dit --steps 900 "
+         f"--batch-size 32 --lr 1e-3 --warmup-steps 100 --ema 0.995 --packed"),
         ("generated clips",
          f"avmodel sample --dit {out}/dit/dit.pt --mdsa {out}/mdsa/mdsa.pt --n 80 --guidance 2 "
          f"--out {out}/samples"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,12 @@ def test_data_flows_down_the_floors(path: Path):
             own = {name for name in imports if name.split(".")[0] in ("avprep", "avmodel")}
             modules = {name for name in own if not any(_is_in(name, a) for a in (*allowed, floor))}
             assert not {m for m in modules if m not in ("avprep", "avmodel")}
+
+
+def test_a_machine_that_only_trains_needs_neither_ray_nor_pyav_nor_a_sound_library():
+    """The trainers, the codec and the GPU benchmark import where these are missing."""
+    missing = ("ray", "av", "soundfile", "librosa", "webdataset", "cv2")
+    modules = ("avmodel.train_mdsa", "avmodel.train_dit", "avmodel.codec", "tests.bench.bench_gpu")
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing})); import {', '.join(modules)}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

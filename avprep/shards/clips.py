@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-import soundfile
 from PIL import Image
 
 VideoCodec = Literal["raw", "jpeg", "h264"]
@@ -59,7 +58,8 @@ def pack_clip(
     if codec == "raw":
         members["frames.npy"] = _npy(frames)
     elif codec == "jpeg":
-        members |= {f"frame{i:02d}.jpg": _jpeg(frame) for i, frame in enumerate(frames)}
+        digits = max(2, len(str(len(frames) - 1)))  # one width, so that names sort as the frames follow
+        members |= {f"frame{i:0{digits}d}.jpg": _jpeg(frame) for i, frame in enumerate(frames)}
     elif codec == "h264":
         members["frames.mp4"] = encode_h264(frames)
     else:
@@ -86,6 +86,8 @@ def load_npy(data: bytes) -> np.ndarray:
 
 def load_waveform(data: bytes) -> np.ndarray:
     """float32 (samples,) of the FLAC file."""
+    import soundfile  # here and in `_flac`: a machine that only trains may lack it
+
     return soundfile.read(io.BytesIO(data), dtype="float32")[0]
 
 
@@ -180,6 +182,8 @@ def _jpeg(frame: np.ndarray) -> bytes:
 
 
 def _flac(waveform: np.ndarray, sample_rate: int) -> bytes:
+    import soundfile
+
     file = io.BytesIO()
     soundfile.write(file, np.clip(waveform, -1, 1), sample_rate, format="FLAC", subtype="PCM_16")
     return file.getvalue()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,7 +21,8 @@ from avprep.shards.clips import Members, ShardError
 from avprep.shards.ledger import finished_shards, read_record
 from avprep.shards.store import LocalStore, Store
 
-BLOCK = 512  # bytes: tar's unit
+BLOCK = 512     # bytes: tar's unit
+MAX_OPEN = 256  # shards of a reader: a process may often have 1024 files open, and a dataset has more shards
 
 
 @dataclass(frozen=True)
@@ -67,23 +69,29 @@ def index_shards(store: Store) -> ShardIndex:
 
 
 class ClipReader:
-    """Reads clips of an index; keeps its shards open. One a process."""
+    """Reads clips of an index; keeps the shards read last open. One a process."""
 
     def __init__(self, index: ShardIndex) -> None:
         self._index = index
-        self._files: dict[int, int] = {}
+        self._files: OrderedDict[int, int] = OrderedDict()  # descriptor by shard, the latest last
 
     def __getitem__(self, position: int) -> Members:
         """The members of the clip at a position of the index."""
         shard = int(self._index.shard[position])
-        if shard not in self._files:
-            self._files[shard] = os.open(self._index.paths[shard], os.O_RDONLY)
         size, offset = int(self._index.size[position]), int(self._index.offset[position])
-        data = os.pread(self._files[shard], size, offset)
+        data = os.pread(self._descriptor(shard), size, offset)
         members = {}
         for name, start, size in _members(memoryview(data), self._index.paths[shard]):
             members[name.partition(".")[2]] = data[start : start + size]
         return members
+
+    def _descriptor(self, shard: int) -> int:
+        if shard not in self._files:
+            if len(self._files) == MAX_OPEN:
+                os.close(self._files.popitem(last=False)[1])
+            self._files[shard] = os.open(self._index.paths[shard], os.O_RDONLY)
+        self._files.move_to_end(shard)
+        return self._files[shard]
 
     def __del__(self) -> None:
         for descriptor in self._files.values():

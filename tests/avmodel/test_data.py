@@ -76,6 +76,13 @@ def test_sources_are_held_out_whole(tmp_path):
     assert not {key[:16] for key in training.index.keys} & {key[:16] for key in held_out.index.keys}
 
 
+def test_nothing_held_out_is_no_clip_and_not_all_of_them(clips):
+    training, held_out = ClipData(clips).split_by_source(0.0)
+    assert (len(training), len(held_out)) == (12, 0)
+    training, held_out = ClipData(clips).split_by_source(1.0)
+    assert (len(training), len(held_out)) == (0, 12)
+
+
 def test_an_empty_split_is_a_sentence():
     with pytest.raises(ShardError, match="no clip to train on"):
         Steps(0, 4, seed=0)

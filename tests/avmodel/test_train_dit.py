@@ -219,6 +219,19 @@ def test_a_given_video_is_shown_as_given(trained, mdsa, tmp_path):
     assert read_frames(tmp_path / "given.mp4", TINY).shape == TINY.frames_shape
 
 
+@pytest.mark.parametrize("streams", ["v", "a"])
+def test_a_model_of_one_stream_takes_none_for_the_other(streams, tmp_path):
+    from avmodel.codec import open_codec
+    from avmodel.given import GivenError, read_given
+
+    path = tmp_path / "one.pt"
+    model = MDSA(replace(MDSA_PRESETS["tiny"], streams=streams))
+    save_checkpoint(path, mdsa_payload(model, TINY, 0))
+    codec = open_codec(path, device="cpu", batch_size=1, compile=False)
+    with pytest.raises(GivenError, match="--given-audio: the MDSA has one stream alone"):
+        read_given(codec, None, tmp_path / "any.wav")
+
+
 def test_what_cannot_be_is_a_sentence(trained, mdsa, latents, tmp_path):
     unknown = sample(trained, mdsa, tmp_path / "a", "--label", "hi")
     assert unknown.exit_code == 2 and "no label 'hi'" in unknown.output and "'high'" in unknown.output
@@ -242,6 +255,31 @@ def test_latents_of_another_layout_are_another_run(trained, mdsa, latents, tmp_p
     others = write_latents(tmp_path / "others", header, count=10)
     with pytest.raises(TrainingError, match="latents' fingerprint"):
         train_dit(config(others, trained, steps=400, lr=3e-3, ema=0.98, batch_size=16))
+
+
+def test_a_caption_says_nothing_to_a_model_of_labels(trained, mdsa, tmp_path):
+    done = sample(trained, mdsa, tmp_path / "out", "--caption", "a low sound")
+    assert done.exit_code == 2 and "trained on labels" in done.output.replace("\n", " ")
+
+
+def test_latents_without_labels_train_and_sample(mdsa, tmp_path):
+    folder = write_latents(tmp_path / "bare", read_codec_header(mdsa))
+    stats = json.loads((folder / "stats.json").read_text())
+    (folder / "stats.json").write_text(json.dumps(stats | {"labels": {}}))
+    with pytest.raises(TextError, match="no label '(low|high)' among the 0 trained on$"):
+        train_dit(config(folder, tmp_path / "a"))  # the clips name labels that the statistics do not
+    assert LabelTexts({}).draw(3, torch.Generator()) == [()] * 3
+    (folder / "stats.json").unlink()
+    with pytest.raises(TextError, match="to its end first"):
+        train_dit(config(folder, tmp_path / "b"))
+
+
+def test_more_latents_than_the_run_began_with_are_another_run(mdsa, tmp_path, monkeypatch):
+    folder = write_latents(tmp_path / "latents", read_codec_header(mdsa))
+    train_dit(config(folder, tmp_path / "out", steps=2))
+    monkeypatch.setattr(LatentData, "__len__", lambda self: 25)
+    with pytest.raises(TrainingError, match="number of latents 24, now it is 25"):
+        train_dit(config(folder, tmp_path / "out"))
 
 
 def test_several_labels_are_several_tokens_and_none_is_none():
@@ -273,3 +311,14 @@ def test_caption_embeddings_are_read_where_the_latents_carry_them(latents, mdsa,
     texts = CaptionTexts(table, 12, 4)
     captions = texts.captions([("low", "high"), ()], ["", ""])
     assert captions.mask.sum(1).tolist() == [4, 0]
+    joint = {"a video of low, high": np.ones((2, 12), np.float16)}
+    captions = CaptionTexts(table | joint, 12, 4).captions([("low", "high")], [""])
+    assert captions.mask.sum().item() == 2 and captions.tokens[0, :2].eq(1).all()
+
+
+def test_no_text_is_cut_off(mdsa, tmp_path):
+    folder = write_latents(tmp_path / "captioned", read_codec_header(mdsa))
+    table = {f"a video of {label}": np.ones((9, 12), np.float16) for label in LEVELS}
+    save_file(table, folder / "captions.safetensors")
+    train_dit(config(folder, tmp_path / "out", steps=1))
+    assert load_checkpoint(tmp_path / "out" / "dit.pt", module.KIND)["config"]["caption_tokens"] == 9

@@ -18,9 +18,11 @@ from avmodel import train_mdsa as module
 from avmodel.cli import main
 from avmodel.codec import open_codec
 from avmodel.config import MDSA_PRESETS, ConfigError
+from avmodel.data import ClipData, Steps, step_loader
 from avmodel.losses import LossWeights
+from avmodel.mdsa import Posterior
 from avmodel.train_mdsa import MDSATraining, train_mdsa
-from avmodel.training import TrainingError, load_checkpoint
+from avmodel.training import Machine, TrainingError, load_checkpoint
 from tests.made_clips import TINY, write_clips
 
 ABLATIONS = [{}, {"mt_self_attn": False}, {"gcm_attn": False}, {"bi_block": False}]
@@ -186,6 +188,41 @@ def test_no_checkpoint_is_overwritten_by_one_with_nan(clips, tmp_path, monkeypat
         train_mdsa(config(clips, tmp_path))
     assert load_checkpoint(tmp_path / "mdsa.pt", "mdsa")["step"] == 2
     assert all(torch.isfinite(w).all() for w in weights(tmp_path).values())
+
+
+def test_streams_come_in_the_order_of_the_latents_planes(clips, tmp_path):
+    trainer = module._Trainer(config(clips, tmp_path), Machine(torch.device("cpu")), ClipData(clips))
+    batch = next(iter(step_loader(trainer.data, Steps(12, 2, seed=0), workers=0, pin=False)))
+    made = list(trainer._clips(batch, torch.Generator()))
+    assert made == list(dict.fromkeys(plane[0] for plane in trainer.model.layout.planes)) == ["v", "a"]
+
+
+def test_a_bad_discriminator_step_steps_nothing(clips, tmp_path, monkeypatch):
+    changes = {"stage1_steps": 0, "stage2_steps": 1, "disc_start": 0}
+    told = config(clips, tmp_path, **changes)
+    trainer = module._Trainer(told, Machine(torch.device("cpu")), ClipData(clips))
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    before |= {name: torch.full_like(v, -6.0) for name, v in before.items() if name.endswith("logvar.bias")}
+    inner = module.DiscriminatorStep.forward
+
+    def broken(self, *args):
+        loss, terms = inner(self, *args)
+        return loss * torch.nan, terms
+
+    monkeypatch.setattr(module.DiscriminatorStep, "forward", broken)
+    assert trainer.train_step() == {}
+    after = trainer.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if "logvar" not in name)
+
+
+def test_saturated_latents_are_told(clips, tmp_path):
+    result = train_mdsa(config(clips, tmp_path, stage1_steps=2, stage2_steps=0))
+    assert list(result.saturated) == ["v_hw", "v_tw", "v_th", "a_hw", "a_tw", "a_th"]
+    mean = torch.zeros(1, 4, 2, 4, 4)
+    mean[:, :, 0, :2] = 5.0
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])[..., None].expand(2, 4, 4)
+    mean[:, :2, 1] = -5.0  # in the padding too, where it does not count
+    assert Posterior(mean, mean, mask).saturated().tolist() == [[0.5, 0.5]]
 
 
 def test_silence_reaches_the_share_of_clips_that_was_asked_for(clips, tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from avmodel.training import (
     Health,
     Machine,
     RunLog,
+    StopSignal,
     TrainingError,
     cool_down,
     device_of,
@@ -96,6 +98,14 @@ def test_health_counts_bad_steps_and_ends_at_three_in_a_row():
     assert health.skipped == 4
     with pytest.raises(TrainingError, match="step 5: .* 3rd time in a row"):
         health.count(5, good=False)
+
+
+def test_a_signal_to_one_process_stops_all(monkeypatch):
+    stop = StopSignal()
+    assert not stop.anywhere(Machine(torch.device("cpu")))
+    monkeypatch.setattr(Machine, "any", lambda self, flag: True)  # another process has been asked to
+    assert stop.anywhere(Machine(torch.device("cpu"), rank=1, world=2))
+    assert stop.number == signal.SIGTERM and stop
 
 
 def test_the_rate_rises_and_falls_in_a_line():

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from avprep.shards import index as module
 from avprep.shards.clips import ShardError, read_shard
 from avprep.shards.index import ClipReader, index_shards
 from avprep.shards.store import open_store
@@ -66,3 +68,13 @@ def test_a_shard_overwritten_is_named(tmp_path):
 def test_nothing_finished_is_a_sentence(tmp_path):
     with pytest.raises(ShardError, match="holds no finished clip"):
         index_shards(open_store(tmp_path))
+
+
+def test_more_shards_than_may_be_open_are_read_all_the_same(clips, monkeypatch):
+    monkeypatch.setattr(module, "MAX_OPEN", 2)
+    index, expected = index_shards(open_store(clips)), whole(clips)
+    assert len(index.paths) == 3
+    reader, open_before = ClipReader(index), len(os.listdir("/proc/self/fd"))
+    for position in np.random.default_rng(0).integers(0, len(index), 40):
+        assert reader[int(position)] == expected[index.keys[position]]
+        assert len(os.listdir("/proc/self/fd")) <= open_before + 2
