@@ -26,6 +26,7 @@ from avprep.output import (
     FORMAT_VERSION,
     JobError,
     Stop,
+    end_rebuild,
     lock,
     open_output,
     remember,
@@ -141,6 +142,8 @@ def run_encode_job(sources: list[Source], config: EncodeConfig, progress: Encode
             _make_shards(store, plan, clips, todo, fingerprint, config, report, stop, progress)
         if report.made:
             _write_stats(store, report, config.header)
+        if report.made == len(todo):
+            end_rebuild(store)
     if report.made + len(report.damaged) < len(todo):
         stop.check()
     return report
@@ -267,7 +270,8 @@ def _make_shards(
     make_worker = _MakeWorker(config.open_encoder, config.compile, media)
     with open_pool(_pool_config(config), make_worker) as pool:
         report.workers, report.device = pool.workers, pool.device
-        report.batch_size = _batch_size(store, pool, config, progress)
+        _keep_to_device(store, pool.device)
+        report.batch_size = _batch_size(store, pool, config, stop, progress)
         task = EncodeTask(
             index=-1, out=config.out, fingerprint=fingerprint, options=config.options,
             weights=config.header.weights, batch_size=report.batch_size, source=None,
@@ -311,13 +315,27 @@ def _count(report: EncodeReport, result: EncodeResult) -> None:
     report.notes += result.notes
 
 
-def _batch_size(store: Store, pool: Pool, config: EncodeConfig, progress: EncodeProgress) -> int:
+def _keep_to_device(store: Store, device: str) -> None:
+    """One output, one arithmetic: bf16 on a GPU and float32 on a CPU give latents that differ."""
+    header = read_header(store)
+    begun_on = header.setdefault("device", device)
+    if begun_on != device:
+        raise JobError(f"{store.uri} was begun with device = {begun_on!r}; this run has {device!r}, whose "
+                       f"latents differ in their last bits. --device {begun_on} goes on, another --out keeps "
+                       f"both, --rebuild starts over.")
+    remember(store, header)
+
+
+def _batch_size(
+    store: Store, pool: Pool, config: EncodeConfig, stop: Stop, progress: EncodeProgress
+) -> int:
     """As it was told; else as it was found when the output was begun, so that resuming gives equal bytes."""
     if config.batch_size is not None:
         return config.batch_size
     header = read_header(store)
     if "batch_size" not in header:
-        header["batch_size"] = pool.ask(partial(find_batch_size, config.open_encoder, config.header.spec))
+        question = partial(find_batch_size, config.open_encoder, config.header.spec)
+        header["batch_size"] = pool.ask(question, stop.check)
         remember(store, header)
         progress.say(f"--batch-size auto: {header['batch_size']} clips, found by trying on {pool.device}")
     return header["batch_size"]
@@ -381,7 +399,7 @@ class _DecodeOnRay:
     def __call__(
         self, task: EncodeTask, should_stop: Callable[[], bool], tell: Callable[[str], None]
     ) -> Iterator[InputClip | LedgerRow]:
-        stage = DecodeStage(watchdog_s(self.config, 1))
+        stage = DecodeStage(watchdog_s(self.config, self.config.source_timeout_s))
         quarantine = clip_quarantine(self.config)
 
         def on_lost(piece: ShardTask, lost: WorkerLost) -> None:
@@ -403,7 +421,7 @@ class _DecodeOnRay:
 
 @dataclass(frozen=True)
 class DecodeStage:
-    """`decode_piece` under a watchdog a source."""
+    """`decode_piece` under a watchdog a clip."""
 
     watchdog_s: float | None
 

@@ -17,7 +17,16 @@ from pathlib import Path
 
 from avprep.datasets.source import Source
 from avprep.media.probe import Header
-from avprep.output import FORMAT_VERSION, JobError, Stop, lock, open_output, stop_on_signal, write_stats
+from avprep.output import (
+    FORMAT_VERSION,
+    JobError,
+    Stop,
+    end_rebuild,
+    lock,
+    open_output,
+    stop_on_signal,
+    write_stats,
+)
 from avprep.plan import (
     PROBE_BATCH,
     PlanOptions,
@@ -39,6 +48,7 @@ from avprep.stages.probe import ProbeTask, probe_batch
 
 # The watchdog ends a worker this much later than the time limit that the decoder itself looks at.
 _WATCHDOG_FACTOR, _WATCHDOG_SLACK_S = 1.5, 10.0
+_PROBE_TIMEOUT_S = 60.0  # for a header, which takes milliseconds; --source-timeout where that is less
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +78,7 @@ class JobReport:
     seconds: Counter[str] = field(default_factory=Counter)
     elapsed_s: float = 0.0
     new_sources: int = 0        # listed now and not in the plan
+    changed_sources: int = 0    # in the plan with other labels or captions than they are listed with now
 
 
 @dataclass(frozen=True)
@@ -100,8 +111,7 @@ def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -
             _plan_again(store, sources, runner, config, stop, progress)
         plan = plan_once(store, sources, runner, config, stop, progress)
         report = JobReport(shards=plan.shards)
-        if config.plan.limit is None:  # a limited plan leaves sources out by design
-            report.new_sources = len({source.path for source in sources} - plan.sources())
+        report.new_sources, report.changed_sources = _changes(sources, plan, config)
         done = set(finished_shards(store))
         again = _failed_shards(store, done) if config.only_failed else set()
         todo = sorted(again | (set(range(plan.shards)) - done))
@@ -122,6 +132,8 @@ def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -
         report.elapsed_s = time.monotonic() - started
         if report.made:
             _write_stats(store, report)
+        if report.made == len(todo):
+            end_rebuild(store)
     if report.made < len(todo):
         stop.check()
     return report
@@ -177,6 +189,21 @@ def plan_once(
     return PlanReader(store)
 
 
+def _changes(sources: list[Source], plan: PlanReader, config: JobConfig) -> tuple[int, int]:
+    """(new, changed): how many listed sources the plan, which is kept, does not have, or has otherwise."""
+    listed: dict[str, list[Source]] = {}
+    for source in sources:
+        listed.setdefault(source.path, []).append(source)
+    planned, changed = set(), set()
+    for path, labels, caption in plan.texts():
+        planned.add(path)
+        now = listed.get(path, ())
+        if now and not any((source.labels, source.caption) == (labels, caption) for source in now):
+            changed.add(path)
+    # A limited plan leaves sources out by design.
+    return len(listed.keys() - planned) if config.plan.limit is None else 0, len(changed)
+
+
 def _plan_again(
     store: Store, sources: list[Source], runner: Runner, config: JobConfig, stop: Stop, progress: Progress
 ) -> None:
@@ -227,9 +254,11 @@ def _probe_all(
     quarantine = Quarantine(
         parts=lambda task: task.paths,
         trial=lambda task, paths: task.trial(paths),
-        without=lambda task, lost: task.without({path: _verdict(was, config) for path, was in lost.items()}),
+        without=lambda task, lost: task.without(
+            {path: _verdict(was, watchdog_s(config, _PROBE_TIMEOUT_S)) for path, was in lost.items()}
+        ),
     )
-    stage = _ProbeStage(watchdog_s(config, PROBE_BATCH))
+    stage = _ProbeStage(watchdog_s(config, _PROBE_TIMEOUT_S))
     found: dict[str, Header | MediaError] = {}
     lost = tell_lost(progress)
     for task, headers in quarantine.map(runner, stage, tasks, stop, lost):
@@ -244,8 +273,7 @@ class _ProbeStage:
     watchdog_s: float | None
 
     def __call__(self, task: ProbeTask) -> list[Header | MediaError]:
-        with watchdog(self.watchdog_s):
-            return probe_batch(task)
+        return probe_batch(task, guard=lambda: watchdog(self.watchdog_s))
 
 
 # --- the shards --------------------------------------------------------------------------------------------
@@ -254,7 +282,7 @@ class _ProbeStage:
 def _make_shards(
     runner: Runner, tasks: Iterable[ShardTask], config: JobConfig, stop: Stop, progress: Progress
 ) -> Iterator[ShardResult]:
-    stage = ClipStage(watchdog_s(config, 1))
+    stage = ClipStage(watchdog_s(config, config.source_timeout_s))
     for _, result in clip_quarantine(config).map(runner, stage, tasks, stop, tell_lost(progress)):
         yield result
 
@@ -264,13 +292,15 @@ def clip_quarantine(config: JobConfig) -> Quarantine:
     return Quarantine(
         parts=lambda task: task.sources,
         trial=lambda task, sources: task.trial(sources),
-        without=lambda task, lost: task.without({s.path: _verdict(was, config) for s, was in lost.items()}),
+        without=lambda task, lost: task.without(
+            {s.path: _verdict(was, watchdog_s(config, config.source_timeout_s)) for s, was in lost.items()}
+        ),
     )
 
 
 @dataclass(frozen=True)
 class ClipStage:
-    """`make_shard` under a watchdog a source."""
+    """`make_shard` under a watchdog a clip."""
 
     watchdog_s: float | None
 
@@ -278,15 +308,15 @@ class ClipStage:
         return make_shard(task, guard=lambda: watchdog(self.watchdog_s))
 
 
-def watchdog_s(config: JobConfig, sources: int) -> float | None:
-    """How long a worker process may take for so many sources; None where there is no process to end."""
+def watchdog_s(config: JobConfig, timeout_s: float) -> float | None:
+    """When a worker process is ended over what may take `timeout_s`; None where there is no such process."""
     in_worker = config.runner.workers > 0 or config.runner.address is not None
-    return config.source_timeout_s * _WATCHDOG_FACTOR * sources + _WATCHDOG_SLACK_S if in_worker else None
+    timeout_s = min(timeout_s, config.source_timeout_s)
+    return timeout_s * _WATCHDOG_FACTOR + _WATCHDOG_SLACK_S if in_worker else None
 
 
-def _verdict(lost: WorkerLost, config: JobConfig) -> MediaError:
+def _verdict(lost: WorkerLost, limit_s: float | None) -> MediaError:
     """Why a source that was lost even alone is quarantined."""
-    limit_s = watchdog_s(config, 1)
     if limit_s is not None and lost.seconds >= limit_s:
         detail = f"the decoder did not return; its process was ended {limit_s:g} s after it began"
         return MediaError(Reason.TIMEOUT, detail)

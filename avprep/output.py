@@ -20,8 +20,10 @@ from avprep.shards.store import LocalStore, Store
 from avprep.shards.verify import kind_of, read_header
 
 FORMAT_VERSION = 1
-# Of spec.json, not compared: the inputs may move between runs, and a batch size is only remembered.
-_REMEMBERED = ("fingerprint", "root", "batch_size")
+REBUILDING = "rebuilding"  # of spec.json: begun by --rebuild and not at its end yet
+# Of spec.json, not compared: the inputs may move between runs, a batch size and a device are found by trying,
+# and a --rebuild is over some day.
+_REMEMBERED = ("fingerprint", "root", "batch_size", "device", REBUILDING)
 _FILES = (PLAN_NAME, "stats.json", "captions.safetensors", "spec.json")
 
 
@@ -112,6 +114,8 @@ def open_output(store: Store, header: dict[str, Any], *, root: str, rebuild: boo
     Args:
         header: spec.json without what is only remembered: everything that decides the shards' bytes.
         root: where the inputs lie, remembered for `status`.
+        rebuild: what is there is removed first; but a --rebuild that was interrupted is gone on with, as it
+            is by the same command without.
 
     Raises:
         JobError: it was begun with another header, or is not this tool's.
@@ -127,11 +131,21 @@ def open_output(store: Store, header: dict[str, Any], *, root: str, rebuild: boo
         if not rebuild:
             _refuse_differences(store, found, header)
             return fingerprint
+        if found.get(REBUILDING) and found["fingerprint"] == fingerprint:
+            return fingerprint
     elif store.names("ledger"):
         raise JobError(f"{store.uri} holds a ledger and no spec.json; it is not this tool's to write into")
     _clear(store)
-    remember(store, header | {"fingerprint": fingerprint, "root": root})
+    told = {"fingerprint": fingerprint, "root": root}
+    remember(store, header | told | ({REBUILDING: True} if rebuild else {}))
     return fingerprint
+
+
+def end_rebuild(store: Store) -> None:
+    """All shards are there: the next --rebuild starts over again."""
+    header = read_header(store)
+    if header.pop(REBUILDING, False):
+        remember(store, header)
 
 
 def remember(store: Store, header: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ class InProcessPool:
     def __init__(self, worker: Worker, device: str) -> None:
         self._worker, self.device = worker, device
 
-    def ask(self, question):
+    def ask(self, question, poll):
         return question(self.device)
 
     def map(self, tasks, should_stop, on_lost):

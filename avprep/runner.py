@@ -29,6 +29,7 @@ ATTEMPTS = 3                # of a task, before its lost workers are the machine
 WAITING = 1                 # tasks handed out beyond one a worker, so that none idles for the driver
 _POLL_S = 1.0               # how often a stop asked for by a signal is looked at
 _START_S = 600.0            # a worker imports torch; a cluster may have to start a node for it
+_NO_ROOM = f"no worker has started in {_START_S:g} s: the cluster has no room for one"
 _STORE_BYTES = 100 << 20    # Ray's object store carries results of a few hundred bytes
 
 
@@ -170,8 +171,14 @@ class Pool(Protocol):
             Exception: whatever a worker raises; it is not tried again.
         """
 
-    def ask(self, question: Callable[[str], Result]) -> Result:
-        """The answer to a question about the device, asked where a worker is."""
+    def ask(self, question: Callable[[str], Result], poll: Callable[[], None]) -> Result:
+        """The answer to a question about the device, asked where a worker is.
+
+        `poll` is called every second or so while it is waited for; what it raises ends the waiting.
+
+        Raises:
+            RunnerError: no worker can be started.
+        """
 
 
 @contextmanager
@@ -270,8 +277,18 @@ class _RayPool:
         for slot in self._slots:
             ray.kill(slot.actor)
 
-    def ask(self, question):
-        return _result_or_raise(self._slots[0].actor.ask.remote(question))
+    def ask(self, question, poll):
+        starting = {slot.starting: slot for slot in self._slots}
+        began = time.monotonic()
+        while not (ready := _ready(list(starting))):
+            poll()
+            if time.monotonic() - began > _START_S:
+                raise RunnerError(_NO_ROOM)
+        _result_or_raise(ready[0])
+        answer = starting[ready[0]].actor.ask.remote(question)
+        while not _ready([answer]):
+            poll()
+        return _result_or_raise(answer)
 
     def map(self, tasks, should_stop, on_lost):
         import ray
@@ -335,7 +352,14 @@ class _RayPool:
                     self._restart(slot, slot.failures + 1)
         oldest = min(slot.since for slot in self._slots)
         if all(slot.starting is not None for slot in self._slots) and time.monotonic() - oldest > _START_S:
-            raise RunnerError(f"no worker has started in {_START_S:g} s: the cluster has no room for one")
+            raise RunnerError(_NO_ROOM)
+
+
+def _ready(references: list[Any]) -> list[Any]:
+    """One of the references that has its result, if one has it soon."""
+    import ray
+
+    return ray.wait(references, num_returns=1, timeout=_POLL_S)[0]
 
 
 def _result_or_raise(reference: Any) -> Any:

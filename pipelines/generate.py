@@ -20,7 +20,8 @@ def main() -> int:
          f"--n-mels 64 --video-codec raw --workers 2"),
         ("the autoencoder",
          f"avmodel train-mdsa --preset small --clips {out}/clips --out {out}/mdsa --stage1-steps 100 "
-         f"--stage2-steps 700 --no-adversarial --lpips none --lr 1e-3 --warmup-steps 50 --cooldown-steps 300"),
+         f"--stage2-steps 700 --no-adversarial --lpips none --lr 1e-3 --warmup-steps 50 "
+         f"--cooldown-steps 300"),
         ("what it keeps, to watch and to hear",
          f"avmodel reconstruct --ckpt {out}/mdsa/mdsa.pt --clips {out}/clips --out {out}/seen --limit 8"),
         ("every clip as a latent",

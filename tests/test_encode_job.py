@@ -211,6 +211,17 @@ def test_a_changed_checkpoint_or_option_is_refused_with_the_field_named(clips, f
     assert digest(finished) == before
 
 
+def test_another_device_is_refused(clips, tmp_path):
+    out = tmp_path / "out"
+    encode(str(clips), out, fake=FAKE)
+    header = read_header(open_store(out))
+    assert header["device"] == "cpu"
+    (out / "spec.json").write_text(json.dumps(header | {"device": "cuda"}))
+    (out / "ledger" / "000001.parquet").unlink()
+    with pytest.raises(JobError, match="begun with device = 'cuda'; this run has 'cpu'"):
+        encode(str(clips), out, fake=FAKE)
+
+
 def test_other_clips_are_refused_and_rebuild_starts_over(clips, finished, tmp_path):
     out = tmp_path / "out"
     encode(str(clips), out, fake=FAKE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ import webdataset
 from click.testing import CliRunner
 
 from avprep.cli import main
-from avprep.shards.ledger import read_ledgers
+from avprep.shards.ledger import read_ledger, read_ledgers, write_ledger
 from avprep.shards.store import open_store
 from avprep.shards.verify import verify
 
@@ -195,6 +196,92 @@ def test_only_failed_opens_new_shards_for_what_no_longer_fits(clip_root, tmp_pat
         assert avprep("verify", tmp_path / "out").exit_code == 0
     clip(root, tmp_path / "fresh", *args)
     assert {row.key for row in rows} == {row.key for row in rows_of(tmp_path / "fresh")}
+
+
+def test_only_failed_gives_up_no_clip_that_stands(clip_root, tmp_path):
+    """A source with written clips and failed ones, tried again while it is gone."""
+    root = tmp_path / "media"
+    root.mkdir()
+    whole = (clip_root / "beta" / "scene 1.mp4").read_bytes()
+    (root / "a.mp4").write_bytes(whole)
+    (root / "b.mp4").write_bytes(whole)
+    out = tmp_path / "out"
+    clip(root, out)
+    before, name = digest(out), "ledger/000000.parquet"
+    store = open_store(out)
+    rows, record = read_ledger(store, 0)
+    lost = dataclasses.replace(rows[-1], status="failed", reason="corrupt", residual_ms=None)
+    write_ledger(store, 0, [*rows[:-1], lost], record)
+    (root / f"{lost.source}").rename(tmp_path / "away")
+    assert clip(root, out, "--only-failed").exit_code == 0
+    after = {row.key: row.status for row in read_ledger(store, 0)[0]}
+    assert after == {row.key: "written" for row in rows[:-1]} | {lost.key: "failed"}
+    (tmp_path / "away").rename(root / lost.source)
+    assert clip(root, out, "--only-failed").exit_code == 0
+    assert digest(out) == before and name in before
+
+
+def test_only_failed_that_is_killed_leaves_no_ledger_beside_anothers_tar(clip_root, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    clip(clip_root, out)
+    shutil.copytree(clip_root, tmp_path / "media")
+    shutil.copy(clip_root / "beta" / "scene 1.mp4", tmp_path / "media" / "broken.mp4")
+    with monkeypatch.context() as patch:
+        patch.setattr("avprep.stages.clip.write_ledger", lambda *_: os._exit(9))
+        process = os.fork()
+        if not process:
+            clip(tmp_path / "media", out, "--only-failed")
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
+    assert [str(d) for d in verify(open_store(out)) if "a shard without a ledger" not in d.detail] == []
+    assert clip(tmp_path / "media", out).exit_code == 0
+    assert avprep("verify", out).exit_code == 0
+
+
+def test_a_rebuild_that_was_stopped_is_gone_on_with(clip_root, tmp_path):
+    out = tmp_path / "out"
+    clip(clip_root, out)
+    before = digest(out)
+    monotonic = {path.name: path.stat().st_mtime_ns for path in (out / "ledger").iterdir()}
+    header = json.loads((out / "spec.json").read_text())
+    (out / "spec.json").write_text(json.dumps(header | {"rebuilding": True}, indent=2, sort_keys=True))
+    (out / "ledger" / "000001.parquet").unlink()
+    assert "made 1 of" in clip(clip_root, out, "--rebuild").output
+    assert digest(out) == before
+    again = clip(clip_root, out, "--rebuild")
+    assert "made 1 of" not in again.output  # that one was over: this one starts over
+    assert digest(out) == before
+    assert all((out / "ledger" / name).stat().st_mtime_ns > then for name, then in monotonic.items())
+
+
+@pytest.mark.parametrize("what", ["empty", "gone"])
+@pytest.mark.parametrize("when", ["planning", "making"])
+def test_media_that_are_gone_are_a_sentence_and_no_row(when, what, clip_root, tmp_path):
+    root, out = tmp_path / "media", tmp_path / "out"
+    shutil.copytree(clip_root, root)
+    listing = ["--dataset", "manifest", "--list", tmp_path / "manifest.csv"]
+    span = ",0,4" if when == "making" else ",,"
+    paths = sorted(str(path.relative_to(root)) for path in root.rglob("scene*.mp4"))
+    (tmp_path / "manifest.csv").write_text("path,start,stop\n" + "".join(f"{p}{span}\n" for p in paths))
+    root.rename(tmp_path / "unmounted")
+    if what == "empty":
+        root.mkdir()
+    result = clip(root, out, *listing)
+    assert result.exit_code == 1, result.output
+    assert "is its disk mounted?" in result.output.replace("\n", " ") and "Traceback" not in result.output
+    assert not rows_of(out)
+    shutil.rmtree(root, ignore_errors=True)
+    (tmp_path / "unmounted").rename(root)
+    assert clip(root, out, *listing).exit_code == 0
+    assert {row.status for row in rows_of(out)} == {"written"}
+
+
+def test_other_labels_than_the_plans_are_told(clip_root, tmp_path):
+    clip(clip_root, tmp_path / "out")
+    result = clip(clip_root, tmp_path / "out", "--label-from-folder")
+    # In the folders, not at the top: those that are whole, and have a label now.
+    assert "4 sources have other labels or captions now" in result.output.replace("\n", " ")
+    assert "other labels" not in clip(clip_root, tmp_path / "out").output
 
 
 def test_two_spans_of_a_file_keep_their_own_labels(clip_root, tmp_path):

@@ -63,7 +63,7 @@ def test_a_pool_in_this_process_runs_tasks_and_ends():
             Doubling.closed = True
 
     with open_pool(PoolConfig(workers=0, device="cpu"), lambda *_: Doubling()) as pool:
-        assert pool.ask(lambda device: device) == "cpu"
+        assert pool.ask(lambda device: device, lambda: None) == "cpu"
         assert dict(pool.map(range(5), lambda: False, lambda *_: None)) == {i: 2 * i for i in range(5)}
         assert list(pool.map(range(5), lambda: True, lambda *_: None)) == []
     assert Doubling.closed

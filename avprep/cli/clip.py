@@ -13,11 +13,12 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from avprep.cli.common import Refused, absolute, print_sums, readable_bytes
+from avprep.cli.common import Refused, absolute, failed_file, print_sums, readable_bytes
 from avprep.datasets import DATASETS, default_root, list_dataset
 from avprep.datasets.source import DatasetError, DatasetOptions, Listing
 from avprep.job import JobConfig, JobReport, Progress, dry_run, run_clip_job
 from avprep.media.frames import CROPS
+from avprep.media.probe import MediaGone
 from avprep.output import JobError, Stopped
 from avprep.plan import PlanOptions
 from avprep.reasons import Reason
@@ -98,6 +99,9 @@ def clip(**options) -> None:
         report = run_clip_job(listing.sources, config, progress.hooks)
     except (JobError, RunnerError) as error:
         raise Refused(str(error)) from error
+    except MediaGone as error:
+        progress.close()
+        raise click.ClickException(str(error)) from error
     except Stopped as stopped:
         progress.close()
         in_hand = "dropped" if stopped.is_dropped else "finished"
@@ -106,10 +110,7 @@ def clip(**options) -> None:
         sys.exit(128 + stopped.signal_number)
     except OSError as error:
         progress.close()
-        raise click.ClickException(
-            f"--out {config.out} cannot be written: {error.strerror or error}. No shard is half done; "
-            f"when there is room, run the same command again."
-        ) from error
+        raise failed_file(error, config.out) from error
     progress.close()
     _print_report(report, config)
 
@@ -222,6 +223,9 @@ def _print_report(report: JobReport, config: JobConfig) -> None:
     if report.new_sources:
         click.echo(f"{report.new_sources:,} sources are new since the plan was made and not in it: "
                    f"--rebuild plans anew, another --out takes them apart")
+    if report.changed_sources:
+        click.echo(f"{report.changed_sources:,} sources have other labels or captions now than when the plan "
+                   f"was made, which is kept: --rebuild plans anew")
     if not report.made:
         click.echo(f"nothing to do: all {report.shards:,} shards are there")
     else:

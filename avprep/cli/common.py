@@ -25,6 +25,14 @@ def absolute(uri: str) -> str:
     return uri if "://" in uri else os.path.abspath(uri)
 
 
+def failed_file(error: OSError, out: str) -> click.ClickException:
+    """What a run says that a file system ended: the output's, unless the error names another's file."""
+    named, why = str(error.filename or out), error.strerror or error
+    where = f"--out {out} cannot be written" if named.startswith(out) else named
+    return click.ClickException(f"{where}: {why}. No shard is half done; when that is mended, run the same "
+                                f"command again.")
+
+
 def existing(out: str) -> Store:
     store = open_store(out)
     try:

@@ -14,9 +14,10 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from avprep.cli.clip import clip_config, media_options, print_listing
-from avprep.cli.common import Refused, absolute, existing, print_sums
+from avprep.cli.common import Refused, absolute, existing, failed_file, print_sums
 from avprep.encode_job import EncodeConfig, EncodeProgress, EncodeReport, run_encode_job
 from avprep.media.mux import MuxError
+from avprep.media.probe import MediaGone
 from avprep.output import JobError, Stopped
 from avprep.pool import PoolConfig
 from avprep.runner import RunnerError, available_cpus
@@ -86,6 +87,8 @@ def encode(context: click.Context, **options) -> None:
         report = run_encode_job(sources, config, progress.hooks)
     except (JobError, RunnerError, EncodeError) as error:
         raise Refused(str(error)) from error
+    except MediaGone as error:
+        raise click.ClickException(str(error)) from error
     except Stopped as stopped:
         progress.close()
         in_hand = "dropped" if stopped.is_dropped else "finished"
@@ -93,10 +96,7 @@ def encode(context: click.Context, **options) -> None:
                    err=True)
         sys.exit(128 + stopped.signal_number)
     except OSError as error:
-        raise click.ClickException(
-            f"{error.filename or config.out}: {error.strerror or error}. No shard is half done; "
-            f"when there is room, run the same command again."
-        ) from error
+        raise failed_file(error, config.out) from error
     finally:
         progress.close()
     _print_report(report, config)

@@ -38,6 +38,8 @@ _VORBIS_SETTLED_S = Fraction(1, 20)
 # PyAV takes a frame's planes to end at a NULL, which FFmpeg promises up to this many only; beyond, it reads
 # what is not there. A damaged AAC packet is enough to make such a frame.
 _PLANES = 8
+# Times full scale: damaged float samples reach 1e38, whose spectrum is no number.
+_LOUDEST = 1e3
 # ITU-R BS.775 weights to one channel, before they are normalised to sum to 1; LFE is left out.
 _WEIGHTS = {"FL": 1.0, "FR": 1.0, "FC": 1.0, "LFE": 0.0, "LFE2": 0.0}
 _SURROUND_WEIGHT = 0.7071067811865476
@@ -241,6 +243,7 @@ def _sound(held: deque[tuple[int, int, np.ndarray]], start: int, spec: ClipSpec)
             sounding[a - first : b - first] = True
     if not np.isfinite(native).all():
         native = np.nan_to_num(native, nan=0.0, posinf=1.0, neginf=-1.0)
+    native = native.clip(-_LOUDEST, _LOUDEST)
     clip = slice(*((n * down // up) - first for n in (start, start + spec.samples)))
     if not sounding.any():
         return _silence(spec)

@@ -8,7 +8,7 @@ what the caller does with a clip is not the source's fault.
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -20,19 +20,25 @@ Item = TypeVar("Item")
 MAX_GROWTH = 2 << 30  # bytes
 
 
-def bounded(items: Iterator[Item], growth: int = MAX_GROWTH) -> Iterator[Item]:
+def bounded(
+    items: Iterator[Item], growth: int = MAX_GROWTH, *, size_of: Callable[[Item], int] = lambda item: 0
+) -> Iterator[Item]:
     """The items of an iterator that may not take more than `growth` bytes above what is in use now.
+
+    Items of `size_of` bytes are the caller's once they are handed out: whoever keeps them all (the clips of a
+    long film) does not spend the source's memory.
 
     Raises:
         MediaError: CORRUPT, where the iterator ran into the limit and did not make an error of its own of it.
     """
     limit = _address_space() + growth
     while True:
-        with _limited(limit, growth):
+        with _limited(min(limit, _address_space() + growth), growth):
             try:
                 item = next(items)
             except StopIteration:
                 return
+        limit += size_of(item)
         yield item
 
 

@@ -43,6 +43,27 @@ _UNFORESEEN = (
 )
 
 
+class MediaGone(Exception):
+    """The folder of the media is not there any more, or empty: a fault of the machine, not of the sources."""
+
+
+def require_media(root: str) -> None:
+    """For whoever finds a source missing or unreadable: that it is not all of them.
+
+    Raises:
+        MediaGone: `root` is no folder, is empty (a disk that is not mounted), or does not answer.
+    """
+    try:
+        with os.scandir(root) as entries:
+            if next(entries, None) is not None:
+                return
+        why = "is empty"
+    except OSError as error:
+        why = f"cannot be listed ({error.strerror or error})"
+    raise MediaGone(f"--root {root} {why} on {os.uname().nodename}: is its disk mounted? Its sources are not "
+                    f"taken for missing; when it is back, run the same command again")
+
+
 class Deadline:
     """The time a source may take. `check()` is called between packets and raises past it.
 
@@ -52,6 +73,11 @@ class Deadline:
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
         self._ends = None if seconds is None else time.monotonic() + seconds
+
+    def extend(self, seconds: float) -> None:
+        """Leaves out time that was not spent on the source."""
+        if self._ends is not None:
+            self._ends += seconds
 
     def check(self) -> None:
         """Raises MediaError(TIMEOUT) once the time is up."""
@@ -129,8 +155,11 @@ def _check_regular_file(path: str) -> None:
 
 def _why_not_media(path: str, error: Exception) -> str:
     """A sentence for a person, from the file's first bytes and FFmpeg's word."""
-    with open(path, "rb") as file:
-        head = file.read(4096)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError as cause:
+        raise MediaError(Reason.UNREADABLE, f"cannot be read: {cause.strerror or cause}") from cause
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_PLAYLISTS):
         return "a playlist or description that points at other media; refused without following it"
     word = getattr(error, "strerror", None) or str(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -80,9 +80,14 @@ class PlanReader:
             found.update(table.filter(pc.is_in(table["source"], values))["key"].to_pylist())
         return found
 
-    def sources(self) -> set[str]:
-        """The paths of all planned sources."""
-        found: set[str] = set()
+    def texts(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
+        """(source, labels, caption) of every row, as often as neighbouring rows differ."""
+        last = None
         for shard in range(self.shards):
-            found.update(self._file.read_row_group(shard, ["source"])["source"].unique().to_pylist())
-        return found
+            table = self._file.read_row_group(shard, ["source", "labels", "caption"])
+            columns = (column.to_pylist() for column in table.columns)
+            for source, labels, caption in zip(*columns, strict=True):
+                row = (source, tuple(labels), caption)
+                if row != last:
+                    yield row
+                last = row

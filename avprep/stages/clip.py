@@ -17,10 +17,10 @@ from avprep.media.frames import Crop
 from avprep.media.mel import mel_stack
 from avprep.media.memory import bounded
 from avprep.media.mux import encode_frames
-from avprep.media.probe import Deadline, open_source
+from avprep.media.probe import Deadline, open_source, require_media
 from avprep.reasons import MediaError, Reason
 from avprep.shards.clips import Members, ShardWriter, VideoCodec, clip_key, merge, pack_clip, read_shard
-from avprep.shards.ledger import LedgerRow, ShardRecord, Sums, read_ledger, write_ledger
+from avprep.shards.ledger import LedgerRow, ShardRecord, Sums, ledger_name, read_ledger, write_ledger
 from avprep.shards.store import Store, open_store
 from avprep.spec import ClipSpec
 
@@ -98,10 +98,11 @@ def shard_name(index: int) -> str:
 
 
 def make_shard(task: ShardTask, *, guard: Callable[[], AbstractContextManager] = nullcontext) -> ShardResult:
-    """Makes the shard and its ledger, or, as a trial, only decodes it. `guard` is entered for each source.
+    """Makes the shard and its ledger, or, as a trial, only decodes it. `guard` is entered for each clip.
 
     Raises:
         OSError: the output cannot be written; nothing is left half done.
+        MediaGone: a source is missing, and so is the folder of all of them.
     """
     torch.set_num_threads(1)  # N workers use N cores
     work = _ShardWork(task, guard)
@@ -150,7 +151,10 @@ class _ShardWork:
         sources = tuple(replace(s, verdict=None if s.path not in self.task.quarantined else s.verdict)
                         for s in self.task.sources if s.path in again)
         new = dict(self._packed(sources, new_rows))
-        rows = sorted(rows + new_rows, key=lambda row: row.key)
+        stands = {row.key: row for row in old_rows if row.status == "written"}
+        # A clip that stands is not given up for a failure: the file may be gone for a moment only.
+        rows += [stands.get(row.key, row) if row.status == "failed" else row for row in new_rows]
+        rows.sort(key=lambda row: row.key)
         kept = {row.key for row in rows if row.status == "written"} - new.keys()
         if not record.name:
             return rows, self._write(store, iter(sorted(new.items())), rows)
@@ -161,9 +165,13 @@ class _ShardWork:
     def _write(
         self, store: Store, clips: Iterator[tuple[str, Members]], rows: list[LedgerRow]
     ) -> ShardRecord:
-        """The tar of the clips; none at all where there is no clip. Fills `rows` as it draws on `clips`."""
+        """The tar of the clips; none at all where there is no clip. Fills `rows` as it draws on `clips`.
+
+        A ledger that stands goes before its tar does: whatever happens here, none is beside another's tar.
+        """
         first = next(clips, None)
         if first is None:
+            store.remove(ledger_name(self.task.index))
             store.remove(shard_name(self.task.index))
             return ShardRecord("", "", 0, self.task.fingerprint)
         name = shard_name(self.task.index)
@@ -175,6 +183,7 @@ class _ShardWork:
                 writer.add(key, members)
                 self.seconds["write"] += time.perf_counter() - started
             digest = writer.close()
+            store.remove(ledger_name(self.task.index))
         return ShardRecord(name, digest, writer.size, self.task.fingerprint)
 
     def _packed(
@@ -231,22 +240,29 @@ class _ShardWork:
         if source.verdict is not None:
             yield from ((start, source.verdict) for start in source.starts)
             return
-        left = list(source.starts)
+        left, deadline = list(source.starts), Deadline(self.task.source_timeout_s)
+        clips = read_source(
+            os.path.join(self.task.root, source.path), source.starts, spec=self.spec,
+            crop=self.task.options.crop, deadline=deadline,
+        )
+        try:
+            while (clip := self._next(clips)) is not None:
+                left.pop(0)
+                handed_out = time.perf_counter()
+                yield clip
+                deadline.extend(time.perf_counter() - handed_out)  # a slow output is not the source's fault
+        except MediaError as error:
+            if error.reason in (Reason.MISSING, Reason.UNREADABLE):
+                require_media(self.task.root)
+            yield from ((start, error) for start in left)
+
+    def _next(self, clips: Iterator) -> RawClip | tuple[int, MediaError] | None:
         started = time.perf_counter()
         try:
             with self._guard():
-                clips = read_source(
-                    os.path.join(self.task.root, source.path), source.starts, spec=self.spec,
-                    crop=self.task.options.crop, deadline=Deadline(self.task.source_timeout_s),
-                )
-                for clip in clips:
-                    left.pop(0)
-                    self.seconds["decode"] += time.perf_counter() - started
-                    yield clip
-                    started = time.perf_counter()
-        except MediaError as error:
-            yield from ((start, error) for start in left)
-        self.seconds["decode"] += time.perf_counter() - started
+                return next(clips, None)
+        finally:
+            self.seconds["decode"] += time.perf_counter() - started
 
 
 def read_source(
@@ -262,7 +278,11 @@ def read_source(
         with open_source(path) as source:
             yield from read_clips(source, starts, spec=spec, crop=crop, deadline=deadline)
 
-    return bounded(read())
+    return bounded(read(), size_of=_bytes_of)
+
+
+def _bytes_of(clip: RawClip | tuple[int, MediaError]) -> int:
+    return clip.frames.nbytes + clip.sound.waveform.nbytes if isinstance(clip, RawClip) else 0
 
 
 def clip_waveform(clip: RawClip, spec: ClipSpec) -> np.ndarray:

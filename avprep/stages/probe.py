@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from avprep.media.memory import bounded
-from avprep.media.probe import Header, probe
-from avprep.reasons import MediaError
+from avprep.media.probe import Header, probe, require_media
+from avprep.reasons import MediaError, Reason
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,23 @@ class ProbeTask:
         return replace(self, verdicts=self.verdicts + tuple(verdicts.items()))
 
 
-def probe_batch(task: ProbeTask) -> list[Header | MediaError]:
-    """For each path its header, or why it has none."""
+def probe_batch(
+    task: ProbeTask, *, guard: Callable[[], AbstractContextManager] = nullcontext
+) -> list[Header | MediaError]:
+    """For each path its header, or why it has none. `guard` is entered for each path.
+
+    Raises:
+        MediaGone: a source is missing, and so is the folder of all of them.
+    """
     known = dict(task.verdicts)
-    return [known[path] if path in known else _probe(os.path.join(task.root, path)) for path in task.paths]
+    return [known[path] if path in known else _probe(task.root, path, guard) for path in task.paths]
 
 
-def _probe(path: str) -> Header | MediaError:
+def _probe(root: str, path: str, guard: Callable[[], AbstractContextManager]) -> Header | MediaError:
     try:
-        return next(bounded(probe(p) for p in (path,)))
+        with guard():
+            return next(bounded(probe(p) for p in (os.path.join(root, path),)))
     except MediaError as error:
+        if error.reason in (Reason.MISSING, Reason.UNREADABLE):
+            require_media(root)
         return error

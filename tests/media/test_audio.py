@@ -5,10 +5,12 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avprep.media.audio import _cut, _mono_runs
+from avprep.media.mel import mel_stack
 from avprep.media.timeline import Clock
 from avprep.spec import ClipSpec
 
@@ -78,3 +80,10 @@ def test_clips_beyond_the_sound_are_silent_and_say_so():
     assert first.sounding_s == pytest.approx(1.6)
     assert second.sounding_s == pytest.approx((30000 - 25600) / 16000)
     assert third.sounding_s == 0 and not third.waveform.any()
+
+
+def test_damaged_samples_of_any_size_leave_a_mel_stack_of_numbers():
+    damaged = frames(range(0, 3000, 21), value=3e38)
+    (sound,) = _cut(_mono_runs(damaged, MS, Fraction(2, 1000)), [0], SPEC)
+    assert np.isfinite(sound.waveform).all() and np.abs(sound.waveform).max() > 1
+    assert torch.isfinite(mel_stack(torch.from_numpy(sound.waveform), SPEC)).all()

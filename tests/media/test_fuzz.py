@@ -117,6 +117,16 @@ def test_what_wants_more_memory_than_it_may_is_a_failed_source():
     assert np.ones(LARGE, np.uint8).all()
 
 
+def test_what_was_handed_out_is_the_callers_memory():
+    """The clips of a long film, all kept: each takes less than a source may, together they take more."""
+    made = (np.ones(LARGE, np.uint8) for _ in range(6))
+    kept = list(bounded(made, growth=3 * LARGE, size_of=lambda clip: clip.nbytes))
+    assert len(kept) == 6
+    with pytest.raises(MediaError):
+        list(bounded((np.ones(LARGE, np.uint8) for _ in range(6)), growth=3 * LARGE))
+    del kept
+
+
 @pytest.mark.timeout(60)
 def test_a_damaged_packet_that_claims_22_channels_does_not_end_the_process(tmp_path):
     """It did: PyAV found 26 planes in the frame and the last four pointed nowhere."""

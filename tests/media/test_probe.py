@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -70,3 +71,22 @@ def test_the_deadline_passes():
     with pytest.raises(MediaError) as caught:
         Deadline(-1).check()
     assert caught.value.reason is Reason.TIMEOUT
+
+
+def test_time_that_was_not_the_sources_is_left_out():
+    deadline = Deadline(-1)
+    deadline.extend(60)
+    deadline.check()
+
+
+def test_a_file_that_cannot_be_read_while_it_is_open_is_its_own_failure(tmp_path, monkeypatch):
+    """A bad sector, or a file that goes between two looks at it."""
+    path = tmp_path / "bad.mp4"
+    path.write_bytes(b"no media" * 100)
+
+    def fail(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr("builtins.open", fail)
+    error = reason_of(path)
+    assert error.reason is Reason.UNREADABLE and "Input/output error" in error.detail

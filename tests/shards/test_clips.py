@@ -117,3 +117,13 @@ def test_merging_is_a_sorted_union_where_the_new_counts(old, new):
 
     merged = list(merge(iter(clips(old, b"old").items()), clips(new, b"new")))
     assert merged == sorted((clips(old, b"old") | clips(new, b"new")).items())
+
+
+@pytest.mark.parametrize("codec", VIDEO_CODECS)
+def test_more_than_a_hundred_frames_keep_their_order(codec):
+    level = np.linspace(0, 255, 130).astype(np.uint8)
+    frames = np.broadcast_to(level[:, None, None, None], (130, 16, 16, 3))
+    members = pack_clip(**clip(codec) | {"frames": frames})
+    back = unpack_frames(members, decode_frames).mean((1, 2, 3))
+    assert np.abs(back - level).max() < 3
+    assert list(members) == sorted(members)
