@@ -25,7 +25,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class MDSAConfig:
-    """The autoencoder (paper section 3.2; model.md section 2). The defaults of the switches are the paper's.
+    """The autoencoder (paper section 3.2; docs/model.md 2). The defaults of the switches are the paper's.
 
     Raises:
         ConfigError: sizes that do not divide, or a switch of no known value.
@@ -133,7 +133,7 @@ class MDSAConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class STDiTConfig:
-    """The latent diffusion transformer (paper section 3.3; model.md section 4).
+    """The latent diffusion transformer (paper section 3.3; docs/model.md 4).
 
     Text comes as caption embeddings of `caption_dim`, or, where `classes` is not 0, as learned tokens, one
     a label.

@@ -174,7 +174,7 @@ def step_loader(data: Dataset, steps: Steps, *, workers: int, pin: bool) -> Data
 
 
 def to_model(batch: ClipBatch, size: int) -> dict[str, Tensor]:
-    """Clips as the model sees them (model.md section 1): v (B, 3, T, S, S) and a (B, 1, T, S, S), float32
+    """Clips as the model sees them (docs/model.md 1): v (B, 3, T, S, S) and a (B, 1, T, S, S), float32
     in [-1, 1]; the mel stack is replicated to the frames' size."""
     video = batch.frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
     audio = stack_to_frames(batch.mel.float(), size)[:, None]

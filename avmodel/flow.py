@@ -1,4 +1,4 @@
-"""Reflected flow matching on [-1, 1] (paper section 3.3; model.md section 5).
+"""Reflected flow matching on [-1, 1] (paper section 3.3; docs/model.md 5).
 
     eps (t = 0) ----- z_t = (1-t) eps + t z1 ----- z1 (t = 1)        v*(z, t) = E[z1 - eps | z_t = z]
 

@@ -181,7 +181,7 @@ class Block(nn.Module):
 
 
 class STDiT(nn.Module):
-    """v(z, t, caption) of the flow (model.md section 4). The grids and position tables are no parameters:
+    """v(z, t, caption) of the flow (docs/model.md 4). The grids and position tables are no parameters:
     dense and packed models have the same state dict.
 
     Raises:

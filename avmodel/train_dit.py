@@ -1,4 +1,4 @@
-"""Trains the STDiT on cached latents by reflected flow matching (paper section 3.3; model.md sections 3-5).
+"""Trains the STDiT on cached latents by reflected flow matching (paper section 3.3; docs/model.md 3-5).
 
 Each step: z1 from the shards, eps and t drawn, v(z_t, t) regressed on z1 - eps. In OUT:
 

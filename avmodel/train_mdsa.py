@@ -1,4 +1,4 @@
-"""Trains the MDSA on clip shards, both stages in one run (paper section 4.1; model.md section 3).
+"""Trains the MDSA on clip shards, both stages in one run (paper section 4.1; docs/model.md 3).
 
     steps   0 ............. stage1_steps .......................... stage1_steps + stage2_steps
             L1 + LPIPS      | + KL, drawn latents | + discriminators, from stage1_steps + disc_start on

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-# Amplitude to the [-1, 1] of the mel stack (model.md section 1): 20*log10(max(m, 1e-5)) lies in
+# Amplitude to the [-1, 1] of the mel stack (docs/model.md 1): 20*log10(max(m, 1e-5)) lies in
 # [-100, ...] dB; -80 dB maps to -1 and +20 dB to +1, so that the floor and clipping are both reachable.
 AMPLITUDE_FLOOR = 1e-5
 MIN_DB = -80.0

@@ -1,4 +1,4 @@
-"""Metrics of generated clips (model.md section 6)."""
+"""Metrics of generated clips (docs/model.md 6)."""
 
 
 class MetricError(ValueError):

@@ -1,4 +1,4 @@
-"""AV-Align: do the sound's onsets and the picture's movements come at the same times? (model.md section 6)
+"""AV-Align: do the sound's onsets and the picture's movements come at the same times? (docs/model.md 6)
 
 No weights: onsets by librosa, movement by Farneback's optical flow, both as in the published code.
 

@@ -1,6 +1,6 @@
 """Waveform -> mel stack: the 'video-like' audio, one (n_mels, W) spectrogram for each frame.
 
-Magnitude STFT (periodic Hann), Slaney mel bands, decibels mapped to [-1, 1] (model.md section 1). The STFT
+Magnitude STFT (periodic Hann), Slaney mel bands, decibels mapped to [-1, 1] (docs/model.md 1). The STFT
 runs over the whole clip with its true neighbouring samples and is then sliced: no seams between frames.
 
     context   |-- samples_before --|---------- samples ----------|-- samples_after --|

@@ -1,4 +1,4 @@
-"""Peak signal-to-noise ratio a clip: PSNR-V of its frames, PSNR-A of its mel stack (model.md section 6)."""
+"""Peak signal-to-noise ratio a clip: PSNR-V of its frames, PSNR-A of its mel stack (docs/model.md 6)."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
 
 Both give batches of 64 float16 latents of the paper's shape with their labels, shuffled; turn by turn, the
 median of the rounds. What the paper's transformer eats at batch 64 on a GPU of 790 TFLOP/s (58.5 TFLOP a
-step, model.md section 7) is the last row: 865 a second, a bound that no real step reaches.
+step, docs/model.md 7) is the last row: 865 a second, a bound that no real step reaches.
 """
 
 from __future__ import annotations
