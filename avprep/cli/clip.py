@@ -13,16 +13,14 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from avprep.cli.common import Refused, absolute, failed_file, print_sums, readable_bytes
+from avprep.cli.common import Refused, absolute, print_sums, readable_bytes, told_in_sentences
 from avprep.datasets import DATASETS, default_root, list_dataset
 from avprep.datasets.source import DatasetError, DatasetOptions, Listing
 from avprep.job import JobConfig, JobReport, Progress, dry_run, run_clip_job
 from avprep.media.frames import CROPS
-from avprep.media.probe import MediaGone
-from avprep.output import JobError, Stopped
 from avprep.plan import PlanOptions
 from avprep.reasons import Reason
-from avprep.runner import RunnerConfig, RunnerError, available_cpus
+from avprep.runner import RunnerConfig, available_cpus
 from avprep.shards.clips import VIDEO_CODECS
 from avprep.shards.ledger import Sums
 from avprep.spec import ClipSpec, SpecError
@@ -92,26 +90,11 @@ def clip(**options) -> None:
     config, listing = clip_config(options)
     print_listing(options["dataset"], listing)
     progress = BarProgress()
-    try:
+    with told_in_sentences(config.out, progress.close):
         if options["is_dry_run"]:
             _print_dry_run(dry_run(listing.sources, config, progress.hooks), config)
             return
         report = run_clip_job(listing.sources, config, progress.hooks)
-    except (JobError, RunnerError) as error:
-        raise Refused(str(error)) from error
-    except MediaGone as error:
-        progress.close()
-        raise click.ClickException(str(error)) from error
-    except Stopped as stopped:
-        progress.close()
-        in_hand = "dropped" if stopped.is_dropped else "finished"
-        click.echo(f"Stopped; the shards in hand are {in_hand}. Run the same command again to go on.",
-                   err=True)
-        sys.exit(128 + stopped.signal_number)
-    except OSError as error:
-        progress.close()
-        raise failed_file(error, config.out) from error
-    progress.close()
     _print_report(report, config)
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
 
+from avprep.media.probe import MediaGone
+from avprep.output import JobError, Stopped
 from avprep.reasons import Reason
+from avprep.runner import RunnerError
 from avprep.shards.clips import ShardError
 from avprep.shards.ledger import STATUSES, Sums
 from avprep.shards.plan import PlanReader
@@ -31,6 +37,32 @@ def failed_file(error: OSError, out: str) -> click.ClickException:
     where = f"--out {out} cannot be written" if named.startswith(out) else named
     return click.ClickException(f"{where}: {why}. No shard is half done; when that is mended, run the same "
                                 f"command again.")
+
+
+@contextmanager
+def told_in_sentences(
+    out: str, close: Callable[[], None], *refusals: type[Exception]
+) -> Iterator[None]:
+    """Whatever ends a run is a sentence and an exit code; `close` takes the progress bar away before it.
+    `refusals`: what else the run raises that is a sentence of its own."""
+    try:
+        yield
+    except (JobError, RunnerError, *refusals) as error:
+        close()
+        raise Refused(str(error)) from error
+    except MediaGone as error:
+        close()
+        raise click.ClickException(str(error)) from error
+    except Stopped as stopped:
+        close()
+        in_hand = "dropped" if stopped.is_dropped else "finished"
+        click.echo(f"Stopped; the shards in hand are {in_hand}. Run the same command again to go on.",
+                   err=True)
+        sys.exit(128 + stopped.signal_number)
+    except OSError as error:
+        close()
+        raise failed_file(error, out) from error
+    close()
 
 
 def existing(out: str) -> Store:

@@ -14,13 +14,11 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from avprep.cli.clip import clip_config, media_options, print_listing
-from avprep.cli.common import Refused, absolute, existing, failed_file, print_sums
+from avprep.cli.common import Refused, absolute, existing, print_sums, told_in_sentences
 from avprep.encode_job import EncodeConfig, EncodeProgress, EncodeReport, run_encode_job
 from avprep.media.mux import MuxError
-from avprep.media.probe import MediaGone
-from avprep.output import JobError, Stopped
 from avprep.pool import PoolConfig
-from avprep.runner import RunnerError, available_cpus
+from avprep.runner import available_cpus
 from avprep.shards.clips import ShardError
 from avprep.shards.latents import EncoderHeader
 from avprep.shards.ledger import finished_shards
@@ -83,22 +81,8 @@ def encode(context: click.Context, **options) -> None:
     """
     config, sources = _encode_config(context, options)
     progress = _BarProgress()
-    try:
+    with told_in_sentences(config.out, progress.close, EncodeError):
         report = run_encode_job(sources, config, progress.hooks)
-    except (JobError, RunnerError, EncodeError) as error:
-        raise Refused(str(error)) from error
-    except MediaGone as error:
-        raise click.ClickException(str(error)) from error
-    except Stopped as stopped:
-        progress.close()
-        in_hand = "dropped" if stopped.is_dropped else "finished"
-        click.echo(f"Stopped; the shards in hand are {in_hand}. Run the same command again to go on.",
-                   err=True)
-        sys.exit(128 + stopped.signal_number)
-    except OSError as error:
-        raise failed_file(error, config.out) from error
-    finally:
-        progress.close()
     _print_report(report, config)
     if report.damaged:
         sys.exit(1)

@@ -12,11 +12,16 @@ import hashlib
 import io
 import json
 import tarfile
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from PIL import Image
+
+from avprep.shards.ledger import ShardRecord, ledger_name
+from avprep.shards.store import Store
 
 VideoCodec = Literal["raw", "jpeg", "h264"]
 VIDEO_CODECS: tuple[VideoCodec, ...] = ("raw", "jpeg", "h264")
@@ -123,6 +128,36 @@ class ShardWriter:
         """Ends the tar. Returns the SHA-256 of the whole file, in hex."""
         self._tar.close()
         return self._hash.hexdigest()
+
+
+def write_shard(
+    store: Store,
+    name: str,
+    index: int,
+    clips: Iterator[tuple[str, Members]],
+    fingerprint: str,
+    seconds: Counter[str],
+) -> ShardRecord:
+    """Writes a shard's tar of (key, files), ascending; none at all where there is no clip.
+
+    The ledger is the caller's to write, after it. One that stands goes before the tar does: whatever happens
+    here, none is beside another's tar. What writing takes is added to `seconds`.
+    """
+    first = next(clips, None)
+    if first is None:
+        store.remove(ledger_name(index))
+        store.remove(name)
+        return ShardRecord("", "", 0, fingerprint)
+    with store.write(name) as file:
+        writer = ShardWriter(file)
+        writer.add(*first)
+        for key, members in clips:
+            started = time.perf_counter()
+            writer.add(key, members)
+            seconds["write"] += time.perf_counter() - started
+        digest = writer.close()
+        store.remove(ledger_name(index))
+    return ShardRecord(name, digest, writer.size, fingerprint)
 
 
 def read_shard(file: BinaryIO) -> Iterator[tuple[str, Members]]:

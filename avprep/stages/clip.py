@@ -19,8 +19,8 @@ from avprep.media.memory import bounded
 from avprep.media.mux import encode_frames
 from avprep.media.probe import Deadline, open_source, require_media
 from avprep.reasons import MediaError, Reason
-from avprep.shards.clips import Members, ShardWriter, VideoCodec, clip_key, merge, pack_clip, read_shard
-from avprep.shards.ledger import LedgerRow, ShardRecord, Sums, ledger_name, read_ledger, write_ledger
+from avprep.shards.clips import Members, VideoCodec, clip_key, merge, pack_clip, read_shard, write_shard
+from avprep.shards.ledger import LedgerRow, ShardRecord, Sums, read_ledger, write_ledger
 from avprep.shards.store import Store, open_store
 from avprep.spec import ClipSpec
 
@@ -139,7 +139,7 @@ class _ShardWork:
 
     def make(self, store: Store) -> tuple[list[LedgerRow], ShardRecord]:
         rows: list[LedgerRow] = []
-        return rows, self._write(store, self._packed(self.task.sources, rows), rows)
+        return rows, self._write(store, self._packed(self.task.sources, rows))
 
     def remake(self, store: Store) -> tuple[list[LedgerRow], ShardRecord]:
         """Tries the sources with failed clips again and merges what they give into the shard that stands."""
@@ -157,34 +157,14 @@ class _ShardWork:
         rows.sort(key=lambda row: row.key)
         kept = {row.key for row in rows if row.status == "written"} - new.keys()
         if not record.name:
-            return rows, self._write(store, iter(sorted(new.items())), rows)
+            return rows, self._write(store, iter(sorted(new.items())))
         with store.open(record.name) as file:
             old = (clip for clip in read_shard(file) if clip[0] in kept)
-            return rows, self._write(store, merge(old, new), rows)
+            return rows, self._write(store, merge(old, new))
 
-    def _write(
-        self, store: Store, clips: Iterator[tuple[str, Members]], rows: list[LedgerRow]
-    ) -> ShardRecord:
-        """The tar of the clips; none at all where there is no clip. Fills `rows` as it draws on `clips`.
-
-        A ledger that stands goes before its tar does: whatever happens here, none is beside another's tar.
-        """
-        first = next(clips, None)
-        if first is None:
-            store.remove(ledger_name(self.task.index))
-            store.remove(shard_name(self.task.index))
-            return ShardRecord("", "", 0, self.task.fingerprint)
-        name = shard_name(self.task.index)
-        with store.write(name) as file:
-            writer = ShardWriter(file)
-            writer.add(*first)
-            for key, members in clips:
-                started = time.perf_counter()
-                writer.add(key, members)
-                self.seconds["write"] += time.perf_counter() - started
-            digest = writer.close()
-            store.remove(ledger_name(self.task.index))
-        return ShardRecord(name, digest, writer.size, self.task.fingerprint)
+    def _write(self, store: Store, clips: Iterator[tuple[str, Members]]) -> ShardRecord:
+        index, fingerprint = self.task.index, self.task.fingerprint
+        return write_shard(store, shard_name(index), index, clips, fingerprint, self.seconds)
 
     def _packed(
         self, sources: tuple[PlannedSource, ...], rows: list[LedgerRow]

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from avprep.reasons import MediaError, Reason
-from avprep.shards.clips import Members, ShardWriter
+from avprep.shards.clips import Members, write_shard
 from avprep.shards.latents import CLIPS_ENTRY, SUMS_ENTRY, EncoderHeader, LatentSums, pack_clip_latents
-from avprep.shards.ledger import LedgerRow, ShardRecord, Sums, write_ledger
-from avprep.shards.store import Store, open_store
+from avprep.shards.ledger import LedgerRow, Sums, write_ledger
+from avprep.shards.store import open_store
 from avprep.stages.clip import ShardTask
 from avprep.stages.clip_input import ClipShard, ClipShardDamaged, InputClip
 from avprep.stages.encoder import EncodeError, Encoder, EncoderFactory, release, try_encode
@@ -318,8 +318,9 @@ class EncodeWorker:
 
     def _write_shard(self, shard: _Shard, message: _Batch | _End) -> EncodeResult:
         task, rows, latents = shard.task, [], LatentSums()
-        store = open_store(task.out)
-        record = self._write_tar(store, shard, self._clips(shard, message, rows, latents))
+        store, name = open_store(task.out), shard_name(task.index)
+        clips = self._clips(shard, message, rows, latents)
+        record = write_shard(store, name, task.index, clips, task.fingerprint, shard.seconds)
         extra = {SUMS_ENTRY: latents.to_json(), CLIPS_ENTRY: task.clips_sha256}
         started = time.perf_counter()
         write_ledger(store, task.index, rows, replace(record, extra=extra))
@@ -327,23 +328,6 @@ class EncodeWorker:
         sums = Sums()
         sums.add(rows)
         return EncodeResult(task.index, sums, latents, shard.seconds, notes=tuple(shard.notes))
-
-    def _write_tar(self, store: Store, shard: _Shard, clips: Iterator[tuple[str, Members]]) -> ShardRecord:
-        """The tar of the latents; none at all where there is none."""
-        name, fingerprint = shard_name(shard.task.index), shard.task.fingerprint
-        first = next(clips, None)
-        if first is None:
-            store.remove(name)
-            return ShardRecord("", "", 0, fingerprint)
-        with store.write(name) as file:
-            writer = ShardWriter(file)
-            writer.add(*first)
-            for key, members in clips:
-                started = time.perf_counter()
-                writer.add(key, members)
-                shard.seconds["write"] += time.perf_counter() - started
-            digest = writer.close()
-        return ShardRecord(name, digest, writer.size, fingerprint)
 
     def _clips(
         self, shard: _Shard, message: _Batch | _End, rows: list[LedgerRow], latents: LatentSums
