@@ -27,10 +27,10 @@ def main() -> int:
         ("every clip as a latent",
          f"avprep encode --clips {out}/clips --ckpt {out}/mdsa/mdsa.pt --out {out}/latents --workers 2"),
         ("the diffusion transformer on the latents",
-         f"avmodel train-dit --preset small --latents {out}/latents --out {out}/dit --steps 900 "
-         f"--batch-size 32 --lr 1e-3 --warmup-steps 100 --ema 0.995 --packed"),
+         f"avmodel train-dit --preset small --latents {out}/latents --out {out}/dit --steps 2000 "
+         f"--batch-size 16 --lr 1e-3 --warmup-steps 100 --ema 0.997 --packed"),
         ("generated clips",
-         f"avmodel sample --dit {out}/dit/dit.pt --mdsa {out}/mdsa/mdsa.pt --n 80 --guidance 2 "
+         f"avmodel sample --dit {out}/dit/dit.pt --mdsa {out}/mdsa/mdsa.pt --n 160 --guidance 2 "
          f"--out {out}/samples"),
     ))
 

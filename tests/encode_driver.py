@@ -1,6 +1,7 @@
 """The encode job with the fake encoder in a process of its own, to be killed and measured.
 
-`python -m tests.encode_driver clips|media SOURCE OUT [--workers N] [--cpus N] [--kill-at FILE] [--slow S]`
+`python -m tests.encode_driver clips|media SOURCE OUT [--workers N] [--address A] [--cpus N]
+[--kill-at FILE] [--slow S]`
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def encode(
     sources: list[Source] = (),
     fake: OpenFake,
     workers: int = 0,
+    address: str | None = None,
     batch_size: int | None = 2,
     rebuild: bool = False,
     said: list[str] | None = None,
@@ -81,7 +83,7 @@ def encode(
         header=fake.header,
         open_encoder=fake,
         options=EncodeOptions(**options),
-        pool=PoolConfig(workers=workers, device="cpu"),
+        pool=PoolConfig(workers=workers, address=address, device="cpu"),
         batch_size=batch_size,
         compile=False,
         rebuild=rebuild,
@@ -95,6 +97,7 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--address")
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--slow", type=float, default=0.0)
     parser.add_argument("--kill-at", default="")
@@ -111,7 +114,15 @@ def main() -> None:
         source, sources = str(told.source), []
     said: list[str] = []
     fake = OpenFake(spec).but(**faults)
-    report = encode(source, told.out, sources=sources, fake=fake, workers=told.workers, said=said)
+    report = encode(
+        source,
+        told.out,
+        sources=sources,
+        fake=fake,
+        workers=told.workers,
+        address=told.address,
+        said=said,
+    )
     print(f"made {report.made} of {report.shards}", *said, sep="\n")
     if told.memory:
         peak = next(line for line in Path("/proc/self/status").read_text().split("\n") if "VmHWM" in line)

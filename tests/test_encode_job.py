@@ -339,6 +339,30 @@ def test_a_driver_killed_in_mid_run_is_gone_on_with(workers, clips, finished, tm
     assert digest(out) == digest(finished)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_node_killed_in_the_middle_costs_no_latent(tmp_path):
+    ray = pytest.importorskip("ray.cluster_utils")
+    clips = write_clips(tmp_path / "clips", sources=10, shard_size=1)
+    encode(str(clips), tmp_path / "undisturbed", fake=FAKE)
+    out = tmp_path / "out"
+    cluster = ray.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        command = drive("clips", clips, out, "--workers", 2, "--address", cluster.address, "--slow", 0.5)
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        while len(list(out.glob("ledger/*.parquet"))) < 6 and running.poll() is None:
+            time.sleep(0.02)
+        cluster.remove_node(second, allow_graceful=False)
+        assert running.poll() is None, "the node went too late to matter"
+        said, _ = running.communicate(timeout=180)
+    finally:
+        cluster.shutdown()
+    assert running.returncode == 0 and "Actor" in said, said  # a worker was lost, and told
+    assert digest(out) == digest(tmp_path / "undisturbed")
+
+
 def test_a_signal_finishes_what_is_in_hand(clips, finished, tmp_path):
     out = tmp_path / "out"
     running = subprocess.Popen(drive("clips", clips, out, "--slow", 0.2), stderr=subprocess.PIPE, text=True)
