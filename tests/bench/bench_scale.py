@@ -73,6 +73,7 @@ def plan_in_this_process(folder: Path) -> str:
     options = PlanOptions(
         spec=SPEC, stride_samples=SPEC.samples, clips_per_source=None, limit=None, shard_size=256
     )
+    (folder / "out").mkdir()
     store = open_store(str(folder / "out"))
     write_plan(store, plan_shards(listing.sources, options, lambda sources: ((s, None) for s in sources)))
     seconds = time.perf_counter() - began
