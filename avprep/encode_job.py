@@ -137,7 +137,7 @@ def run_encode_job(sources: list[Source], config: EncodeConfig, progress: Encode
         plan = _plan(store, clips, sources, config, stop, progress)
         report = EncodeReport(shards=plan.shards)
         todo = _todo(store, plan, clips, report)
-        progress.planned(sum(plan.clips_of(i) for i in todo), len(todo))
+        progress.planned(plan.clips_of(todo), len(todo))
         if todo:
             _make_shards(store, plan, clips, todo, fingerprint, config, report, stop, progress)
         if report.made:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain, groupby, islice
+from itertools import chain, groupby, islice, takewhile
+from operator import attrgetter
 from pathlib import Path
 
 from avprep.datasets.source import Source
@@ -117,7 +119,7 @@ def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -
         todo = sorted(again | (set(range(plan.shards)) - done))
         for index in done - again:
             report.sums.add(read_ledger(store, index)[0])
-        progress.planned(sum(plan.clips_of(i) for i in todo), len(todo))
+        progress.planned(plan.clips_of(todo), len(todo))
         started = time.monotonic()
         tasks = (replace(shard_task(plan.rows(index), index, config, fingerprint), only_failed=index in again)
                  for index in todo)
@@ -191,17 +193,16 @@ def plan_once(
 
 def _changes(sources: list[Source], plan: PlanReader, config: JobConfig) -> tuple[int, int]:
     """(new, changed): how many listed sources the plan, which is kept, does not have, or has otherwise."""
-    listed: dict[str, list[Source]] = {}
-    for source in sources:
-        listed.setdefault(source.path, []).append(source)
-    planned, changed = set(), set()
+    listed = sorted(sources, key=attrgetter("path"))  # and looked up by halving: sources are millions
+    planned, changed = bytearray(len(listed)), set()
     for path, labels, caption in plan.texts():
-        planned.add(path)
-        now = listed.get(path, ())
+        first = bisect_left(listed, path, key=attrgetter("path"))
+        now = list(takewhile(lambda source, path=path: source.path == path, islice(listed, first, None)))
+        planned[first : first + len(now)] = b"\1" * len(now)
         if now and not any((source.labels, source.caption) == (labels, caption) for source in now):
             changed.add(path)
-    # A limited plan leaves sources out by design.
-    return len(listed.keys() - planned) if config.plan.limit is None else 0, len(changed)
+    new = {source.path for source, is_planned in zip(listed, planned, strict=True) if not is_planned}
+    return len(new) if config.plan.limit is None else 0, len(changed)  # a limit leaves some out by design
 
 
 def _plan_again(

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from operator import attrgetter
 
 from avprep.datasets.source import Source
 from avprep.media.probe import Header
 from avprep.media.timeline import clip_starts
 from avprep.reasons import MediaError, Reason
-from avprep.shards.clips import clip_key
+from avprep.shards.clips import clip_key, source_number
 from avprep.shards.plan import PlanRow
 from avprep.spec import ClipSpec
 
@@ -46,7 +47,10 @@ def plan_shards(
     index = 0
     left = options.limit
     path, planned = "", set()  # clips that an earlier span of the same file has planned already
-    for source, header in headers(sorted(sources, key=lambda s: (clip_key(s.path, 0), s.path, s.start_s))):
+    # By hash, path and start; in two steps, as millions of long keys would take gigabytes.
+    ordered = sorted(sources, key=attrgetter("path", "start_s"))
+    ordered.sort(key=lambda source: source_number(source.path))
+    for source, header in headers(ordered):
         if source.path != path:
             path, planned = source.path, set()
         rows = [row for row in _source_rows(source, header, options) if row.key not in planned][:left]

@@ -6,6 +6,7 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 
 from avprep.datasets.source import DatasetError, Source
@@ -81,13 +82,13 @@ def stem_of(path: str) -> str:
 
 def unique(sources: list[Source], notes: Counter[str]) -> list[Source]:
     """Sources sorted by path and start, each (path, start_s) once; repeats are counted."""
-    found: dict[tuple[str, float], Source] = {}
-    for source in sources:
-        if (source.path, source.start_s) in found:
+    found: list[Source] = []
+    for source in sorted(sources, key=attrgetter("path", "start_s")):  # stable: the first listed stays
+        if found and (found[-1].path, found[-1].start_s) == (source.path, source.start_s):
             notes["sources that were listed twice"] += 1
         else:
-            found[source.path, source.start_s] = source
-    return [found[key] for key in sorted(found)]
+            found.append(source)
+    return found
 
 
 def _is_utf8(text: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -83,9 +84,15 @@ def _source(row: dict, notes: Counter[str]) -> Source | None:
         notes["rows whose start and stop are no span in seconds"] += 1
         return None
     labels = row["labels"] or ()
-    labels = tuple(labels.split("|")) if isinstance(labels, str) else tuple(labels)
+    labels = _same(tuple(labels.split("|")) if isinstance(labels, str) else tuple(labels))
     return Source(path=row["path"], start_s=start_s, stop_s=stop_s, labels=labels,
                   caption=row["caption"] or caption_of(labels))
+
+
+@lru_cache(maxsize=1 << 16)
+def _same(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Equal labels as one object: a list of millions repeats few of them."""
+    return labels
 
 
 MANIFEST = Dataset("manifest", list_sources, None, LAYOUT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -63,6 +64,7 @@ class Dataset:
     layout: str                       # the paragraph that says what is expected on disk
 
 
+@lru_cache(maxsize=1 << 16)
 def caption_of(labels: tuple[str, ...]) -> str:
     """The caption of a source whose dataset gives labels alone: the paper's 'a video of <class>'."""
     return f"a video of {', '.join(labels)}" if labels else ""

@@ -40,8 +40,12 @@ def clip_key(path: str, start: int) -> str:
 
     The clips of a source share the first half, so that keys sort by source and then by time.
     """
-    source = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-    return f"{source}_{start:011d}"
+    return f"{source_number(path):016x}_{start:011d}"
+
+
+def source_number(path: str) -> int:
+    """64 bits of a hash of a source's path: what its clips' keys begin with, as a number."""
+    return int.from_bytes(hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest())
 
 
 def pack_clip(

@@ -1,10 +1,13 @@
-"""plan.parquet: a row a clip, and row group i is shard i, so that a shard's plan is read alone."""
+"""plan.parquet: a row a clip, ascending by shard; a row group holds whole shards, so that a plan of millions
+of clips is read a piece at a time."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -12,6 +15,7 @@ import pyarrow.parquet as pq
 from avprep.shards.store import Store
 
 NAME = "plan.parquet"
+ROWS_A_GROUP = 1 << 14  # at least: each group costs memory in every reader and writer
 SCHEMA = pa.schema([
     ("key", pa.string()),
     ("shard", pa.int32()),
@@ -36,58 +40,80 @@ class PlanRow:
     detail: str = ""
 
 
-def write_plan(store: Store, shards: Iterable[list[PlanRow]]) -> tuple[int, int]:
-    """Writes the plan shard by shard, as it comes. Returns (shards, clips)."""
-    count = clips = 0
-    with store.write(NAME) as file, pq.ParquetWriter(file, SCHEMA) as writer:
-        for rows in shards:
+def write_plan(store: Store, shards: Iterable[list[PlanRow]]) -> None:
+    """Writes the plan as it comes, shard by shard."""
+    with store.write(NAME) as file, pq.ParquetWriter(file, SCHEMA, write_statistics=["shard"]) as writer:
+        for rows in _groups(shards):
             columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
             writer.write_table(pa.table(columns, SCHEMA), row_group_size=len(rows))
-            count, clips = count + 1, clips + len(rows)
-    return count, clips
+
+
+def _groups(shards: Iterable[list[PlanRow]]) -> Iterator[list[PlanRow]]:
+    group: list[PlanRow] = []
+    for rows in shards:
+        group += rows
+        if len(group) >= ROWS_A_GROUP:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 class PlanReader:
-    """The plan of an output, one shard at a time."""
+    """The plan of an output, one row group in memory at a time."""
 
     def __init__(self, store: Store) -> None:
         self._file = pq.ParquetFile(store.open(NAME))
-        self.shards: int = self._file.metadata.num_row_groups
-        self.clips: int = self._file.metadata.num_rows
+        metadata, shard = self._file.metadata, SCHEMA.get_field_index("shard")
+        spans = [metadata.row_group(i).column(shard).statistics for i in range(metadata.num_row_groups)]
+        self._firsts = [span.min for span in spans]  # the first shard of each group
+        self.shards: int = spans[-1].max + 1 if spans else 0
+        self.clips: int = metadata.num_rows
+        self._held: tuple[int, pa.Table, np.ndarray] | None = None  # a group, its rows and their shards
 
     def rows(self, shard: int) -> list[PlanRow]:
-        return [PlanRow(**row) for row in self._file.read_row_group(shard).to_pylist()]
+        group = bisect_right(self._firsts, shard) - 1
+        if self._held is None or self._held[0] != group:
+            table = self._file.read_row_group(group)
+            self._held = group, table, table["shard"].to_numpy()
+        _, table, numbers = self._held
+        first, stop = np.searchsorted(numbers, [shard, shard + 1]).tolist()
+        return [PlanRow(**row) for row in table.slice(first, stop - first).to_pylist()]
 
-    def clips_of(self, shard: int) -> int:
-        return self._file.metadata.row_group(shard).num_rows
+    def clips_of(self, shards: Iterable[int]) -> int:
+        """How many clips these shards have together."""
+        counts = np.zeros(self.shards, np.int64)
+        for table in self._tables("shard"):
+            counts += np.bincount(table["shard"].to_numpy(), minlength=self.shards)
+        return int(counts[list(shards)].sum())
 
     def unmade(self) -> dict[str, tuple[int, str]]:
         """Key to (shard, reason) of every row for which there was nothing to make when the plan was made."""
         found: dict[str, tuple[int, str]] = {}
-        for shard in range(self.shards):
-            table = self._file.read_row_group(shard, ["key", "reason"])
-            table = table.filter(pc.not_equal(table["reason"], ""))
-            keys, reasons = table.to_pydict().values()
-            found.update((key, (shard, reason)) for key, reason in zip(keys, reasons, strict=True))
+        for table in self._tables("key", "shard", "reason"):
+            rows = table.filter(pc.not_equal(table["reason"], "")).to_pydict()
+            found.update(zip(rows["key"], zip(rows["shard"], rows["reason"], strict=True), strict=True))
         return found
 
     def keys_of(self, sources: set[str]) -> set[str]:
         """The keys of all rows of these sources."""
         found: set[str] = set()
         values = pa.array(sorted(sources), pa.string())
-        for shard in range(self.shards):
-            table = self._file.read_row_group(shard, ["key", "source"])
+        for table in self._tables("key", "source"):
             found.update(table.filter(pc.is_in(table["source"], values))["key"].to_pylist())
         return found
 
     def texts(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
         """(source, labels, caption) of every row, as often as neighbouring rows differ."""
         last = None
-        for shard in range(self.shards):
-            table = self._file.read_row_group(shard, ["source", "labels", "caption"])
+        for table in self._tables("source", "labels", "caption"):
             columns = (column.to_pylist() for column in table.columns)
             for source, labels, caption in zip(*columns, strict=True):
                 row = (source, tuple(labels), caption)
                 if row != last:
                     yield row
                 last = row
+
+    def _tables(self, *columns: str) -> Iterator[pa.Table]:
+        for group in range(self._file.num_row_groups):
+            yield self._file.read_row_group(group, list(columns))

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avprep.shards import plan as module
+from avprep.shards.plan import NAME, PlanReader, PlanRow, write_plan
+from avprep.shards.store import open_store
+
+
+def shards_of(sizes: list[int]) -> list[list[PlanRow]]:
+    def row(shard: int, place: int) -> PlanRow:
+        reason = "corrupt" if place == 1 else ""
+        labels = [f"label {shard % 2}"]
+        told = {"labels": labels, "caption": "", "reason": reason}
+        return PlanRow(
+            key=f"{shard:04d}_{place:04d}", shard=shard, source=f"{shard}.mp4", start=place, **told
+        )
+
+    return [[row(shard, place) for place in range(size)] for shard, size in enumerate(sizes)]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return open_store(tmp_path_factory.mktemp("plan"))
+
+
+@given(sizes=st.lists(st.integers(1, 9), max_size=12), rows_a_group=st.integers(1, 20), data=st.data())
+def test_every_shard_is_read_back_in_any_order(store, sizes, rows_a_group, data):
+    shards = shards_of(sizes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ROWS_A_GROUP", rows_a_group)
+        write_plan(store, shards)
+    plan = PlanReader(store)
+    assert (plan.shards, plan.clips) == (len(sizes), sum(sizes))
+    for shard in data.draw(st.lists(st.sampled_from(range(len(sizes))))) if sizes else ():
+        assert plan.rows(shard) == shards[shard]
+    assert plan.clips_of(range(0, len(sizes), 2)) == sum(sizes[::2])
+    broken = [row for rows in shards for row in rows if row.reason]
+    assert plan.unmade() == {row.key: (row.shard, "corrupt") for row in broken}
+    assert plan.keys_of({"1.mp4"}) == {row.key for row in (shards[1] if len(shards) > 1 else ())}
+    assert list(plan.texts()) == [(f"{i}.mp4", (f"label {i % 2}",), "") for i in range(len(sizes))]
+
+
+def test_a_row_group_holds_whole_shards_and_many(store):
+    write_plan(store, shards_of([300] * 200))
+    metadata = pq.read_metadata(store.root / NAME)
+    assert metadata.num_row_groups == 4
+    assert metadata.row_group(0).num_rows % 300 == 0
