@@ -80,7 +80,9 @@ def _ray(address: str | None, option: str, *, cpus: int, store_bytes: int) -> It
     own = {"include_dashboard": False, "num_cpus": cpus, "object_store_memory": store_bytes}
     try:
         ray.init(
-            address=address, log_to_driver=False, logging_level="ERROR", **(own if address is None else {})
+            # 'local': without a word Ray would join a cluster that another has started on this machine.
+            address=address or "local", log_to_driver=False, logging_level="ERROR",
+            **(own if address is None else {}),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = option if address is None else f"--address {address}"

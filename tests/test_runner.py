@@ -152,3 +152,11 @@ def test_in_this_process_nothing_is_begun_after_a_stop():
 def test_a_watchdog_that_is_not_needed_does_nothing():
     with watchdog(None), watchdog(60):
         assert stage(Job(0, ("a",))) == ["A"]
+
+
+@pytest.mark.timeout(120)
+def test_anothers_cluster_on_this_machine_is_not_joined(monkeypatch):
+    """Ray joins one that it finds, where it is not told to start its own."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with open_runner(RunnerConfig(workers=1)) as runner:
+        assert [result for _, result in runner.map(abs, [-1], lambda: False)] == [1]
