@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from PIL import Image
 
-from avprep.shards.ledger import ShardRecord, ledger_name
+from avprep.shards.ledger import ShardRecord, ledger_name, read_record
 from avprep.shards.store import Store
 
 VideoCodec = Literal["raw", "jpeg", "h264"]
@@ -141,15 +141,17 @@ def write_shard(
     clips: Iterator[tuple[str, Members]],
     fingerprint: str,
     seconds: Counter[str],
+    replaces: ShardRecord | None = None,
 ) -> ShardRecord:
     """Writes a shard's tar of (key, files), ascending; none at all where there is no clip.
 
-    The ledger is the caller's to write, after it. One that stands goes before the tar does: whatever happens
-    here, none is beside another's tar. What writing takes is added to `seconds`.
+    The ledger is the caller's to write, after it. Where this shard `replaces` one that stands, whose clips
+    are others, that one's ledger goes before its tar does: whatever happens here, none is beside another's
+    tar. What writing takes is added to `seconds`.
     """
     first = next(clips, None)
     if first is None:
-        store.remove(ledger_name(index))
+        _remove_ledger(store, index, replaces)
         store.remove(name)
         return ShardRecord("", "", 0, fingerprint)
     with store.write(name) as file:
@@ -160,8 +162,16 @@ def write_shard(
             writer.add(key, members)
             seconds["write"] += time.perf_counter() - started
         digest = writer.close()
-        store.remove(ledger_name(index))
+        _remove_ledger(store, index, replaces)
     return ShardRecord(name, digest, writer.size, fingerprint)
+
+
+def _remove_ledger(store: Store, index: int, replaced: ShardRecord | None) -> None:
+    """Only the replaced shard's: a worker may outlive the run that was killed, and meet the next one's."""
+    if replaced is None or not store.exists(ledger_name(index)):
+        return
+    if read_record(store, index).sha256 == replaced.sha256:
+        store.remove(ledger_name(index))
 
 
 def read_shard(file: BinaryIO) -> Iterator[tuple[str, Members]]:

@@ -157,14 +157,16 @@ class _ShardWork:
         rows.sort(key=lambda row: row.key)
         kept = {row.key for row in rows if row.status == "written"} - new.keys()
         if not record.name:
-            return rows, self._write(store, iter(sorted(new.items())))
+            return rows, self._write(store, iter(sorted(new.items())), record)
         with store.open(record.name) as file:
             old = (clip for clip in read_shard(file) if clip[0] in kept)
-            return rows, self._write(store, merge(old, new))
+            return rows, self._write(store, merge(old, new), record)
 
-    def _write(self, store: Store, clips: Iterator[tuple[str, Members]]) -> ShardRecord:
+    def _write(
+        self, store: Store, clips: Iterator[tuple[str, Members]], replaces: ShardRecord | None = None
+    ) -> ShardRecord:
         index, fingerprint = self.task.index, self.task.fingerprint
-        return write_shard(store, shard_name(index), index, clips, fingerprint, self.seconds)
+        return write_shard(store, shard_name(index), index, clips, fingerprint, self.seconds, replaces)
 
     def _packed(
         self, sources: tuple[PlannedSource, ...], rows: list[LedgerRow]

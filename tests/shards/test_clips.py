@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -21,7 +22,10 @@ from avprep.shards.clips import (
     pack_clip,
     read_shard,
     unpack_frames,
+    write_shard,
 )
+from avprep.shards.ledger import ShardRecord, read_record, write_ledger
+from avprep.shards.store import open_store
 
 
 def clip(codec: str, seed: int = 0):
@@ -127,3 +131,18 @@ def test_more_than_a_hundred_frames_keep_their_order(codec):
     back = unpack_frames(members, decode_frames).mean((1, 2, 3))
     assert np.abs(back - level).max() < 3
     assert list(members) == sorted(members)
+
+
+def test_a_worker_that_outlived_its_run_leaves_the_next_ones_ledger(tmp_path):
+    """Killed with its driver, but not yet: meanwhile the same command has made the shard."""
+    store, name = open_store(tmp_path), "shards/clips-000000.tar"
+    members = pack_clip(**clip("raw"))
+    made = write_shard(store, name, 0, iter([("0123_00", members)]), "f", Counter())
+    write_ledger(store, 0, [], made)
+    assert write_shard(store, name, 0, iter([("0123_00", members)]), "f", Counter()) == made
+    assert read_record(store, 0) == made
+    older = ShardRecord(name, "another's", 1, "f")  # of an --only-failed that began before this ledger
+    write_shard(store, name, 0, iter([("0123_01", members)]), "f", Counter(), older)
+    assert read_record(store, 0) == made
+    write_shard(store, name, 0, iter([("0123_01", members)]), "f", Counter(), made)
+    assert not store.exists("ledger/000000.parquet")
