@@ -93,7 +93,8 @@ def write_ledger(store: Store, index: int, rows: list[LedgerRow], record: ShardR
 
 def read_ledger(store: Store, index: int) -> tuple[list[LedgerRow], ShardRecord]:
     with store.open(ledger_name(index)) as file:
-        table = pq.read_table(file, schema=None)
+        # On this thread: one that Arrow still has when the process ends can take it down, exit code and all.
+        table = pq.ParquetFile(file, pre_buffer=False).read(use_threads=False)
     return [LedgerRow(**row) for row in table.to_pylist()], _record(table.schema.metadata)
 
 

@@ -63,7 +63,7 @@ class PlanReader:
     """The plan of an output, one row group in memory at a time."""
 
     def __init__(self, store: Store) -> None:
-        self._file = pq.ParquetFile(store.open(NAME))
+        self._file = pq.ParquetFile(store.open(NAME), pre_buffer=False)
         metadata, shard = self._file.metadata, SCHEMA.get_field_index("shard")
         spans = [metadata.row_group(i).column(shard).statistics for i in range(metadata.num_row_groups)]
         self._firsts = [span.min for span in spans]  # the first shard of each group
@@ -74,7 +74,7 @@ class PlanReader:
     def rows(self, shard: int) -> list[PlanRow]:
         group = bisect_right(self._firsts, shard) - 1
         if self._held is None or self._held[0] != group:
-            table = self._file.read_row_group(group)
+            table = self._file.read_row_group(group, use_threads=False)
             self._held = group, table, table["shard"].to_numpy()
         _, table, numbers = self._held
         first, stop = np.searchsorted(numbers, [shard, shard + 1]).tolist()
@@ -116,4 +116,4 @@ class PlanReader:
 
     def _tables(self, *columns: str) -> Iterator[pa.Table]:
         for group in range(self._file.num_row_groups):
-            yield self._file.read_row_group(group, list(columns))
+            yield self._file.read_row_group(group, list(columns), use_threads=False)
