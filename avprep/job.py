@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import errno
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain, groupby, islice, takewhile
+from itertools import chain, groupby, islice
 from operator import attrgetter
 from pathlib import Path
 
@@ -197,7 +197,7 @@ def _changes(sources: list[Source], plan: PlanReader, config: JobConfig) -> tupl
     planned, changed = bytearray(len(listed)), set()
     for path, labels, caption in plan.texts():
         first = bisect_left(listed, path, key=attrgetter("path"))
-        now = list(takewhile(lambda source, path=path: source.path == path, islice(listed, first, None)))
+        now = listed[first : bisect_right(listed, path, lo=first, key=attrgetter("path"))]
         planned[first : first + len(now)] = b"\1" * len(now)
         if now and not any((source.labels, source.caption) == (labels, caption) for source in now):
             changed.add(path)
