@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
+import re
 import tarfile
 import time
 from collections import Counter
@@ -26,6 +28,13 @@ from avprep.shards.store import Store
 VideoCodec = Literal["raw", "jpeg", "h264"]
 VIDEO_CODECS: tuple[VideoCodec, ...] = ("raw", "jpeg", "h264")
 JPEG_QUALITY = 95
+
+# Version 1.0 of the format; the length of the header lies in bytes 8 and 9.
+_NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<dtype>\|[biu]1|<[iuf][248])', 'fortran_order': False, "
+    rb"'shape': \((?P<shape>(?:\d{1,12}, ?)*(?:\d{1,12})?)\), \} *\n",
+    re.DOTALL,
+)
 
 # One clip's files: suffix ('mel.npy') to bytes.
 Members = dict[str, bytes]
@@ -89,8 +98,21 @@ def unpack_frames(members: Members, decode_h264: Callable[[bytes], np.ndarray]) 
 
 
 def load_npy(data: bytes) -> np.ndarray:
-    """An array from .npy bytes; never a pickle."""
-    return np.load(io.BytesIO(data), allow_pickle=False)
+    """An array from .npy bytes as `pack_clip` writes them: numbers, in C order. Raises ShardError for others.
+
+    Not by numpy.load, which has its header parsed as Python source: before Python 3.11.8 that fails now and
+    then with a SystemError where two threads are at it (github.com/python/cpython/issues/106905), and the
+    threads that read shards run for days.
+    """
+    start = 10 + int.from_bytes(data[8:10], "little")
+    header = _NPY_HEADER.fullmatch(data, 0, start)
+    if header is None:
+        raise ShardError(f"no array of numbers as numpy writes them (it begins with {data[:80]!r})")
+    shape = tuple(int(length) for length in header["shape"].split(b",") if length.strip())
+    dtype = np.dtype(header["dtype"].decode())
+    if len(data) - start != dtype.itemsize * math.prod(shape):
+        raise ShardError(f"{len(data) - start} bytes for an array of {dtype} {shape}")
+    return np.frombuffer(data, dtype, offset=start).reshape(shape).copy()  # a view could not be written to
 
 
 def load_waveform(data: bytes) -> np.ndarray:

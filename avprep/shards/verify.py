@@ -173,7 +173,7 @@ class _LatentCheck:
         try:
             labels = json.loads(members["json"])["labels"]
             stacks = {suffix: self._stack(suffix, load_npy(members[suffix])) for suffix in self._arrays}
-        except (ValueError, KeyError, EOFError) as error:
+        except (ValueError, KeyError) as error:
             yield Damage(name, f"cannot be read: {error}")
             return
         latent = stacks["latent.npy"]

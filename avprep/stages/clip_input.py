@@ -30,8 +30,8 @@ from avprep.stages.clip import MadeClip, ShardTask, made_clips
 PIECE_CLIPS = 16             # clips of whole sources that travel together; a source is never cut
 _THREADS = min(4, len(os.sched_getaffinity(0)))  # JPEG: 11 ms a clip of the default spec, on one thread
 _READ_AHEAD = 2 * _THREADS   # clips
-# What numpy, Pillow, json and PyAV raise on bytes that are no such file.
-_DAMAGE = (ShardError, ValueError, KeyError, OSError, EOFError, SyntaxError, struct.error)
+# What our shards, json, Pillow (the last two) and PyAV raise on bytes that are no such file.
+_DAMAGE = (ValueError, KeyError, OSError, EOFError, SyntaxError, struct.error)
 
 
 class ClipShardDamaged(ShardError):

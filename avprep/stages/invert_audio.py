@@ -79,7 +79,10 @@ def _spec_near(path: Path) -> ClipSpec:
 
 
 def _from_npy(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    array = load_npy(path.read_bytes())
+    try:
+        array = np.load(path, allow_pickle=False)  # anybody's file: any layout that numpy knows
+    except (ValueError, EOFError, SyntaxError) as error:
+        raise ShardError(f"{path} holds no mel stack: {error}") from error
     stacks = array[None] if array.ndim == 3 else array
     for i, stack in enumerate(stacks):
         yield (path.stem if len(stacks) == 1 else f"{path.stem}_{i:05d}"), stack

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import io
 import tarfile
 from collections import Counter
@@ -63,6 +64,50 @@ def test_a_clip_comes_back(codec):
     assert error.max() == 0 if codec == "raw" else error.mean() < 3
     assert np.array_equal(load_npy(members["mel.npy"]), given_clip["mel"].astype(np.float16))
     assert np.abs(load_waveform(members["audio.flac"]) - given_clip["waveform"]).max() <= 1 / 32768
+
+
+@given(
+    st.sampled_from(["u1", "i1", "?", "f2", "f4", "f8", "i8"]),
+    st.lists(st.integers(0, 4), max_size=4),
+)
+def test_arrays_are_read_as_numpy_reads_them(dtype, shape):
+    array = np.random.default_rng(0).integers(0, 2, shape).astype(dtype)
+    np.save(file := io.BytesIO(), array)
+    read = load_npy(file.getvalue())
+    assert read.dtype == array.dtype and read.flags.writeable
+    assert np.array_equal(read, np.load(io.BytesIO(file.getvalue()))) and read.shape == array.shape
+
+
+def test_no_python_is_parsed_to_read_an_array(monkeypatch):
+    """Two threads that parse Python at once get a SystemError now and then before Python 3.11.8."""
+    np.save(file := io.BytesIO(), np.arange(6).reshape(2, 3))
+
+    def fail(*_):
+        raise SystemError("AST constructor recursion depth mismatch")
+
+    monkeypatch.setattr(ast, "literal_eval", fail)
+    with pytest.raises(SystemError):
+        np.load(io.BytesIO(file.getvalue()))
+    assert load_npy(file.getvalue()).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:9],
+        lambda data: data[:60],
+        lambda data: data[:-1],
+        lambda data: data + b"0",
+        lambda data: data.replace(b"(2, 3)", b"(2, 9)"),
+        lambda data: data.replace(b"'<i8'", b"'|O8'"),
+        lambda data: data.replace(b"False", b"True "),
+    ],
+)
+def test_what_is_no_array_is_refused(damage):
+    np.save(file := io.BytesIO(), np.arange(6).reshape(2, 3))
+    with pytest.raises(ShardError):
+        load_npy(damage(file.getvalue()))
 
 
 @pytest.mark.parametrize("codec", VIDEO_CODECS)
