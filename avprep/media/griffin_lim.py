@@ -82,22 +82,21 @@ class _Solver:
         self.uncovered = (covered == 0).nonzero()[:, 0]             # bins that no band asks about
         self.window = hann(spec.n_fft, device)
         self.columns = spec.frames * spec.columns
-        squares = self.window.square().expand(1, self.columns, spec.n_fft)
-        self.share = 1 / self._fold(squares).clamp_min(1e-3)
+        windows = self.window.expand(1, self.columns, spec.n_fft)
+        self.share = 1 / self._fold(windows).clamp_min(1e-3)
 
     def run(self, target: Tensor, iterations: int, momentum: float, seed: int) -> Tensor:
         """Mel amplitudes (B, columns, n_mels) -> (B, context_samples)"""
         floor = 1e-6 * target.amax((-1, -2), keepdim=True)  # an update cannot move a magnitude of 0
         magnitude = (target @ self.least_squares).clamp_min(floor)
-        spectrum = magnitude * _random_phase(magnitude, seed)
+        spectrum = magnitude * _random_phase(magnitude.shape[1:], seed, magnitude.device)
         before = torch.zeros_like(spectrum)
         for iteration in range(iterations):
             rebuilt = stft(self.overlap_add(spectrum), self.spec).mT
             pushed = momentum if iteration < iterations - _SETTLING else 0.0
             # rebuilt + pushed * (rebuilt - before), as real numbers: ten times as fast as complex ones
-            spectrum = torch.view_as_complex(
-                torch.lerp(torch.view_as_real(before), torch.view_as_real(rebuilt), 1 + pushed)
-            )
+            real, real_before = torch.view_as_real(rebuilt), torch.view_as_real(before)
+            torch.lerp(real_before, real, 1 + pushed, out=torch.view_as_real(spectrum))
             before = rebuilt
             spectrum *= self._scale(spectrum, target)
         return self.overlap_add(spectrum)
@@ -111,19 +110,17 @@ class _Solver:
 
     def overlap_add(self, spectrum: Tensor) -> Tensor:
         """(B, context_samples), whose spectrum is nearest: least squares (Griffin, Lim 1984)."""
-        pieces = torch.fft.irfft(spectrum, n=self.spec.n_fft)
-        pieces *= self.window
-        return self._fold(pieces) * self.share
+        return self._fold(torch.fft.irfft(spectrum, n=self.spec.n_fft)) * self.share
 
     def _fold(self, pieces: Tensor) -> Tensor:
-        """(B, columns, n_fft) -> (B, context_samples): the sum of the pieces, each a hop after the last.
+        """(B, columns, n_fft) -> (B, context_samples): the sum of windowed pieces, each a hop after the last.
 
         In hops: all columns' j-th hops are added at once, so the loop runs n_fft / hop times.
         """
         hop, total = self.spec.hop, context_samples(self.spec)
         folded = pieces.new_zeros(len(pieces), -(-total // hop), hop)
-        for j, part in enumerate(pieces.split(hop, -1)):
-            folded[:, j : j + self.columns, : part.shape[-1]] += part
+        for j, (part, window) in enumerate(zip(pieces.split(hop, -1), self.window.split(hop), strict=True)):
+            folded[:, j : j + self.columns, : len(window)].addcmul_(part, window)
         return folded.flatten(1)[:, :total]
 
 
@@ -146,7 +143,8 @@ class _Banded:
         return torch.cat([x[..., first:stop] @ block for first, stop, block in self._blocks], -1)
 
 
-def _random_phase(magnitude: Tensor, seed: int) -> Tensor:
+@lru_cache(maxsize=1)
+def _random_phase(shape: torch.Size, seed: int, device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    angle = torch.rand(magnitude.shape[1:], generator=generator) * (2 * torch.pi)
-    return torch.polar(torch.ones_like(angle), angle).to(magnitude.device)
+    angle = torch.rand(shape, generator=generator) * (2 * torch.pi)
+    return torch.polar(torch.ones_like(angle), angle).to(device)
