@@ -1,0 +1,95 @@
+"""`avprep invert-audio`: whatever holds mel stacks becomes one .wav a clip."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+
+from avprep.cli import main
+from avprep.shards.clips import load_npy, read_shard
+from tests.made_clips import TINY, write_clips
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return write_clips(tmp_path_factory.mktemp("invert") / "clips", sources=2, clips_each=2, shard_size=3)
+
+
+@pytest.fixture(scope="module")
+def stacks(clips):
+    """The mel stack of each key."""
+    found = {}
+    for shard in sorted((clips / "shards").iterdir()):
+        for key, members in read_shard(io.BytesIO(shard.read_bytes())):
+            found[key] = load_npy(members["mel.npy"])
+    return found
+
+
+def invert(source, out, *args):
+    command = ["invert-audio", str(source), "--out", str(out), "--iterations", "4", *map(str, args)]
+    return CliRunner().invoke(main, command)
+
+
+def waves(out):
+    return {path.stem: soundfile.read(path) for path in sorted(out.iterdir())}
+
+
+def test_an_output_of_clips_becomes_a_wav_a_clip(clips, stacks, tmp_path):
+    result = invert(clips, tmp_path / "wav")
+    assert result.exit_code == 0, result.output
+    made = waves(tmp_path / "wav")
+    assert made.keys() == stacks.keys()
+    for samples, rate in made.values():
+        assert samples.shape == (TINY.samples,) and rate == TINY.sample_rate and np.abs(samples).max() > 0.01
+    assert f"{len(stacks)} clips in {tmp_path / 'wav'}: mel PSNR mean" in result.output
+
+
+def test_a_shard_alone_and_a_limit(clips, stacks, tmp_path):
+    """A shard takes the spec of the output that it lies in, and sounds as it does there."""
+    assert invert(clips, tmp_path / "all").exit_code == 0
+    assert invert(clips / "shards" / "clips-000000.tar", tmp_path / "one", "--limit", 2).exit_code == 0
+    one = waves(tmp_path / "one")
+    assert list(one) == sorted(stacks)[:2]
+    for key, (samples, _) in one.items():
+        assert np.array_equal(samples, waves(tmp_path / "all")[key][0])
+
+
+@pytest.mark.parametrize("order, dtype", [("C", "float16"), ("F", "float32")])
+def test_anybodys_npy_of_one_stack_or_many(clips, stacks, order, dtype, tmp_path):
+    several = np.asarray(np.stack(list(stacks.values())), dtype=dtype, order=order)
+    (tmp_path / "spec.json").write_bytes((clips / "spec.json").read_bytes())
+    np.save(tmp_path / "one.npy", several[0])
+    np.save(tmp_path / "many.npy", several)
+    assert invert(tmp_path / "one.npy", tmp_path / "a").exit_code == 0
+    assert invert(tmp_path / "many.npy", tmp_path / "b").exit_code == 0
+    a, b = waves(tmp_path / "a"), waves(tmp_path / "b")
+    assert list(a) == ["one"] and list(b) == [f"many_{i:05d}" for i in range(len(stacks))]
+    assert np.array_equal(a["one"][0], b["many_00000"][0])
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"", "holds no mel stack"),
+        (b"no array", "holds no mel stack"),
+        (np.zeros((3, 5, 7)), "a mel stack of (3, 5, 7); the spec says (16, 128, 16)"),
+        (np.array([{}], dtype=object), "holds no mel stack"),
+    ],
+)
+def test_what_is_no_mel_stack_is_a_sentence(content, words, tmp_path):
+    path = tmp_path / "stack.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content)
+    result = invert(path, tmp_path / "wav")
+    assert result.exit_code == 2 and words in result.output and "Traceback" not in result.output
+
+
+def test_a_folder_of_nothing_is_a_sentence(tmp_path):
+    result = invert(tmp_path, tmp_path / "wav")
+    assert result.exit_code == 2 and "holds no spec.json" in result.output
