@@ -24,6 +24,7 @@ from avprep.job import JobConfig, LazyRunner, clip_quarantine, plan_once, shard_
 from avprep.job import output_header as clips_header
 from avprep.output import (
     FORMAT_VERSION,
+    REBUILDING,
     JobError,
     Stop,
     end_rebuild,
@@ -320,9 +321,11 @@ def _keep_to_device(store: Store, device: str) -> None:
     header = read_header(store)
     begun_on = header.setdefault("device", device)
     if begun_on != device:
+        # A --rebuild that was interrupted is gone on with by the next one.
+        anew = f"to start over remove {store.uri}" if header.get(REBUILDING) else "--rebuild starts over"
         raise JobError(f"{store.uri} was begun with device = {begun_on!r}; this run has {device!r}, whose "
                        f"latents differ in their last bits. --device {begun_on} goes on, another --out keeps "
-                       f"both, --rebuild starts over.")
+                       f"both, {anew}.")
     remember(store, header)
 
 

@@ -216,10 +216,11 @@ def test_another_device_is_refused(clips, tmp_path):
     encode(str(clips), out, fake=FAKE)
     header = read_header(open_store(out))
     assert header["device"] == "cpu"
-    (out / "spec.json").write_text(json.dumps(header | {"device": "cuda"}))
     (out / "ledger" / "000001.parquet").unlink()
-    with pytest.raises(JobError, match="begun with device = 'cuda'; this run has 'cpu'"):
-        encode(str(clips), out, fake=FAKE)
+    for interrupted, way_out in (({}, "--rebuild starts over"), ({"rebuilding": True}, "over remove")):
+        (out / "spec.json").write_text(json.dumps(header | {"device": "cuda"} | interrupted))
+        with pytest.raises(JobError, match=f"begun with device = 'cuda'; this run has 'cpu'.*{way_out}"):
+            encode(str(clips), out, fake=FAKE, rebuild=bool(interrupted))
 
 
 def test_other_clips_are_refused_and_rebuild_starts_over(clips, finished, tmp_path):
