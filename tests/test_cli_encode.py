@@ -55,22 +55,8 @@ def avprep(*args: object):
 
 
 def encode(clips: Path, ckpt: Path, out: Path, *args: object):
-    return avprep(
-        "encode",
-        "--clips",
-        clips,
-        "--ckpt",
-        ckpt,
-        "--out",
-        out,
-        "--workers",
-        0,
-        "--device",
-        "cpu",
-        "--batch-size",
-        4,
-        *args,
-    )
+    here = ["--workers", 0, "--device", "cpu", "--batch-size", 4]
+    return avprep("encode", "--clips", clips, "--ckpt", ckpt, "--out", out, *here, *args)
 
 
 def test_encode_status_verify_decode(clips, ckpt, tmp_path):
@@ -197,47 +183,14 @@ def test_a_bad_checkpoint_is_a_sentence(clips, tmp_path):
 
 
 def test_the_fused_path_has_its_say_in_what_is_cut(clip_root, ckpt, tmp_path):
-    done = avprep(
-        "encode",
-        "--dataset",
-        "folder",
-        "--root",
-        clip_root,
-        "--ckpt",
-        ckpt,
-        "--out",
-        tmp_path / "out",
-        "--workers",
-        0,
-    )
+    fused = ["encode", "--dataset", "folder", "--root", clip_root, "--ckpt", ckpt, "--out", tmp_path / "out",
+             "--workers", 0, "--device", "cpu", "--batch-size", 8]  # fmt: skip
+    done = avprep(*fused)
     assert done.exit_code == 2 and "trained on other clips" in done.output
     done = avprep(
-        "encode",
-        "--dataset",
-        "folder",
-        "--root",
-        clip_root,
-        "--ckpt",
-        ckpt,
-        "--out",
-        tmp_path / "out",
-        "--workers",
-        0,
-        "--device",
-        "cpu",
-        "--batch-size",
-        8,
-        "--frames",
-        TINY.frames,
-        "--size",
-        TINY.size,
-        "--n-mels",
-        TINY.n_mels,
-        "--n-fft",
-        TINY.n_fft,
-        "--limit",
-        5,
-    )
+        *fused, "--frames", TINY.frames, "--size", TINY.size, "--n-mels", TINY.n_mels, "--n-fft", TINY.n_fft,
+        "--limit", 5,
+    )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "5 planned = " in done.output
 
