@@ -323,7 +323,13 @@ def test_filters_count_what_they_leave_out(args, words, clip_root, tmp_path):
 def test_dry_run_prints_the_plan_and_writes_nothing(clip_root, tmp_path):
     result = clip(clip_root, tmp_path / "out", "--dry-run")
     assert "plan: 10 clips of 1.6 s from 6 sources in 4 shards" in result.output
+    assert "at most 3 of one source, " in result.output and "scene 1.mp4; --clips-per-source" in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_counts_a_source_of_many_shards_as_one(clip_root, tmp_path):
+    result = clip(clip_root, tmp_path / "out", "--dry-run", "--stride", "0.1")
+    assert "at most 42 of one source" in result.output  # (5.7 s - 1.6 s) / 0.1 s + 1, in shards of 3
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
+from operator import itemgetter
 from pathlib import Path
 
 import click
@@ -186,17 +187,23 @@ def print_listing(dataset: str, listing: Listing) -> None:
 
 def _print_dry_run(shards, config: JobConfig) -> None:
     count, clips, sources, reasons = 0, 0, 0, Counter()
+    longest, here = ("", 0), Counter()
     for rows in shards:
         count += 1
         makes = [row for row in rows if not row.reason]
         clips += len(makes)
         sources += len({row.source for row in rows})
+        before, here = here, Counter(row.source for row in makes)
+        here.update({source: before[source] for source in here})  # a long source goes on in the next shard
+        longest = max([longest, *here.most_common(1)], key=itemgetter(1))
         reasons.update(row.reason for row in rows if row.reason)
     spec = config.clip.spec
     scale = spec.frames * spec.size**2 / (DEFAULT.frames * DEFAULT.size**2)
     size = clips * _BYTES_A_CLIP[config.clip.video_codec] * scale
     click.echo(f"plan: {clips:,} clips of {float(spec.seconds):g} s from {sources:,} sources "
                f"in {count:,} shards")
+    if clips:
+        click.echo(f"  at most {longest[1]:,} of one source, {longest[0]}; --clips-per-source caps it")
     for reason, number in sorted(reasons.items()):
         click.echo(f"  {number:,} sources give none: {reason} ({Reason(reason).meaning})")
     click.echo(f"disk: about {readable_bytes(size)} as {config.clip.video_codec}; nothing was written")
