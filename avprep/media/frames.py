@@ -21,7 +21,8 @@ class FrameFitter:
 
     crop: 'center' keeps the largest centred square, 'pad' keeps the whole picture between black bars,
     'stretch' fills the square. All three count in display pixels: the sample aspect ratio is applied.
-    An interlaced frame is two pictures half a frame apart; the field that its PTS belongs to is kept.
+    An interlaced frame is two pictures half a frame apart; the one shown first, to which its PTS belongs, is
+    kept, be it the top or the bottom field.
     """
 
     def __init__(self, *, size: int, crop: Crop, sample_aspect_ratio: Fraction | None) -> None:
@@ -61,8 +62,9 @@ class FrameFitter:
         steps: list[tuple[str, str]] = []
         height, sar = frame.height, self.sar
         if frame.interlaced_frame:
-            steps.append(("field", "top"))
-            height, sar = (height + 1) // 2, sar / 2
+            height, sar = height // 2, sar / 2
+            steps.append(("crop", f"{frame.width}:{2 * height}:0:0:exact=1"))  # of odd ones no field is split
+            steps += [("separatefields", ""), ("select", "not(mod(n,2))")]  # the second comes with the next
         x, y, width, height_kept = self._kept(frame.width, height, sar)
         if (width, height_kept) != (frame.width, height):
             steps.append(("crop", f"{width}:{height_kept}:{x}:{y}:exact=1"))

@@ -5,11 +5,12 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from av.filter import Graph
 
 from avprep.media.frames import FrameFitter
 
 
-def picture(width: int, height: int, *, interlaced: bool = False) -> av.VideoFrame:
+def picture(width: int, height: int) -> av.VideoFrame:
     """Left half red, right half green; the bottom quarter blue."""
     rgb = np.zeros((height, width, 3), np.uint8)
     rgb[:, : width // 2, 0] = 255
@@ -48,6 +49,34 @@ def test_a_sample_aspect_ratio_counts_as_pixels_do():
     square = fit(picture(128, 128), "center")
     narrow = fit(picture(64, 128), "center", Fraction(2))
     assert np.abs(square.astype(int) - narrow).mean() < 6
+
+
+def interlaced(frame: av.VideoFrame, order: str) -> av.VideoFrame:
+    """The frame, said to hold two fields: 'tff' shows the top one (rows 0, 2, ...) first, 'bff' the other."""
+    graph = Graph()
+    buffer = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
+    )
+    setfield, sink = graph.add("setfield", order), graph.add("buffersink")
+    buffer.link_to(setfield)
+    setfield.link_to(sink)
+    graph.configure()
+    frame.pts = 0
+    graph.vpush(frame)
+    return graph.vpull()
+
+
+@pytest.mark.parametrize("height", [64, 65])
+@pytest.mark.parametrize(("order", "first"), [("tff", "r"), ("bff", "g")])
+def test_of_an_interlaced_frame_the_field_shown_first_is_kept(order, first, height):
+    rgb = np.zeros((height, 64, 3), np.uint8)
+    rgb[0::2, :, 0] = rgb[1::2, :, 1] = 255
+    fitter = FrameFitter(size=64, crop="center", sample_aspect_ratio=None)
+    plain = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv444p")
+    for _ in range(3):  # the second field of one frame is not taken for the first of the next
+        out = fitter.fit(interlaced(plain, order))
+        assert out.shape == (64, 64, 3)
+        assert {colour(pixel) for pixel in out.reshape(-1, 3)} == {first}
 
 
 def test_an_absurd_aspect_ratio_is_ignored():
