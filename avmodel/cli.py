@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -41,6 +42,13 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except REFUSALS as error:
             raise _Refused(str(error)) from error
+        except OSError as error:
+            if error.filename is None:  # a pipe that was closed: click's own to end
+                raise
+            raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            raise SystemExit(128 + signal.SIGINT) from None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -133,7 +141,9 @@ def train_mdsa_command(
     result = train_mdsa(MDSATraining(model=model, lpips=perceptual, loss=loss, **options))
     told = [f"{name} {value:.2f} dB" for name, value in (("PSNR-V", result.psnr_v), ("PSNR-A", result.psnr_a))
             if value is not None]
-    click.echo(f"step {result.step:,}: {', '.join(told) or 'not evaluated'}; {options['out']}/mdsa.pt")
+    told += [] if result.is_held_out or not told else ["on clips it trained on: --holdout left none out"]
+    evaluated = ", ".join(told) or f"PSNR stands in {options['out']}/metrics.jsonl"
+    click.echo(f"step {result.step:,}: {evaluated}; {options['out']}/mdsa.pt")
     if max(result.saturated.values(), default=0) > TOO_SATURATED:
         planes = ", ".join(f"{plane} {100 * share:.0f} %" for plane, share in result.saturated.items())
         click.echo(f"saturated latents ({planes} of the values at the edge): they hold signs, not numbers. "
@@ -176,7 +186,8 @@ def reconstruct_command(**options: Any) -> None:
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True,
               help="Latents a process and step.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-4, show_default=True)
-@click.option("--warmup-steps", type=click.IntRange(0), default=5000, show_default=True)
+@click.option("--warmup-steps", type=click.IntRange(0),
+              help="[default: 5000, or a tenth of --steps if that is less]")
 @click.option("--clip-grad", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
               help="The gradient's norm at most.")
 @click.option("--ema", type=click.FloatRange(0, 1, max_open=True), default=0.9999, show_default=True,
@@ -194,6 +205,8 @@ def train_dit_command(preset: str, packed: bool, caption_dropout: float, **optio
     from avmodel.train_dit import DiTTraining, train_dit
 
     model = replace(STDIT_PRESETS[preset], packed=packed, caption_dropout=caption_dropout)
+    if options["warmup_steps"] is None:
+        options["warmup_steps"] = min(5000, options["steps"] // 10)
     result = train_dit(DiTTraining(model=model, **options))
     click.echo(f"step {result.step:,}; {options['out']}/dit.pt")
     _tell_end(result.skipped, result.stopped_by)
@@ -214,8 +227,10 @@ def train_dit_command(preset: str, packed: bool, caption_dropout: float, **optio
 @click.option("--guidance", type=click.FloatRange(0), default=4.0, show_default=True,
               help="Scale of classifier-free guidance; 1 is none, at half the work.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--given-video", type=click.Path(path_type=Path), help="Make the sound for this video.")
-@click.option("--given-audio", type=click.Path(path_type=Path), help="Make the pictures for this sound.")
+@click.option("--given-video", type=click.Path(path_type=Path),
+              help="Make the sound for the first clip's length of this video.")
+@click.option("--given-audio", type=click.Path(path_type=Path),
+              help="Make the pictures for the first clip's length of this wav or flac.")
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Clips at once.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 def sample_command(**options: Any) -> None:

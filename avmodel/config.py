@@ -108,19 +108,24 @@ class MDSAConfig:
             channels=self.latent_channels, frames=self.frames, grid=self.grid, streams=tuple(self.channels)
         )
 
+    @property
+    def clips_it_takes(self) -> str:
+        """A sentence for people: the command that makes clips which fit."""
+        bands = f" --n-mels {self.size}" if self.size % ClipSpec().n_mels else ""
+        return f"`avprep clip --frames {self.frames} --size {self.size}{bands}` makes clips that fit"
+
     def check_spec(self, spec: ClipSpec) -> None:
         """Raises ConfigError where clips of this spec do not fit the model."""
         for name in ("frames", "size"):
             if getattr(spec, name) != getattr(self, name):
                 raise ConfigError(
                     f"the model takes clips of {self.frames} frames at {self.size} px; these have "
-                    f"{spec.frames} frames at {spec.size} px. `avprep clip --frames {self.frames} "
-                    f"--size {self.size}` makes them"
+                    f"{spec.frames} frames at {spec.size} px. {self.clips_it_takes}"
                 )
         if self.size % spec.n_mels or self.size % spec.columns:
             raise ConfigError(
                 f"the mel stack's {spec.n_mels} bands and {spec.columns} columns a frame must divide the "
-                f"model's {self.size} px; `avprep clip --n-mels {self.size}` makes such bands"
+                f"model's {self.size} px. {self.clips_it_takes}"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -25,9 +25,10 @@ from avprep.media.mel import stack_to_frames
 from avprep.media.mux import decode_frames
 from avprep.shards.clips import ShardError, load_npy, unpack_frames
 from avprep.shards.index import ClipReader, ShardIndex, index_shards
+from avprep.shards.latents import KIND as LATENTS_KIND
 from avprep.shards.latents import EncoderHeader, unpack
 from avprep.shards.store import open_store
-from avprep.shards.verify import read_header
+from avprep.shards.verify import kind_of, read_header
 from avprep.spec import ClipSpec
 
 
@@ -101,6 +102,8 @@ class LatentData(Dataset):
         store = open_store(folder)
         self.folder = str(folder)
         self.header = read_header(store)
+        if kind_of(self.header) != LATENTS_KIND:
+            raise ShardError(f"{folder} holds {kind_of(self.header)}, not latents: avprep encode makes them")
         self.encoder = EncoderHeader.from_dict(self.header)
         self.spec = self.encoder.spec
         self.layout = layout_of(self.encoder)

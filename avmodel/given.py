@@ -85,7 +85,7 @@ def read_waveform(path: Path, spec: ClipSpec) -> np.ndarray:
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise GivenError(f"--given-audio {path}: {error}") from error
+        raise GivenError(f"--given-audio {path} cannot be read as wav or flac: {error}") from error
     mono = torchaudio.functional.resample(torch.from_numpy(samples.mean(axis=1)), rate, spec.sample_rate)
     if len(mono) < spec.samples:
         raise GivenError(f"--given-audio {path}: {len(mono) / spec.sample_rate:.2f} s of sound; a clip is "

@@ -9,6 +9,7 @@ latents as an output that `avprep decode` and `avprep verify` read.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,14 +33,17 @@ from avmodel.train_dit import KIND, check_made_by
 from avmodel.training import Machine, device_of, load_checkpoint, load_weights
 from avprep.media.griffin_lim import invert
 from avprep.media.mux import write_mp4
-from avprep.shards.clips import ShardWriter, clip_key
+from avprep.shards.clips import ShardError, ShardWriter, clip_key
 from avprep.shards.latents import KIND as LATENTS_KIND
 from avprep.shards.latents import SUMS_ENTRY, EncoderHeader, LatentSums, pack_clip_latents
 from avprep.shards.ledger import LedgerRow, ShardRecord, write_ledger
 from avprep.shards.plan import PlanRow, write_plan
 from avprep.shards.store import open_store
+from avprep.shards.verify import kind_of, read_header
 
 ON_SHEET = 16   # clips
+_FINGERPRINT = "sample-"  # what an output of this module's fingerprint begins with
+_SAMPLE_FILE = re.compile(r"[0-9a-f]{16}_\d{11}\.(mp4|wav)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,7 @@ def sample(options: SampleOptions) -> Iterator[Sample]:
         CheckpointError: a bad checkpoint, or a DiT trained on the latents of another MDSA.
         TextError: a label or caption that the model does not know; the nearest are named.
         GivenError: a given clip that cannot be read.
+        ShardError: `out` holds clips, or latents that `avprep encode` made.
     """
     machine = Machine(device_of(options.device))
     model, header, texts = load_dit(options.dit, options.captions_file)
@@ -99,7 +104,7 @@ def sample(options: SampleOptions) -> Iterator[Sample]:
     check_made_by(header, codec.header, f"--mdsa {options.mdsa}", f"what --dit {options.dit} was trained on")
     labels, captions = _asked_for(options, texts)
     given = read_given(codec, options.given_video, options.given_audio)
-    options.out.mkdir(parents=True, exist_ok=True)
+    _take_folder(options.out)
     pictures: list[Tensor] = []
     made: list[MadeLatent] = []
     for first in range(0, options.n, options.batch_size):
@@ -115,6 +120,20 @@ def sample(options: SampleOptions) -> Iterator[Sample]:
     told = [{"key": one.key, "labels": list(one.labels), "caption": one.caption} for one in made]
     (options.out / "samples.json").write_text(json.dumps(told, indent=1, ensure_ascii=False))
     write_latents(made, header, options)
+
+
+def _take_folder(out: Path) -> None:
+    """An empty folder, or one of earlier samples, which are removed; never another command's output."""
+    out.mkdir(parents=True, exist_ok=True)
+    store = open_store(out)
+    if not store.exists("spec.json"):
+        return
+    header = read_header(store)
+    if not header.get("fingerprint", "").startswith(_FINGERPRINT):
+        raise ShardError(f"--out {out} holds {kind_of(header)} that another command made; give another --out")
+    for path in out.iterdir():
+        if _SAMPLE_FILE.fullmatch(path.name):
+            path.unlink()
 
 
 def load_dit(path: Path, captions_file: Path | None) -> tuple[STDiT, EncoderHeader, Texts]:
@@ -203,7 +222,7 @@ def write_latents(made: list[MadeLatent], header: EncoderHeader, options: Sample
     """The latents as an output of one shard, like those of `avprep encode`."""
     store, spec = open_store(options.out), header.spec
     made = sorted(made, key=lambda one: one.key)
-    fingerprint = f"sample-{options.seed}-{header.weights[:16]}"
+    fingerprint = f"{_FINGERPRINT}{options.seed}-{header.weights[:16]}"
     seconds = float(spec.seconds)
     texts = {one.key: {"labels": list(one.labels), "caption": one.caption, "source": "sample",
                        "start_s": 0.0, "stop_s": seconds, "has_audio": True} for one in made}

@@ -112,8 +112,9 @@ class MDSATraining:
 class MDSAResult:
     step: int
     skipped: int                      # steps left out: NaN or Inf
-    psnr_v: float | None              # dB on held-out clips, None for a stream that is not there
+    psnr_v: float | None              # dB, None for a stream that is not there
     psnr_a: float | None
+    is_held_out: bool                 # of clips whose sources were held out; else of clips trained on
     saturated: dict[str, float]       # by plane: the share of a latent's values that tanh has at the edge
     stopped_by: int | None            # the signal's number
 
@@ -134,8 +135,8 @@ def train_mdsa(config: MDSATraining) -> MDSAResult:
         finally:
             trainer.log.close()
         return MDSAResult(
-            trainer.step, trainer.health.skipped, *trainer.last_psnr, trainer.last_saturated,
-            stop.number,
+            trainer.step, trainer.health.skipped, *trainer.last_psnr, bool(len(trainer.held_out)),
+            trainer.last_saturated, stop.number,
         )
 
 

@@ -174,12 +174,16 @@ def load_checkpoint(path: str | Path, kind: str) -> dict[str, Any]:
     Raises:
         CheckpointError: not there, cut off, no checkpoint, or one of another kind.
     """
+    if Path(path).is_dir():
+        raise CheckpointError(f"{path} is a folder; give the file in it, such as {path}/mdsa.pt")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file") from None
     except Exception as error:  # a damaged file makes torch.load raise any of a dozen kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "weights_only" in reason:  # advice to load what may run code
+            reason = "it holds more than tensors, numbers and text"
         raise CheckpointError(f"{path} is cut off or no checkpoint ({reason})") from error
     found = payload.get("kind") if isinstance(payload, dict) else None
     if found != kind:

@@ -20,7 +20,15 @@ from functools import partial
 from typing import Any
 
 from avprep.datasets.source import Source
-from avprep.job import JobConfig, LazyRunner, clip_quarantine, plan_once, shard_task, watchdog_s
+from avprep.job import (
+    JobConfig,
+    LazyRunner,
+    check_rebuild,
+    clip_quarantine,
+    plan_once,
+    shard_task,
+    watchdog_s,
+)
 from avprep.job import output_header as clips_header
 from avprep.output import (
     FORMAT_VERSION,
@@ -134,6 +142,8 @@ def run_encode_job(sources: list[Source], config: EncodeConfig, progress: Encode
     with lock(store), stop_on_signal() as stop:
         root = clips.uri if clips else str(config.source.root)
         header = output_header(config, clips)
+        if not clips:
+            check_rebuild(sources, config.source)
         fingerprint = open_output(store, header, root=root, rebuild=config.rebuild)
         plan = _plan(store, clips, sources, config, stop, progress)
         report = EncodeReport(shards=plan.shards)

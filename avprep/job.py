@@ -7,6 +7,7 @@ is kept; a shard whose ledger is there is done.
 from __future__ import annotations
 
 import errno
+import os
 import time
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -18,7 +19,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from avprep.datasets.source import Source
-from avprep.media.probe import Header
+from avprep.media.probe import Header, require_media
 from avprep.output import (
     FORMAT_VERSION,
     JobError,
@@ -106,6 +107,7 @@ def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -
         runner = LazyRunner(stack, config.runner)  # a run with nothing to do does not wait for Ray
         if config.only_failed and not store.exists("spec.json"):
             raise JobError(f"--only-failed: {config.out} holds no finished run to try again")
+        check_rebuild(sources, config)
         fingerprint = open_output(
             store, output_header(config), root=str(config.root), rebuild=config.rebuild
         )
@@ -165,6 +167,19 @@ def dry_run(sources: list[Source], config: JobConfig, progress: Progress) -> Ite
 
 
 # --- the output ------------------------------------------------------------------------------------------
+
+
+def check_rebuild(sources: list[Source], config: JobConfig) -> None:
+    """Before --rebuild takes away what is there: that it can be made anew.
+
+    Raises:
+        JobError: --only-failed, which keeps what is there, is asked for too.
+        MediaGone: the folder of the media is empty or does not answer.
+    """
+    if config.rebuild and config.only_failed:
+        raise JobError("--only-failed keeps what was written and --rebuild starts over; give one of them")
+    if config.rebuild and not all(os.path.isabs(source.path) for source in sources):
+        require_media(str(config.root))
 
 
 def output_header(config: JobConfig) -> dict[str, object]:

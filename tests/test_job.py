@@ -276,6 +276,53 @@ def test_media_that_are_gone_are_a_sentence_and_no_row(when, what, clip_root, tm
     assert {row.status for row in rows_of(out)} == {"written"}
 
 
+def test_rebuild_takes_nothing_away_that_cannot_be_made_anew(clip_root, tmp_path):
+    root, out = tmp_path / "media", tmp_path / "out"
+    shutil.copytree(clip_root, root)
+    (tmp_path / "manifest.csv").write_text("path\nalpha/scene 0.mp4\nbeta/scene 1.mp4\n")
+    listing = ["--dataset", "manifest", "--list", tmp_path / "manifest.csv"]
+    assert clip(root, out, *listing).exit_code == 0
+    before = digest(out)
+    result = clip(root, out, *listing, "--rebuild", "--only-failed")
+    assert result.exit_code == 2 and "give one of them" in result.output.replace("\n", " ")
+    shutil.rmtree(root)
+    root.mkdir()
+    result = clip(root, out, *listing, "--rebuild")
+    assert result.exit_code == 1 and "is its disk mounted?" in result.output.replace("\n", " ")
+    result = clip(root, out, "--rebuild")
+    assert result.exit_code == 2 and "folder has no source" in result.output.replace("\n", " ")
+    assert digest(out) == before
+
+
+@pytest.mark.parametrize("args", [(), ("--dry-run",)])
+def test_no_source_is_a_sentence_and_no_plan(args, tmp_path):
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "notes.txt").write_text("no media")
+    result = clip(tmp_path / "media", tmp_path / "out", *args)
+    assert result.exit_code == 2 and "1 files that are no media" in result.output.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["spec.json", "plan.parquet", "ledger/000000.parquet"])
+@pytest.mark.parametrize("command", ["clip", "status", "verify"])
+def test_a_cut_file_of_an_output_is_named(command, name, finished, clip_root, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    (out / name).write_bytes((out / name).read_bytes()[:40])
+    if command == "clip":
+        result = clip(clip_root, out, "--label-from-folder")
+    else:
+        result = avprep(command, out)
+    assert result.exit_code in (1, 2) and isinstance(result.exception, SystemExit)
+    assert name in result.output.replace("\n", "")
+
+
+def test_what_is_no_output_is_a_sentence(finished, tmp_path):
+    for where in (finished / "shards" / "clips-000000.tar", tmp_path, tmp_path / "none", "foo://y"):
+        result = avprep("status", where)
+        assert result.exit_code in (1, 2) and isinstance(result.exception, SystemExit), where
+        assert str(where) in result.output.replace("\n", "")
+
+
 def test_other_labels_than_the_plans_are_told(clip_root, tmp_path):
     clip(clip_root, tmp_path / "out")
     result = clip(clip_root, tmp_path / "out", "--label-from-folder")

@@ -93,6 +93,8 @@ def clip(**options) -> None:
     progress = BarProgress()
     with told_in_sentences(config.out, progress.close):
         if options["is_dry_run"]:
+            if options["only_failed"]:
+                raise Refused("--dry-run prints a new output's plan; --only-failed keeps the one there is")
             _print_dry_run(dry_run(listing.sources, config, progress.hooks), config)
             return
         report = run_clip_job(listing.sources, config, progress.hooks)

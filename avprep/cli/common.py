@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -24,6 +26,23 @@ class Refused(click.ClickException):
     """A sentence on stderr and exit code 2."""
 
     exit_code = 2
+
+
+class Sentences(click.Group):
+    """What a command does not tell of itself: damaged outputs, files that cannot be opened, Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ShardError as error:
+            raise Refused(str(error)) from error
+        except OSError as error:
+            if error.filename is None:  # a pipe that was closed: click's own to end
+                raise
+            raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            sys.exit(128 + signal.SIGINT)
 
 
 def absolute(uri: str) -> str:
@@ -47,7 +66,7 @@ def told_in_sentences(
     `refusals`: what else the run raises that is a sentence of its own."""
     try:
         yield
-    except (JobError, RunnerError, *refusals) as error:
+    except (JobError, RunnerError, ShardError, *refusals) as error:
         close()
         raise Refused(str(error)) from error
     except MediaGone as error:

@@ -24,8 +24,8 @@ from avprep.shards.latents import EncoderHeader
 from avprep.shards.ledger import finished_shards
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import Store, open_store
-from avprep.shards.verify import read_header
-from avprep.stages.captions import TextEncoderError, open_clip_text, texts_of, write_captions
+from avprep.shards.verify import kind_of, read_header
+from avprep.stages.captions import TextEncoder, TextEncoderError, open_clip_text, texts_of, write_captions
 from avprep.stages.decode import DecodedClip, decode_to_mp4, stored_latents
 from avprep.stages.encode import EncodeOptions, EncodeResult
 from avprep.stages.encoder import EncodeError, EncoderFactory
@@ -79,6 +79,8 @@ def encode(context: click.Context, **options) -> None:
 
     To resume, run the same command again.
     """
+    if options["text_encoder"]:
+        _open_text_encoder(options["text_encoder"], "cpu")  # that it can be had is known before the long run
     config, sources = _encode_config(context, options)
     progress = _BarProgress()
     with told_in_sentences(config.out, progress.close, EncodeError):
@@ -189,14 +191,18 @@ def _print_report(report: EncodeReport, config: EncodeConfig) -> None:
     click.echo(f"{config.out}: avprep status, avprep verify, avprep decode and plain webdataset read it")
 
 
+def _open_text_encoder(name: str, device: str) -> TextEncoder:
+    try:
+        return open_clip_text(name, device)
+    except TextEncoderError as error:
+        raise Refused(f"--text-encoder {name}: {error}") from error
+
+
 def _embed_captions(store: Store, text_encoder: str) -> None:
     if len(finished_shards(store)) < PlanReader(store).shards:
         raise Refused("--text-encoder: captions are embedded when all shards are there; some are missing")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        encoder = open_clip_text(text_encoder, device)
-    except TextEncoderError as error:
-        raise Refused(f"--text-encoder {text_encoder}: {error}") from error
+    encoder = _open_text_encoder(text_encoder, device)
     count = write_captions(store, texts_of(store), encoder, text_encoder)
     click.echo(f"captions.safetensors: {count:,} distinct texts")
 
@@ -225,7 +231,8 @@ def decode(latents: str, ckpt: Path, out: Path, limit: int | None, compare: str 
         if made_with.weights != header.weights:
             raise Refused(f"--ckpt {ckpt} is not the checkpoint that made {latents}: its weights are "
                           f"{header.weights[:12]}, theirs {made_with.weights[:12]}")
-        stored = islice(stored_latents(store, made_with, existing(compare) if compare else None), limit)
+        originals = _originals(compare, made_with) if compare else None
+        stored = islice(stored_latents(store, made_with, originals), limit)
         decoder = open_decoder(device=device, batch_size=batch_size, compile=False)
         decoded = []
         for clip in decode_to_mp4(stored, decoder, out, batch_size=batch_size, device=device):
@@ -236,6 +243,17 @@ def decode(latents: str, ckpt: Path, out: Path, limit: int | None, compare: str 
     if not decoded:
         raise Refused(f"{latents} holds no latents")
     click.echo(f"{len(decoded):,} clips in {out}{_mean_psnrs(decoded)}")
+
+
+def _originals(compare: str, made_with: EncoderHeader) -> Store:
+    """The clips to compare with. Raises Refused for what is no output of clips, or of another spec."""
+    store = existing(compare)
+    header = read_header(store)
+    if kind_of(header) != "clips":
+        raise Refused(f"--compare {compare} holds {kind_of(header)}; it takes the clips that were encoded")
+    if header["spec"] != made_with.spec.to_dict():
+        raise Refused(f"--compare {compare}: clips of another spec than those that were encoded")
+    return store
 
 
 def _psnrs(clip: DecodedClip) -> str:

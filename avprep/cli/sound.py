@@ -26,7 +26,7 @@ from avprep.stages.invert_audio import InvertOptions, invert_to_wav, mel_stacks
               help="0 is plain Griffin-Lim.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Clips at once.")
 @click.option("--limit", type=click.IntRange(1), help="Clips in all.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the first phases.")
 def invert_audio(source: str, out: Path, limit: int | None, **options) -> None:
     """Mel stacks (a clips directory, a shard or a .npy) to .wav; prints the mel PSNR of each round trip."""

@@ -36,9 +36,14 @@ def default_root(name: str, environ: Mapping[str, str]) -> Path:
 
 
 def list_dataset(name: str, options: DatasetOptions) -> Listing:
-    """The dataset's sources. Raises DatasetError for an unknown split or a root without the layout."""
+    """The dataset's sources. Raises DatasetError for an unknown split and for a root without any source."""
     dataset = DATASETS[name]
     if options.split is not None and dataset.splits is not None and options.split not in dataset.splits:
         splits = ", ".join(dataset.splits) or "none"
         raise DatasetError(f"--split {options.split!r} is no split of {name}; there are: {splits}")
-    return dataset.list_sources(options)
+    listing = dataset.list_sources(options)
+    if not listing.sources:
+        why = "".join(f"; {count:,} {what}" for what, count in listing.notes.items() if count)
+        raise DatasetError(f"{name} has no source under {listing.root} (is its disk mounted?){why}. "
+                           f"{dataset.layout}")
+    return listing

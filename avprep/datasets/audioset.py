@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -72,6 +73,8 @@ def read_segments(path: Path, notes: Counter[str]) -> Iterator[Segment]:
                 continue
             try:
                 start_s, stop_s = float(cells[1]), float(cells[2])
+                if not 0 <= start_s < stop_s < math.inf:
+                    raise ValueError(f"no span: {start_s} to {stop_s} s")
             except ValueError:
                 notes["rows that cannot be read"] += 1
                 continue

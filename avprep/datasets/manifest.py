@@ -37,7 +37,7 @@ def list_sources(options: DatasetOptions) -> Listing:
         raise DatasetError(f"no manifest at {path or options.root}. {LAYOUT}")
     notes: Counter[str] = Counter()
     sources, splits = [], set()
-    for row in _rows(path):
+    for row in _rows(path, notes):
         splits.add(row["split"])
         if options.split is not None and row["split"] != options.split:
             continue
@@ -50,7 +50,7 @@ def list_sources(options: DatasetOptions) -> Listing:
     return Listing(options.root, unique(sources, notes), dict(notes))
 
 
-def _rows(path: Path) -> Iterator[dict]:
+def _rows(path: Path, notes: Counter[str]) -> Iterator[dict]:
     """Rows as dicts of the six columns, None where there is no such column; read in batches."""
     try:
         if path.suffix == ".parquet":
@@ -63,6 +63,9 @@ def _rows(path: Path) -> Iterator[dict]:
         for batch in batches:
             if "path" not in batch.schema.names:
                 raise DatasetError(f"{path} has no column 'path' (it has {', '.join(batch.schema.names)})")
+            unread = [name for name in batch.schema.names if name not in COLUMNS]
+            if unread:
+                notes[f"columns that are not read ({', '.join(unread)})"] = len(unread)
             columns = {name: batch[name].to_pylist() if name in batch.schema.names else [None] * len(batch)
                        for name in COLUMNS}
             for i in range(len(batch)):
@@ -72,21 +75,36 @@ def _rows(path: Path) -> Iterator[dict]:
 
 
 def _source(row: dict, notes: Counter[str]) -> Source | None:
-    if not row["path"] or ".." in PurePosixPath(row["path"]).parts:
+    path = row["path"]
+    if not isinstance(path, str) or not path or ".." in PurePosixPath(path).parts:
         notes["rows without a usable path (empty, or with '..')"] += 1
         return None
     try:
-        start_s = float(row["start"] or 0.0)
-        stop_s = None if row["stop"] in (None, "") else float(row["stop"])
-    except ValueError:
+        start_s, stop_s = _seconds(row["start"]) or 0.0, _seconds(row["stop"])
+    except (ValueError, TypeError):
         start_s, stop_s = math.nan, None
-    if not (math.isfinite(start_s) and start_s >= 0) or not (stop_s is None or stop_s > start_s):
+    if not (math.isfinite(start_s) and start_s >= 0 and (stop_s is None or start_s < stop_s < math.inf)):
         notes["rows whose start and stop are no span in seconds"] += 1
         return None
-    labels = row["labels"] or ()
-    labels = _same(tuple(labels.split("|")) if isinstance(labels, str) else tuple(labels))
-    return Source(path=row["path"], start_s=start_s, stop_s=stop_s, labels=labels,
-                  caption=row["caption"] or caption_of(labels))
+    labels = _same(_labels(row["labels"]))
+    return Source(path=path, start_s=start_s, stop_s=stop_s, labels=labels,
+                  caption=str(row["caption"] or "") or caption_of(labels))
+
+
+def _seconds(value: object) -> float | None:
+    """None where nothing is known: an empty cell, or the NaN that pandas leaves in its place."""
+    if value is None or value == "":
+        return None
+    seconds = float(value)
+    return None if math.isnan(seconds) else seconds
+
+
+def _labels(value: object) -> tuple[str, ...]:
+    """'a|b', or a list column's; what is empty is no label."""
+    if value is None or isinstance(value, float) and math.isnan(value):
+        return ()
+    parts = value if isinstance(value, list) else str(value).split("|")
+    return tuple(label for part in parts if part is not None and (label := str(part).strip()))
 
 
 @lru_cache(maxsize=1 << 16)

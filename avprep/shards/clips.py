@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from avprep.shards.ledger import ShardRecord, ledger_name, read_record
-from avprep.shards.store import Store
+from avprep.shards.store import ShardError, Store
 
 VideoCodec = Literal["raw", "jpeg", "h264"]
 VIDEO_CODECS: tuple[VideoCodec, ...] = ("raw", "jpeg", "h264")
@@ -38,10 +38,6 @@ _NPY_HEADER = re.compile(
 
 # One clip's files: suffix ('mel.npy') to bytes.
 Members = dict[str, bytes]
-
-
-class ShardError(ValueError):
-    """A shard that is not what it should be: the message names the shard and the member."""
 
 
 def clip_key(path: str, start: int) -> str:

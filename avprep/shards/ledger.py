@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avprep.reasons import FILTERED, MediaError
-from avprep.shards.store import Store
+from avprep.shards.store import ShardError, Store
 
 STATUSES = ("written", "filtered", "failed")
 SCHEMA = pa.schema([
@@ -92,7 +94,8 @@ def write_ledger(store: Store, index: int, rows: list[LedgerRow], record: ShardR
 
 
 def read_ledger(store: Store, index: int) -> tuple[list[LedgerRow], ShardRecord]:
-    with store.open(ledger_name(index)) as file:
+    """The rows of a shard and what is known of it. Raises ShardError for a damaged ledger."""
+    with _opened(store, index) as file:
         # On this thread: one that Arrow still has when the process ends can take it down, exit code and all.
         table = pq.ParquetFile(file, pre_buffer=False).read(use_threads=False)
     return [LedgerRow(**row) for row in table.to_pylist()], _record(table.schema.metadata)
@@ -100,8 +103,19 @@ def read_ledger(store: Store, index: int) -> tuple[list[LedgerRow], ShardRecord]
 
 def read_record(store: Store, index: int) -> ShardRecord:
     """What the ledger knows of its shard, without the rows."""
-    with store.open(ledger_name(index)) as file:
+    with _opened(store, index) as file:
         return _record(pq.read_schema(file).metadata)
+
+
+@contextmanager
+def _opened(store: Store, index: int) -> Iterator[BinaryIO]:
+    name = ledger_name(index)
+    try:
+        with store.open(name) as file:
+            yield file
+    except pa.ArrowInvalid as error:
+        raise ShardError(f"{store.uri}/{name} is damaged ({error}); remove it and run the command that wrote "
+                         f"it: that shard is made again") from error
 
 
 def _record(metadata: Mapping[bytes, bytes] | None) -> ShardRecord:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from avprep.shards.store import Store
+from avprep.shards.store import ShardError, Store
 
 NAME = "plan.parquet"
 ROWS_A_GROUP = 1 << 14  # at least: each group costs memory in every reader and writer
@@ -60,10 +60,13 @@ def _groups(shards: Iterable[list[PlanRow]]) -> Iterator[list[PlanRow]]:
 
 
 class PlanReader:
-    """The plan of an output, one row group in memory at a time."""
+    """The plan of an output, one row group in memory at a time. Raises ShardError for a damaged one."""
 
     def __init__(self, store: Store) -> None:
-        self._file = pq.ParquetFile(store.open(NAME), pre_buffer=False)
+        try:
+            self._file = pq.ParquetFile(store.open(NAME), pre_buffer=False)
+        except pa.ArrowInvalid as error:
+            raise ShardError(f"{store.uri}/{NAME} is damaged ({error}); --rebuild plans anew") from error
         metadata, shard = self._file.metadata, SCHEMA.get_field_index("shard")
         spans = [metadata.row_group(i).column(shard).statistics for i in range(metadata.num_row_groups)]
         self._firsts = [span.min for span in spans]  # the first shard of each group

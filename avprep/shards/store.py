@@ -8,7 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+import pyarrow as pa
 from pyarrow import fs
+
+
+class ShardError(ValueError):
+    """An output, or a shard of it, that is not what it should be: the message names it and what is wrong."""
 
 
 class Store(Protocol):
@@ -94,7 +99,10 @@ class ArrowStore:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._fs, self._root = fs.FileSystem.from_uri(uri)
+        try:
+            self._fs, self._root = fs.FileSystem.from_uri(uri)
+        except pa.ArrowInvalid as error:
+            raise ShardError(f"{uri} is no place that pyarrow.fs knows: {error}") from error
 
     @contextmanager
     def write(self, name: str) -> Iterator[BinaryIO]:

@@ -91,6 +91,8 @@ def _from_npy(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 def _from_store(store: Store, name: str) -> Iterator[tuple[str, np.ndarray]]:
     with store.open(name) as file:
         for key, members in read_shard(file):
+            if "mel.npy" not in members:
+                raise ShardError(f"{name} {key} holds no mel stack: is it an output of avprep clip?")
             yield key, load_npy(members["mel.npy"])
 
 

@@ -91,7 +91,7 @@ def test_an_empty_split_is_a_sentence():
 def test_clips_are_not_latents(clips, tmp_path):
     from avmodel.data import LatentData
 
-    with pytest.raises(ShardError, match="not that of latents"):
+    with pytest.raises(ShardError, match="holds clips, not latents"):
         LatentData(clips)
     with pytest.raises(ShardError, match="no spec.json"):
         ClipData(tmp_path)

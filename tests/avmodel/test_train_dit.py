@@ -166,6 +166,16 @@ def digest(out: Path) -> dict[str, str]:
     return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in names}
 
 
+def test_only_a_folder_of_samples_is_sampled_into(trained, mdsa, latents, tmp_path):
+    before = digest(latents)
+    done = sample(trained, mdsa, latents, "--n", "1")
+    assert done.exit_code == 2 and "holds latents that another command made" in done.output
+    assert digest(latents) == before
+    assert sample(trained, mdsa, tmp_path / "out", "--n", "3").exit_code == 0
+    assert sample(trained, mdsa, tmp_path / "out", "--n", "1").exit_code == 0
+    assert len(list((tmp_path / "out").glob("*.mp4"))) == 1  # none of the earlier ones beside it
+
+
 def test_a_seed_gives_its_bytes_again_and_the_output_is_one_of_latents(trained, mdsa, tmp_path):
     runs = [tmp_path / name for name in "abc"]
     assert sample(trained, mdsa, runs[0], "--n", "5").exit_code == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -221,6 +222,30 @@ def test_a_manifest_in_any_of_its_forms(tmp_path):
     assert [s.path for s in listing("manifest", tmp_path, split="test").sources] == ["b.mp4"]
     with pytest.raises(DatasetError, match="--split 'dev'.*test, train"):
         listing("manifest", tmp_path, split="dev")
+
+
+def test_a_manifest_of_odd_cells(tmp_path):
+    """What pandas writes where nothing is known, labels with blanks, types of other columns."""
+    columns = {
+        "path": ["a.mp4", "b.mp4", None, "d.mp4"],
+        "start": [0.0, math.nan, 0.0, None],
+        "stop": [math.nan, 4.0, 1.0, math.inf],
+        "labels": [[" dog ", None, ""], ["cat"], [], None],
+        "caption": [7, 8, 9, None],
+        "end": [1, 2, 3, 4],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "manifest.parquet")
+    found = listing("manifest", tmp_path)
+    assert [(s.path, s.start_s, s.stop_s, s.labels, s.caption) for s in found.sources] == [
+        ("a.mp4", 0.0, None, ("dog",), "7"),
+        ("b.mp4", 0.0, 4.0, ("cat",), "8"),
+    ]
+    assert found.notes["rows whose start and stop are no span in seconds"] == 1
+    assert found.notes["columns that are not read (end)"] == 1
+    assert found.notes["rows without a usable path (empty, or with '..')"] == 1
+    pq.write_table(pa.table({"path": [1], "start": [[0.5]]}), tmp_path / "manifest.parquet")
+    with pytest.raises(DatasetError, match="manifest has no source .*1 rows without a usable path"):
+        listing("manifest", tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
