@@ -134,6 +134,8 @@ def train_mdsa_command(
         MDSA_PRESETS[preset], streams=streams, mt_self_attn=mt_self_attn, gcm_attn=gcm_attn,
         bi_block=bi_block, adversarial=adversarial, kl=kl,
     )
+    if not options["stage1_steps"] + options["stage2_steps"]:
+        raise _Refused("--stage1-steps 0 --stage2-steps 0: nothing is trained")
     perceptual = None
     if lpips != "none":
         perceptual = LPIPSConfig(backbone=lpips, backbone_weights=lpips_backbone, heads=lpips_heads)

@@ -50,8 +50,8 @@ def reconstruct(options: ReconstructOptions) -> Iterator[Reconstructed]:
     codec = open_codec(options.ckpt, device=options.device, batch_size=options.batch_size, compile=False)
     data = ClipData(options.clips)
     if data.spec != codec.header.spec:
-        raise CheckpointError(f"{options.ckpt} was trained on clips of {codec.header.spec}; those of "
-                              f"{options.clips} are of {data.spec}")
+        raise CheckpointError(f"{options.ckpt} was trained on other clips: those of {options.clips} have "
+                              f"{data.spec.differences(codec.header.spec)}")
     options.out.mkdir(parents=True, exist_ok=True)
     count = min(options.limit or len(data), len(data))
     chosen = [int(i * len(data) / count) for i in range(count)]

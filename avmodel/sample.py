@@ -147,6 +147,8 @@ def load_dit(path: Path, captions_file: Path | None) -> tuple[STDiT, EncoderHead
     model = STDiT(STDiTConfig.from_dict(payload["config"]), layout_of(header))
     load_weights(model, payload["weights"], path)
     if "labels" in payload["texts"]:
+        if captions_file is not None:
+            raise TextError(f"--captions-file {captions_file}: {path} was trained on labels and reads none")
         return model.eval(), header, LabelTexts(payload["texts"]["labels"])
     table = read_caption_table(captions_file) if captions_file else None
     if table is None:

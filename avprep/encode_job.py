@@ -202,12 +202,10 @@ def _open_clips(uri: str) -> _Clips:
 def _check_spec(config: EncodeConfig, clips: _Clips | None) -> None:
     """Raises JobError where the checkpoint was trained on other clips."""
     spec = ClipSpec.from_dict(clips.header["spec"]) if clips else config.source.clip.spec
-    trained = config.header.spec.to_dict()
-    differing = [f"{name} = {value}, not {trained[name]}" for name, value in spec.to_dict().items()
-                 if value != trained[name]]
+    differing = spec.differences(config.header.spec)
     if differing:
         where = f"--clips {clips.uri}" if clips else "the clips of --dataset"
-        raise JobError(f"--ckpt was trained on other clips: {where} have {'; '.join(differing)}")
+        raise JobError(f"--ckpt was trained on other clips: {where} have {differing}")
 
 
 def _plan(

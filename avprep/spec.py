@@ -99,6 +99,12 @@ class ClipSpec:
         """Samples after a clip that its last mel column's window reaches (0 where it ends inside)."""
         return max(0, self.n_fft - self.n_fft // 2 - self.hop)
 
+    def differences(self, other: ClipSpec) -> str:
+        """For people: 'size = 64, not 256' for each field of this spec that the other has otherwise."""
+        theirs = other.to_dict()
+        return "; ".join(f"{name} = {value}, not {theirs[name]}" for name, value in self.to_dict().items()
+                         if value != theirs[name])
+
     def to_dict(self) -> dict[str, int]:
         return dataclasses.asdict(self)
 

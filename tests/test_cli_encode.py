@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -180,6 +181,15 @@ def test_a_bad_option_is_a_sentence(args, words, clips, ckpt, tmp_path, monkeypa
 def test_a_bad_checkpoint_is_a_sentence(clips, tmp_path):
     done = encode(clips, tmp_path / "none.pt", tmp_path / "out")
     assert done.exit_code == 2 and "none.pt is no checkpoint" in done.output
+
+
+def test_only_the_clips_that_were_encoded_are_compared_with(clips, ckpt, tmp_path):
+    encode(clips, ckpt, tmp_path / "out")
+    others = write_clips(tmp_path / "others", spec=replace(TINY, frames=8))
+    for compare, words in ((others, "these have frames = 8, not 4"), (tmp_path / "out", "holds latents")):
+        done = avprep("decode", "--latents", tmp_path / "out", "--ckpt", ckpt, "--out", tmp_path / "seen",
+                      "--device", "cpu", "--compare", compare)  # fmt: skip
+        assert done.exit_code == 2 and words in done.output.replace("\n", " ")
 
 
 def test_the_fused_path_has_its_say_in_what_is_cut(clip_root, ckpt, tmp_path):

@@ -36,11 +36,15 @@ pytestmark = pytest.mark.timeout(120)
 
 
 def digest(out: Path) -> dict[str, str]:
-    """Every file that a run leaves, save its lock and, in stats.json, its timings."""
+    """Every file that a run leaves, save its lock and, in stats.json, its timings.
+
+    Temporary files do not count: a worker that outlives its killed driver may begin one after the next run
+    has swept; the run after that sweeps it.
+    """
     files = {
         str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name not in ("stats.json", ".lock")
+        if path.is_file() and path.name not in ("stats.json", ".lock") and path.suffix != ".tmp"
     }
     stats = json.loads((out / "stats.json").read_text())
     return files | {"stats": json.dumps({name: v for name, v in stats.items() if name != "last_run"})}

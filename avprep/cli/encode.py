@@ -25,6 +25,7 @@ from avprep.shards.ledger import finished_shards
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import Store, open_store
 from avprep.shards.verify import kind_of, read_header
+from avprep.spec import ClipSpec
 from avprep.stages.captions import TextEncoder, TextEncoderError, open_clip_text, texts_of, write_captions
 from avprep.stages.decode import DecodedClip, decode_to_mp4, stored_latents
 from avprep.stages.encode import EncodeOptions, EncodeResult
@@ -251,8 +252,9 @@ def _originals(compare: str, made_with: EncoderHeader) -> Store:
     header = read_header(store)
     if kind_of(header) != "clips":
         raise Refused(f"--compare {compare} holds {kind_of(header)}; it takes the clips that were encoded")
-    if header["spec"] != made_with.spec.to_dict():
-        raise Refused(f"--compare {compare}: clips of another spec than those that were encoded")
+    differing = ClipSpec.from_dict(header["spec"]).differences(made_with.spec)
+    if differing:
+        raise Refused(f"--compare {compare}: not the clips that were encoded, these have {differing}")
     return store
 
 

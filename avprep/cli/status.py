@@ -59,7 +59,7 @@ def verify_command(out: str) -> None:
     """Re-read every shard against its ledger and checksums; exit 1 on any damage, naming it."""
     store = existing(out)
     done = finished_shards(store)
-    with tqdm(total=len(done), unit="shard", leave=False) as bar:
+    with tqdm(total=len(done), unit="shard", leave=False, disable=None) as bar:
         found = 0
         for damage in verify(store, on_shard=lambda _: bar.update()):
             found += 1

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 from avprep.datasets.listing import folders_of, media_files, require_folder, unique
-from avprep.datasets.source import Dataset, DatasetOptions, Listing, Source, caption_of
+from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listing, Source, caption_of
 
 LAYOUT = "Expected: media files (mp4, mkv, webm, ...) at any depth under --root."
 
 
 def list_sources(options: DatasetOptions) -> Listing:
-    """Every media file, whole. Raises DatasetError where root is no folder."""
+    """Every media file, whole. Raises DatasetError where root is no folder, and for a --list."""
+    if options.csv is not None:
+        raise DatasetError(f"--list {options.csv}: dataset folder takes every file; manifest takes a list")
     require_folder(options.root, LAYOUT)
     notes: Counter[str] = Counter()
     sources = []

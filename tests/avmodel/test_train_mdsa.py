@@ -296,7 +296,7 @@ def test_clips_of_another_spec_are_a_sentence(clips, tmp_path):
         main,
         f"reconstruct --ckpt {tmp_path}/run/mdsa.pt --clips {others} --out {tmp_path}/x".split(),
     )
-    assert shown.exit_code == 2 and "was trained on clips of ClipSpec" in shown.output
+    assert shown.exit_code == 2 and "was trained on other clips" in shown.output.replace("\n", " ")
 
 
 @pytest.mark.timeout(120)
