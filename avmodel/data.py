@@ -11,6 +11,7 @@ interrupted: the order is one endless row of shuffled epochs, and step k takes i
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,7 +174,14 @@ def step_loader(data: Dataset, steps: Steps, *, workers: int, pin: bool) -> Data
     return DataLoader(
         data, batch_sampler=steps, num_workers=workers, collate_fn=collate, pin_memory=pin,
         persistent_workers=workers > 0, prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_trainer,
     )
+
+
+def _leave_signals_to_the_trainer(_worker: int) -> None:
+    """A SIGTERM to the whole group (timeout, systemd, Slurm, torchrun) must not take the readers away from a
+    step that the trainer finishes before it saves. They end with the trainer, however that ends."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def to_model(batch: ClipBatch, size: int) -> dict[str, Tensor]:

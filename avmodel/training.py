@@ -175,7 +175,7 @@ def load_checkpoint(path: str | Path, kind: str) -> dict[str, Any]:
         CheckpointError: not there, cut off, no checkpoint, or one of another kind.
     """
     if Path(path).is_dir():
-        raise CheckpointError(f"{path} is a folder; give the file in it, such as {path}/mdsa.pt")
+        raise CheckpointError(f"{path} is a folder; give the checkpoint (.pt) in it")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -300,14 +300,17 @@ def test_clips_of_another_spec_are_a_sentence(clips, tmp_path):
 
 
 @pytest.mark.timeout(120)
-def test_a_signal_ends_the_command_with_its_code_and_a_checkpoint(clips, tmp_path):
+@pytest.mark.parametrize("to_group", [False, True], ids=["alone", "group"])
+def test_a_signal_ends_the_command_with_its_code_and_a_checkpoint(to_group, clips, tmp_path):
+    """To its group as well, as timeout, systemd, Slurm and torchrun send it: the loaders are in it."""
     command = [sys.executable, "-m", "avmodel", *run_command(clips, tmp_path)]
     command[command.index("--stage1-steps") + 1] = "100000"
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command[command.index("--loader-workers") + 1] = "2"
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not (tmp_path / "mdsa.pt").exists():
         time.sleep(0.2)
         assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
+    (os.killpg if to_group else os.kill)(process.pid, signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 143, told
     assert "run the same command again to go on" in told
