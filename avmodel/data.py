@@ -28,7 +28,7 @@ from avprep.shards.clips import ShardError, load_npy, unpack_frames
 from avprep.shards.index import ClipReader, ShardIndex, index_shards
 from avprep.shards.latents import KIND as LATENTS_KIND
 from avprep.shards.latents import EncoderHeader, unpack
-from avprep.shards.store import open_store
+from avprep.shards.store import Store, open_store
 from avprep.shards.verify import kind_of, read_header
 from avprep.spec import ClipSpec
 
@@ -50,9 +50,7 @@ class ClipData(Dataset):
     def __init__(self, folder: str | Path, index: ShardIndex | None = None) -> None:
         store = open_store(folder)
         self.folder = str(folder)
-        self.header = read_header(store)
-        if "latent" in self.header:
-            raise ShardError(f"{folder} holds latents, not clips")
+        self.header = _header_of(store, folder, "clips", "avprep clip")
         self.spec = ClipSpec.from_dict(self.header["spec"])
         self.index = index_shards(store) if index is None else index  # none held out is no clip
         self._reader: ClipReader | None = None
@@ -102,9 +100,7 @@ class LatentData(Dataset):
     def __init__(self, folder: str | Path) -> None:
         store = open_store(folder)
         self.folder = str(folder)
-        self.header = read_header(store)
-        if kind_of(self.header) != LATENTS_KIND:
-            raise ShardError(f"{folder} holds {kind_of(self.header)}, not latents: avprep encode makes them")
+        self.header = _header_of(store, folder, LATENTS_KIND, "avprep encode")
         self.encoder = EncoderHeader.from_dict(self.header)
         self.spec = self.encoder.spec
         self.layout = layout_of(self.encoder)
@@ -124,6 +120,14 @@ class LatentData(Dataset):
         if self._reader is None:
             self._reader = ClipReader(self.index)
         return self._reader[position]
+
+
+def _header_of(store: Store, folder: str | Path, kind: str, command: str) -> dict[str, Any]:
+    """spec.json. Raises ShardError where the output is of another kind."""
+    header = read_header(store)
+    if kind_of(header) != kind:
+        raise ShardError(f"{folder} holds {kind_of(header)}, not {kind}: {command} makes them")
+    return header
 
 
 def layout_of(encoder: EncoderHeader) -> LatentLayout:

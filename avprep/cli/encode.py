@@ -80,9 +80,10 @@ def encode(context: click.Context, **options) -> None:
 
     To resume, run the same command again.
     """
-    if options["text_encoder"]:
-        _open_text_encoder(options["text_encoder"], "cpu")  # that it can be had is known before the long run
     config, sources = _encode_config(context, options)
+    if options["text_encoder"]:
+        # That it can be had is known before the long run; kept, it would lie in memory for all of that.
+        _open_text_encoder(options["text_encoder"], "cpu")
     progress = _BarProgress()
     with told_in_sentences(config.out, progress.close, EncodeError):
         report = run_encode_job(sources, config, progress.hooks)

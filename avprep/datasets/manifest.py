@@ -51,7 +51,7 @@ def list_sources(options: DatasetOptions) -> Listing:
 
 
 def _rows(path: Path, notes: Counter[str]) -> Iterator[dict]:
-    """Rows as dicts of the six columns, None where there is no such column; read in batches."""
+    """Rows as dicts of the six columns, None where there is no such column or nothing in it; in batches."""
     try:
         if path.suffix == ".parquet":
             batches = pq.ParquetFile(path).iter_batches()
@@ -69,14 +69,19 @@ def _rows(path: Path, notes: Counter[str]) -> Iterator[dict]:
             columns = {name: batch[name].to_pylist() if name in batch.schema.names else [None] * len(batch)
                        for name in COLUMNS}
             for i in range(len(batch)):
-                yield {name: columns[name][i] for name in COLUMNS}
+                yield {name: _known(columns[name][i]) for name in COLUMNS}
     except pa.ArrowInvalid as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
 
 
+def _known(value: object) -> object:
+    """None where nothing is known: an empty cell, or the NaN that pandas leaves in its place."""
+    return None if value == "" or isinstance(value, float) and math.isnan(value) else value
+
+
 def _source(row: dict, notes: Counter[str]) -> Source | None:
     path = row["path"]
-    if not isinstance(path, str) or not path or ".." in PurePosixPath(path).parts:
+    if not isinstance(path, str) or ".." in PurePosixPath(path).parts:
         notes["rows without a usable path (empty, or with '..')"] += 1
         return None
     try:
@@ -92,16 +97,13 @@ def _source(row: dict, notes: Counter[str]) -> Source | None:
 
 
 def _seconds(value: object) -> float | None:
-    """None where nothing is known: an empty cell, or the NaN that pandas leaves in its place."""
-    if value is None or value == "":
-        return None
-    seconds = float(value)
-    return None if math.isnan(seconds) else seconds
+    """A cell's; text may say 'nan' too."""
+    return None if value is None else _known(float(value))
 
 
 def _labels(value: object) -> tuple[str, ...]:
     """'a|b', or a list column's; what is empty is no label."""
-    if value is None or isinstance(value, float) and math.isnan(value):
+    if value is None:
         return ()
     parts = value if isinstance(value, list) else str(value).split("|")
     return tuple(label for part in parts if part is not None and (label := str(part).strip()))

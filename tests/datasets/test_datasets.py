@@ -243,6 +243,12 @@ def test_a_manifest_of_odd_cells(tmp_path):
     assert found.notes["rows whose start and stop are no span in seconds"] == 1
     assert found.notes["columns that are not read (end)"] == 1
     assert found.notes["rows without a usable path (empty, or with '..')"] == 1
+    nothing = [math.nan]  # a whole column of which pandas knows nothing
+    table = {"path": ["a.mp4"], "labels": nothing, "caption": nothing, "split": nothing}
+    pq.write_table(pa.table(table), tmp_path / "manifest.parquet")
+    assert [(s.labels, s.caption) for s in listing("manifest", tmp_path).sources] == [((), "")]
+    with pytest.raises(DatasetError, match="--split 'test' is no split .*there are: none"):
+        listing("manifest", tmp_path, split="test")
     pq.write_table(pa.table({"path": [1], "start": [[0.5]]}), tmp_path / "manifest.parquet")
     with pytest.raises(DatasetError, match="manifest has no source .*1 rows without a usable path"):
         listing("manifest", tmp_path)
