@@ -219,7 +219,8 @@ def train_dit_command(preset: str, packed: bool, caption_dropout: float, **optio
 @click.option("--mdsa", type=click.Path(path_type=Path), required=True, help="mdsa.pt")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the clips.")
 @click.option("--label", "labels", multiple=True,
-              help="Of every clip; may be given more than once. [default: drawn as in the training set]")
+              help="Of every clip; may be given more than once. [default: drawn as in the training set; none "
+              "beside something given]")
 @click.option("--caption", default="", help="Where the model reads caption embeddings.")
 @click.option("--captions-file", type=click.Path(path_type=Path),
               help="captions.safetensors, where the model reads caption embeddings.")
