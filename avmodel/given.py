@@ -66,15 +66,16 @@ def read_given(codec: Codec, video: Path | None, audio: Path | None) -> Given | 
 def read_frames(path: Path, spec: ClipSpec) -> Tensor:
     """The frames of the first clip of a video, as `avprep clip` cuts it: uint8 (T, H, W, RGB)."""
     # Here and not above: training machines have no PyAV. What is given must be cut as the clips were.
-    from avprep.media.decode import read_clips
-    from avprep.media.probe import Deadline, open_source
+    from avprep.media.decode import FailedClip, read_clips
+    from avprep.media.limits import Deadline
+    from avprep.media.source import open_source
     from avprep.reasons import MediaError
 
     try:
         with open_source(str(path)) as source:
             clip = next(read_clips(source, [0], spec=spec, crop="center", deadline=Deadline(READ_TIMEOUT_S)))
-        if isinstance(clip, tuple):
-            raise clip[1]
+        if isinstance(clip, FailedClip):
+            raise clip.error
     except MediaError as error:
         raise GivenError(f"--given-video {path}: {error}") from error
     return torch.from_numpy(clip.frames.copy())

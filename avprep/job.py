@@ -19,7 +19,8 @@ from operator import attrgetter
 from pathlib import Path
 
 from avprep.datasets.source import Source
-from avprep.media.probe import Header, require_media
+from avprep.media.probe import MediaInfo
+from avprep.media.source import require_media
 from avprep.output import (
     FORMAT_VERSION,
     JobError,
@@ -79,6 +80,7 @@ class JobReport:
     sums: Sums = field(default_factory=Sums)        # of the whole output
     made_sums: Sums = field(default_factory=Sums)   # of this run
     seconds: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
     elapsed_s: float = 0.0
     new_sources: int = 0        # listed now and not in the plan
     changed_sources: int = 0    # in the plan with other labels or captions than they are listed with now
@@ -128,6 +130,7 @@ def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -
         for result in _make_shards(runner, tasks, config, stop, progress):
             report.made += 1
             report.seconds.update(result.seconds)
+            report.counts.update(result.counts)
             report.sums.merge(result.sums)
             report.made_sums.merge(result.sums)
             progress.shard_done(result.sums)
@@ -253,7 +256,7 @@ def _plan_again(
 def _headers(runner: Runner, config: JobConfig, stop: Stop, progress: Progress):
     """For `plan_shards`: headers of the sources, in order, probed in batches by the runner."""
 
-    def headers(sources: list[Source]) -> Iterator[tuple[Source, Header | MediaError | None]]:
+    def headers(sources: list[Source]) -> Iterator[tuple[Source, MediaInfo | MediaError | None]]:
         found = _probe_all(runner, [s for s in sources if needs_header(s)], config, stop, progress)
         for source in sources:
             yield source, found.get(source.path) if needs_header(source) else None
@@ -263,7 +266,7 @@ def _headers(runner: Runner, config: JobConfig, stop: Stop, progress: Progress):
 
 def _probe_all(
     runner: Runner, sources: list[Source], config: JobConfig, stop: Stop, progress: Progress
-) -> dict[str, Header | MediaError]:
+) -> dict[str, MediaInfo | MediaError]:
     paths = iter(dict.fromkeys(source.path for source in sources))
     batches = iter(lambda: tuple(islice(paths, PROBE_BATCH)), ())
     tasks = (ProbeTask(i, str(config.root), batch) for i, batch in enumerate(batches))
@@ -275,7 +278,7 @@ def _probe_all(
         ),
     )
     stage = _ProbeStage(watchdog_s(config, _PROBE_TIMEOUT_S))
-    found: dict[str, Header | MediaError] = {}
+    found: dict[str, MediaInfo | MediaError] = {}
     lost = tell_lost(progress)
     for task, headers in quarantine.map(runner, stage, tasks, stop, lost):
         found.update(zip(task.paths, headers, strict=True))
@@ -288,7 +291,7 @@ def _probe_all(
 class _ProbeStage:
     watchdog_s: float | None
 
-    def __call__(self, task: ProbeTask) -> list[Header | MediaError]:
+    def __call__(self, task: ProbeTask) -> list[MediaInfo | MediaError]:
         return probe_batch(task, guard=lambda: watchdog(self.watchdog_s))
 
 
@@ -386,6 +389,7 @@ def _write_stats(store: Store, report: JobReport) -> None:
             "elapsed_s": round(report.elapsed_s, 3),
             "clips_per_s": round(made / report.elapsed_s, 3) if report.elapsed_s else None,
             "worker_seconds": {k: round(v, 3) for k, v in sorted(report.seconds.items())},
+            **dict(sorted(report.counts.items())),
         },
     }
     write_stats(store, stats)

@@ -12,8 +12,8 @@ from fractions import Fraction
 from operator import attrgetter
 
 from avprep.datasets.source import Source
-from avprep.media.probe import Header
-from avprep.media.timeline import clip_starts
+from avprep.media.probe import MediaInfo
+from avprep.media.timeline import clip_starts, spread
 from avprep.reasons import MediaError, Reason
 from avprep.shards.clips import clip_key, source_number
 from avprep.shards.plan import PlanRow
@@ -36,7 +36,7 @@ class PlanOptions:
 def plan_shards(
     sources: list[Source],
     options: PlanOptions,
-    headers: Callable[[Iterable[Source]], Iterator[tuple[Source, Header | MediaError | None]]],
+    headers: Callable[[Iterable[Source]], Iterator[tuple[Source, MediaInfo | MediaError | None]]],
 ) -> Iterator[list[PlanRow]]:
     """The plan's rows, shard by shard.
 
@@ -91,12 +91,12 @@ def broken_key(source: Source, spec: ClipSpec) -> str:
     return clip_key(source.path, _first_sample(source, spec))
 
 
-def rows_again(source: Source, header: Header, options: PlanOptions, planned: set[str]) -> list[PlanRow]:
+def rows_again(source: Source, info: MediaInfo, options: PlanOptions, planned: set[str]) -> list[PlanRow]:
     """The rows of a source that could not be opened when the plan was made and can be now.
 
     `planned`: keys that the plan holds of it besides, by other spans; this source's are added.
     """
-    rows = [row for row in _source_rows(source, header, options) if row.key not in planned]
+    rows = [row for row in _source_rows(source, info, options) if row.key not in planned]
     planned.update(row.key for row in rows)
     return rows
 
@@ -110,19 +110,21 @@ def _numbered(rows: list[PlanRow], index: int) -> list[PlanRow]:
     return [replace(row, shard=index) for row in sorted(rows, key=lambda row: row.key)]
 
 
-def _source_rows(source: Source, header: Header | MediaError | None, options: PlanOptions) -> list[PlanRow]:
+def _source_rows(source: Source, info: MediaInfo | MediaError | None, options: PlanOptions) -> list[PlanRow]:
     spec = options.spec
-    if isinstance(header, MediaError):
-        return [_row(source, _first_sample(source, spec), header)]
-    start_s, stop_s = _span(source, header)
-    starts = clip_starts(
-        start_s=start_s, stop_s=stop_s, spec=spec, stride_samples=options.stride_samples,
-        limit=options.clips_per_source,
-    )
+    if isinstance(info, MediaError):
+        return [_row(source, _first_sample(source, spec), info)]
+    spans = _spans(source, info)
+    starts = [
+        start for start_s, stop_s in spans
+        for start in clip_starts(
+            start_s=start_s, stop_s=stop_s, spec=spec, stride_samples=options.stride_samples
+        )
+    ]
     if starts:
-        return [_row(source, start, None) for start in starts]
-    span_s, clip_s = float(stop_s - start_s), float(spec.seconds)
-    short = MediaError(Reason.TOO_SHORT, f"{span_s:.3f} s of video, a clip is {clip_s:g} s")
+        return [_row(source, start, None) for start in spread(starts, options.clips_per_source)]
+    longest_s = max((float(stop_s - start_s) for start_s, stop_s in spans), default=0.0)
+    short = MediaError(Reason.TOO_SHORT, f"{longest_s:.3f} s of video, a clip is {float(spec.seconds):g} s")
     return [_row(source, _first_sample(source, spec), short)]
 
 
@@ -138,14 +140,15 @@ def _row(source: Source, start: int, verdict: MediaError | None) -> PlanRow:
     )
 
 
-def _span(source: Source, header: Header | None) -> tuple[Fraction, Fraction]:
-    """`[start_s, stop_s)` of the source in its file's own time."""
+def _spans(source: Source, info: MediaInfo | None) -> list[tuple[Fraction, Fraction]]:
+    """`[start_s, stop_s)` of the source in its file's own time: one for each part of the file that it has."""
     start_s = Fraction(source.start_s).limit_denominator(1_000_000)
     stop_s = None if source.stop_s is None else Fraction(source.stop_s).limit_denominator(1_000_000)
-    if header is None:
-        return start_s, stop_s
-    file_start_s, file_stop_s = max(Fraction(0), header.video_start_s), header.video_stop_s
+    if info is None:
+        return [(start_s, stop_s)]
+    parts = [(max(Fraction(0), part.start_s), part.stop_s) for part in info.parts]
     if source.maybe_trimmed and stop_s is not None:
-        if file_stop_s - file_start_s <= stop_s - start_s + Fraction(_TRIMMED_SLACK_S):
-            return file_start_s, file_stop_s
-    return max(start_s, file_start_s), file_stop_s if stop_s is None else min(stop_s, file_stop_s)
+        if parts[-1][1] - parts[0][0] <= stop_s - start_s + Fraction(_TRIMMED_SLACK_S):
+            return parts
+    spans = ((max(start_s, a), b if stop_s is None else min(stop_s, b)) for a, b in parts)
+    return [(a, b) for a, b in spans if b > a]

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from avprep.media.probe import MediaGone
+from avprep.media.source import MediaGone
 from avprep.output import JobError, Stopped
 from avprep.reasons import Reason
 from avprep.runner import RunnerError

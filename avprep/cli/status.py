@@ -11,7 +11,8 @@ import click
 from tqdm import tqdm
 
 from avprep.cli.common import Refused, existing, print_sums
-from avprep.media.probe import Deadline
+from avprep.media.decode import FailedClip
+from avprep.media.limits import Deadline
 from avprep.reasons import MediaError
 from avprep.shards.ledger import Sums, finished_shards, read_ledgers
 from avprep.shards.plan import PlanReader
@@ -89,8 +90,8 @@ def _try_again(store: Store, key: str) -> str:
     try:
         outcome = next(read_source(str(path), [row.start], spec=spec, crop=header["options"]["crop"],
                                    deadline=Deadline(None)))
-        if isinstance(outcome, tuple):
-            raise outcome[1]
+        if isinstance(outcome, FailedClip):
+            raise outcome.error
     except MediaError as error:
         return f"{path} at {row.start / spec.sample_rate:.3f} s: {error}"
     return (f"{path} at {row.start / spec.sample_rate:.3f} s: read in {time.monotonic() - began:.2f} s, "

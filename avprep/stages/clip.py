@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from avprep.media.decode import RawClip, read_clips
+from avprep.media.decode import FailedClip, RawClip, read_clips
 from avprep.media.frames import Crop
 from avprep.media.mel import mel_stack
-from avprep.media.memory import bounded
+from avprep.media.limits import Deadline, bounded
 from avprep.media.mux import encode_frames
-from avprep.media.probe import Deadline, open_source, require_media
+from avprep.media.source import open_source, require_media
 from avprep.reasons import MediaError, Reason
 from avprep.shards.clips import Members, VideoCodec, clip_key, merge, pack_clip, read_shard, write_shard
 from avprep.shards.ledger import LedgerRow, ShardRecord, Sums, read_ledger, write_ledger
@@ -80,6 +80,7 @@ class ShardResult:
     sums: Sums
     size: int                                        # bytes of the tar
     seconds: Counter[str] = field(default_factory=Counter)  # by what was done
+    counts: Counter[str] = field(default_factory=Counter)   # of what is rare: see `read_clips`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ def make_shard(task: ShardTask, *, guard: Callable[[], AbstractContextManager] =
     work.seconds["write"] += time.perf_counter() - started
     sums = Sums()
     sums.add(rows)
-    return ShardResult(task.index, sums, record.size, work.seconds)
+    return ShardResult(task.index, sums, record.size, work.seconds, work.counts)
 
 
 def made_clips(
@@ -136,6 +137,7 @@ class _ShardWork:
         self._guard = guard
         self.spec = task.options.spec
         self.seconds: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
 
     def make(self, store: Store) -> tuple[list[LedgerRow], ShardRecord]:
         rows: list[LedgerRow] = []
@@ -192,10 +194,9 @@ class _ShardWork:
     def made(self, sources: tuple[PlannedSource, ...]) -> Iterator[MadeClip | LedgerRow]:
         """Every planned clip of the sources, in order: the clip, or the row that says why there is none."""
         for source, clip in self.clips(sources):
-            is_read = isinstance(clip, RawClip)
-            start, lost = (clip.start, _dropped(clip, self.task.options)) if is_read else clip
-            place = {"key": clip_key(source.path, start), "shard": self.task.index, "source": source.path,
-                     "start_s": start / self.spec.sample_rate}
+            lost = clip.error if isinstance(clip, FailedClip) else _dropped(clip, self.task.options)
+            place = {"key": clip_key(source.path, clip.start), "shard": self.task.index, "source": source.path,
+                     "start_s": clip.start / self.spec.sample_rate}
             if lost is not None:
                 yield LedgerRow.lost(lost, **place)
                 continue
@@ -212,20 +213,20 @@ class _ShardWork:
 
     def clips(
         self, sources: tuple[PlannedSource, ...]
-    ) -> Iterator[tuple[PlannedSource, RawClip | tuple[int, MediaError]]]:
-        """Every planned clip of the sources, in order: the clip, or its start and why there is none."""
+    ) -> Iterator[tuple[PlannedSource, RawClip | FailedClip]]:
+        """Every planned clip of the sources, in order: the clip, or why there is none."""
         for source in sources:
             for clip in self._source_clips(source):
                 yield source, clip
 
-    def _source_clips(self, source: PlannedSource) -> Iterator[RawClip | tuple[int, MediaError]]:
+    def _source_clips(self, source: PlannedSource) -> Iterator[RawClip | FailedClip]:
         if source.verdict is not None:
-            yield from ((start, source.verdict) for start in source.starts)
+            yield from (FailedClip(start, source.verdict) for start in source.starts)
             return
         left, deadline = list(source.starts), Deadline(self.task.source_timeout_s)
         clips = read_source(
             os.path.join(self.task.root, source.path), source.starts, spec=self.spec,
-            crop=self.task.options.crop, deadline=deadline,
+            crop=self.task.options.crop, deadline=deadline, counts=self.counts,
         )
         try:
             while (clip := self._next(clips)) is not None:
@@ -236,9 +237,9 @@ class _ShardWork:
         except MediaError as error:
             if error.reason in (Reason.MISSING, Reason.UNREADABLE):
                 require_media(self.task.root)
-            yield from ((start, error) for start in left)
+            yield from (FailedClip(start, error) for start in left)
 
-    def _next(self, clips: Iterator) -> RawClip | tuple[int, MediaError] | None:
+    def _next(self, clips: Iterator) -> RawClip | FailedClip | None:
         started = time.perf_counter()
         try:
             with self._guard():
@@ -248,22 +249,25 @@ class _ShardWork:
 
 
 def read_source(
-    path: str, starts: Sequence[int], *, spec: ClipSpec, crop: Crop, deadline: Deadline
-) -> Iterator[RawClip | tuple[int, MediaError]]:
+    path: str, starts: Sequence[int], *, spec: ClipSpec, crop: Crop, deadline: Deadline,
+    counts: Counter[str] | None = None,
+) -> Iterator[RawClip | FailedClip]:
     """The clips of a file at ascending `starts`, as `read_clips` gives them, within the memory of a source.
 
     Raises:
         MediaError: the file cannot be opened, or gives nothing more.
     """
 
-    def read() -> Iterator[RawClip | tuple[int, MediaError]]:
+    def read() -> Iterator[RawClip | FailedClip]:
         with open_source(path) as source:
-            yield from read_clips(source, starts, spec=spec, crop=crop, deadline=deadline)
+            yield from read_clips(
+                source, starts, spec=spec, crop=crop, deadline=deadline, counts=counts
+            )
 
     return bounded(read(), size_of=_bytes_of)
 
 
-def _bytes_of(clip: RawClip | tuple[int, MediaError]) -> int:
+def _bytes_of(clip: RawClip | FailedClip) -> int:
     return clip.frames.nbytes + clip.sound.waveform.nbytes if isinstance(clip, RawClip) else 0
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
-from avprep.media.memory import bounded
-from avprep.media.probe import Header, probe, require_media
+from avprep.media.limits import bounded
+from avprep.media.probe import MediaInfo, probe
+from avprep.media.source import require_media
 from avprep.reasons import MediaError, Reason
 
 
@@ -30,7 +31,7 @@ class ProbeTask:
 
 def probe_batch(
     task: ProbeTask, *, guard: Callable[[], AbstractContextManager] = nullcontext
-) -> list[Header | MediaError]:
+) -> list[MediaInfo | MediaError]:
     """For each path its header, or why it has none. `guard` is entered for each path.
 
     Raises:
@@ -40,7 +41,7 @@ def probe_batch(
     return [known[path] if path in known else _probe(task.root, path, guard) for path in task.paths]
 
 
-def _probe(root: str, path: str, guard: Callable[[], AbstractContextManager]) -> Header | MediaError:
+def _probe(root: str, path: str, guard: Callable[[], AbstractContextManager]) -> MediaInfo | MediaError:
     try:
         with guard():
             return next(bounded(probe(p) for p in (os.path.join(root, path),)))

@@ -1,6 +1,6 @@
-"""The memory that one source may take: a header can claim 10^9 frames, and FFmpeg believes it.
+"""The time and the memory that one source may take: a header can claim 10^9 frames, and FFmpeg believes it.
 
-The limit is on the growth of this process's address space (RLIMIT_AS), so that a demand beyond it is refused
+The limit of memory is on the growth of this process's address space (RLIMIT_AS), so that a demand beyond it is refused
 to whoever makes it, FFmpeg included, before any of it is used. It holds only while the source is being read:
 what the caller does with a clip is not the source's fault.
 """
@@ -8,6 +8,7 @@ what the caller does with a clip is not the source's fault.
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -18,6 +19,27 @@ Item = TypeVar("Item")
 
 # 16 reference pictures of 8192 x 8192, 8 bit, 4:2:0 are 1.6 GB: the most that a believable source needs.
 MAX_GROWTH = 2 << 30  # bytes
+
+
+class Deadline:
+    """The time a source may take. `check()` is called between packets and raises past it.
+
+    It cannot interrupt native code that never returns; the runner's watchdog does that.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._ends = None if seconds is None else time.monotonic() + seconds
+
+    def extend(self, seconds: float) -> None:
+        """Leaves out time that was not spent on the source."""
+        if self._ends is not None:
+            self._ends += seconds
+
+    def check(self) -> None:
+        """Raises MediaError(TIMEOUT) once the time is up."""
+        if self._ends is not None and time.monotonic() > self._ends:
+            raise MediaError(Reason.TIMEOUT, f"not done after the time limit of {self.seconds:g} s")
 
 
 def bounded(

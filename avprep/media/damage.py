@@ -1,0 +1,98 @@
+"""Which pictures are damaged: those that a decoder refuses or flags, and all that lean on them.
+
+A picture leans on those decoded before it, back to the last clean keyframe:
+
+    decoding order   I0 P1 B2 P3* B4 P5 | I6 P7        * refused or flagged
+    damaged                   P3  B4 P5                B2 is not, and from I6 on nothing is
+
+Pictures that are shown before a keyframe though decoded after it (an open GOP's) lean on what was before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from av.packet import Packet
+
+_LOST_AFTER = 64      # packets: one whose picture has not come out by then gives none
+_HEAD = 256           # bytes of a packet that are looked at for its first slice
+# Codecs whose B pictures are never leaned on.
+_PLAIN_B = frozenset({"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3", "vc1", "wmv3", "rv30", "rv40"})
+
+
+class Damage:
+    """What is known of a part's damage. Packets are known by their number in decoding order."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, None] = {}      # in the decoder, their pictures not out yet; ascending
+        self._bad: list[tuple[int, int | None]] = []  # (number, PTS): what leans on them is damaged
+        self._bad_alone: set[int] = set()        # nothing leans on them
+        self._keys: list[tuple[int, int]] = []   # (number, PTS) of clean keyframes, ascending
+
+    def wait_for(self, number: int) -> None:
+        """A packet went into the decoder, and its picture is to come out."""
+        self._waiting[number] = None
+        first = next(iter(self._waiting))
+        if number - first > _LOST_AFTER:  # hidden, or the second field of a picture
+            del self._waiting[first]
+
+    def waits_up_to(self, number: int) -> bool:
+        """Whether a picture decoded up to `number` has not come out yet, and may turn out to be damaged."""
+        return bool(self._waiting) and next(iter(self._waiting)) <= number
+
+    def came_out(self, number: int, pts: int, *, is_key: bool) -> None:
+        self._waiting.pop(number, None)
+        if is_key:
+            self._keys.append((number, pts))
+
+    def add(self, number: int, pts: int | None, is_reference: bool) -> None:
+        """The packet was refused, or its picture flagged."""
+        self._waiting.pop(number, None)
+        if is_reference:
+            self._bad.append((number, pts))
+        else:
+            self._bad_alone.add(number)
+
+    def forget_waiting(self) -> None:
+        self._waiting.clear()
+
+    def reaches(self, number: int, pts: int) -> bool:
+        """Whether the picture of that number, shown at `pts`, is damaged."""
+        if number in self._bad_alone:
+            return True
+        keys = reversed(self._keys)
+        key, key_pts = next(((k, at) for k, at in keys if k <= number and at <= pts), (-1, None))
+        return any(
+            key <= bad <= number and (at is None or key_pts is None or at >= key_pts)
+            for bad, at in self._bad
+        )
+
+
+def is_reference(packet: Packet, codec: str, *, is_b: bool | None) -> bool:
+    """Whether other pictures may lean on a packet's; True where the stream does not say.
+
+    `is_b`: whether its picture came out as a B picture; None where it did not come out.
+    """
+    if codec in _PLAIN_B:
+        return not is_b
+    head = bytes(memoryview(packet)[:_HEAD])
+    if codec == "h264":  # nal_ref_idc (7.4.1) of the first slice
+        return any(byte & 0x60 for byte in _unit_headers(head) if byte & 0x1F in (1, 2, 5))
+    if codec == "hevc":  # even types below 16 are sub-layer non-reference pictures (table 7-1)
+        kinds = [byte >> 1 & 0x3F for byte in _unit_headers(head) if byte >> 1 & 0x3F < 32]
+        return not kinds or kinds[0] >= 16 or kinds[0] % 2 == 1
+    return True
+
+
+def _unit_headers(head: bytes) -> Iterator[int]:
+    """The first byte of each NAL unit in sight, after start codes or 4-byte lengths."""
+    if head.startswith((b"\0\0\1", b"\0\0\0\1")):
+        place = head.find(b"\0\0\1")
+        while 0 <= place < len(head) - 3:
+            yield head[place + 3]
+            place = head.find(b"\0\0\1", place + 3)
+        return
+    place = 0
+    while place + 4 < len(head):
+        yield head[place + 4]
+        place += 4 + int.from_bytes(head[place : place + 4], "big")

@@ -1,0 +1,339 @@
+"""The pictures that are shown at given instants, each decoded once, in one pass forwards.
+
+Packets wait in a window before they are decoded, so that it is known what is shown after a picture. Where no
+instant lies in between, and nothing leans on the picture, the decoder may leave it out:
+
+    instants           ^          ^          ^          one every 1/fps
+    shown order    I0  B1  B2  P3  B4  B5  P6           B1, B4 and B5 are never decoded
+
+The rule that this must keep: what is shown at an instant is what a plain decode of the whole file shows then.
+Packets carry their number in decoding order through the decoder, in place of a PTS: a picture is known by the
+packet it came from, whatever the container says of its time. A picture is in doubt where its packet is not
+the one that was expected, or where the decoder does not confirm the keyframe after a skip.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import av
+import numpy as np
+from av.packet import Packet
+from av.video.frame import PictureType, VideoFrame
+
+from avprep.media.damage import Damage, is_reference
+from avprep.media.packets import Demuxer, stamp_of
+from avprep.media.source import OpenSource
+from avprep.media.timeline import Extent
+from avprep.reasons import MediaError, Reason
+
+LOOK = 24            # packets that wait: more than the 16 pictures that a codec may reorder
+MAX_GAP_S = 10       # a longer stretch that no clip wants is skipped to its last keyframe
+_REMEMBERED = 256    # stamps of packets that were decoded already
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture as a clip takes it."""
+
+    pts: int
+    number: int                   # of its packet, in decoding order
+    pixels: np.ndarray | None     # None: of a kind that cannot be converted
+    in_doubt: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A packet in its place: its rank is among those that are shown; `stamp` is what `stamp_of` says."""
+
+    number: int
+    rank: int
+    pts: int | None
+    stamp: int | None
+    packet: Packet
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A decoded picture and the tick from which it is shown."""
+
+    pts: int
+    number: int
+    frame: VideoFrame
+
+
+class Doubt(Exception):
+    """The pictures may not be those of a plain decode; `error` is what they look like so far."""
+
+    def __init__(self, error: MediaError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class Pictures:
+    """The pictures of one part of a source, for instants that are asked for in ascending order."""
+
+    def __init__(
+        self, source: OpenSource, demuxer: Demuxer, instants: Sequence[int], *, early: int,
+        fit: Callable[[VideoFrame], np.ndarray], is_plain: bool,
+    ) -> None:
+        """
+        Args:
+            instants: all ticks that will be asked for, ascending.
+            early: a first picture that begins up to so many ticks after an instant is taken for it.
+            is_plain: decode everything and believe the decoder alone.
+        """
+        self._codec, self._demuxer, self._fit = source.video.codec_context, demuxer, fit
+        self._instants, self._early, self._is_plain = instants, early, is_plain
+        self._max_gap = int(MAX_GAP_S / demuxer.video_clock.time_base)
+        self._codec.flush_buffers()
+        self._window: deque[Packet] = deque()
+        self._upcoming: list[int] = []             # stamps of packets, ascending: the window's and before
+        self._expected: dict[int, int] = {}        # instant -> number of the packet that is shown then
+        self._entries: dict[int, _Entry] = {}      # in the decoder
+        self._stamps: list[int] = []               # by rank, where that is what says when a picture is shown
+        self._is_by_rank = False
+        self._number = -1                          # of the packet decoded last
+        self._rank = -1                            # of the picture shown last
+        self._shown_numbers: deque[int] = deque(maxlen=LOOK)  # of the pictures shown last
+        self._damage = Damage()
+        self._held: _Shown | None = None           # the last one, shown until the next
+        self._pictures: dict[int, Picture] = {}    # by instant
+        self._extent = Extent()                    # of what was shown
+        self._may_skip = False
+        self._has_skipped = False                  # the decoder, anything, by its own rules
+        self._is_landing = False                   # the next picture is the first after a skip
+        self._fill()
+        self._is_by_rank = self._are_stamps_of_decoding()
+
+    def at(self, instants: Sequence[int]) -> list[Picture]:
+        """The picture shown at each of the ascending instants.
+
+        Raises:
+            MediaError: there is none, or it is damaged: NO_VIDEO, TRUNCATED or CORRUPT.
+            Doubt: the same, and a plain decode may show otherwise.
+        """
+        for old in [tick for tick in self._pictures if tick < instants[0]]:
+            del self._pictures[old]
+        for old in [tick for tick in self._expected if tick < instants[0]]:
+            del self._expected[old]
+        self._skip_gap(instants[0])
+        while not self._is_settled(instants) and self._feed():
+            continue
+        try:
+            return self._checked(instants)
+        except MediaError as error:
+            has_skipped = self._has_skipped and error.reason is Reason.CORRUPT
+            if has_skipped or self._demuxer.was_skipped:
+                raise Doubt(error) from error
+            raise
+
+    def first(self, packets: int) -> int | None:
+        """The tick of the first picture that comes out of the first so many packets."""
+        for _ in range(packets):
+            if self._held is not None or not self._feed():
+                break
+        return self._extent.first
+
+    # --- what a clip gets ----------------------------------------------------------------------------------
+
+    def _is_settled(self, instants: Sequence[int]) -> bool:
+        """Whether all pictures are there, and all that they may lean on have come out."""
+        if self._held is None or self._held.pts <= instants[-1]:
+            return False
+        found = [self._pictures[tick].number for tick in instants if tick in self._pictures]
+        return not self._damage.waits_up_to(max(found, default=-1))
+
+    def _checked(self, instants: Sequence[int]) -> list[Picture]:
+        found: list[Picture] = []
+        for tick in instants:
+            picture = self._pictures.get(tick)
+            if picture is None:
+                raise self._why_none(tick)
+            why = None
+            if picture.pixels is None:
+                why = "cannot be converted"
+            elif self._damage.reaches(picture.number, picture.pts):
+                why = "is damaged, or leans on one that is"
+            elif picture.in_doubt and (self._has_skipped or self._demuxer.was_skipped):
+                why = "is not the one expected"
+            if why is not None:
+                at_s = float(self._demuxer.video_clock.seconds(picture.pts))
+                raise MediaError(Reason.CORRUPT, f"the picture at {at_s:.3f} s {why}")
+            found.append(picture)
+        return found
+
+    def _why_none(self, instant: int) -> MediaError:
+        seconds = self._demuxer.video_clock.seconds
+        if self._extent.first is None:
+            if self._demuxer.extent.first is None:
+                return MediaError(Reason.TRUNCATED, "no picture is stored where the clip should be")
+            return MediaError(Reason.CORRUPT, "no picture can be decoded")
+        if instant < self._extent.first:
+            late_s = float(seconds(self._extent.first) - seconds(instant))
+            return MediaError(Reason.NO_VIDEO, f"the first picture comes {late_s:.3f} s into the clip")
+        return MediaError(
+            Reason.TRUNCATED, f"the last picture is shown until {float(seconds(self._stop())):.3f} s; "
+                              f"the clip needs one at {float(seconds(instant)):.3f} s",
+        )
+
+    # --- packets ---------------------------------------------------------------------------------------------
+
+    def _skip_gap(self, instant: int) -> None:
+        """Over a stretch that no clip wants, to the last keyframe before the instant."""
+        self._fill()
+        stamp = stamp_of(self._window[-1]) if self._window else None
+        if self._is_plain or self._is_by_rank or stamp is None or instant - stamp <= self._max_gap:
+            return
+        self._demuxer.unread(list(self._window))
+        self._window.clear()
+        if self._demuxer.skip_to(instant, since=stamp):
+            self._codec.flush_buffers()
+            self._entries.clear()
+            self._upcoming.clear()
+            self._damage.forget_waiting()
+            self._held, self._is_landing = None, True
+
+    def _fill(self) -> None:
+        while len(self._window) < LOOK and (packet := self._demuxer.video()) is not None:
+            self._window.append(packet)
+            stamp = stamp_of(packet)
+            if stamp is not None and not packet.is_discard:
+                insort(self._upcoming, stamp)
+        if len(self._upcoming) > 2 * _REMEMBERED:
+            del self._upcoming[:_REMEMBERED]
+
+    def _are_stamps_of_decoding(self) -> bool:
+        """Whether the container stores when packets are decoded, not when their pictures are shown (AVI, ASF):
+        where the codec reorders, the n-th picture shown then takes the n-th stamp."""
+        return self._codec.reorder_depth > 0 and all(
+            packet.pts is None or packet.dts is None or packet.pts == packet.dts for packet in self._window
+        )
+
+    def _feed(self) -> bool:
+        """Decodes one packet; False once the part is at its end and all that was in the decoder is out."""
+        self._fill()
+        if not self._window:
+            self._end()
+            return False
+        packet = self._window.popleft()
+        self._number += 1
+        entry = _Entry(self._number, len(self._stamps), packet.pts, stamp_of(packet), packet)
+        self._entries[entry.number] = entry
+        if not packet.is_discard:
+            self._stamps.append(0 if entry.stamp is None else entry.stamp)
+        is_wanted = self._expect(entry)
+        if self._may_skip and not is_wanted:
+            self._has_skipped = True
+            self._set_skip("NONREF")
+        else:
+            self._damage.wait_for(entry.number)
+            self._set_skip("DEFAULT")
+        packet.pts = packet.dts = entry.number
+        for frame in self._decoded(packet, entry):
+            self._show(frame)
+        return True
+
+    def _expect(self, entry: _Entry) -> bool:
+        """Notes the instants at which the packet's picture is to be shown, by its stamp and the next one;
+        whether there are any."""
+        if entry.pts is None or entry.packet.is_discard:
+            return entry.pts is None
+        after = bisect_right(self._upcoming, entry.pts)
+        first = bisect_left(self._instants, entry.pts)
+        last = len(self._instants)
+        if after < len(self._upcoming):
+            last = bisect_left(self._instants, self._upcoming[after], first)
+        for tick in self._instants[first:last]:
+            self._expected[tick] = entry.number
+        return first < last
+
+    def _set_skip(self, skip_frame: str) -> None:
+        if self._codec.skip_frame != skip_frame:
+            self._codec.skip_frame = skip_frame
+
+    def _decoded(self, packet: Packet | None, entry: _Entry | None = None) -> list[VideoFrame]:
+        """The pictures that a packet releases; none where the decoder refuses it."""
+        try:
+            return self._codec.decode(packet)
+        except av.FFmpegError:
+            if entry is not None:
+                self._damage.add(entry.number, entry.pts, is_reference(packet, self._codec.name, is_b=None))
+            return []
+
+    def _end(self) -> None:
+        for frame in self._decoded(None):
+            self._show(frame)
+        self._codec.flush_buffers()
+        if self._held is not None:
+            self._settle(self._held, self._held.pts, self._stop())
+
+    # --- pictures --------------------------------------------------------------------------------------------
+
+    def _show(self, frame: VideoFrame) -> None:
+        """A picture leaves the decoder: the one before it was shown until now."""
+        entry = self._entries.pop(frame.pts, None) if frame.pts is not None else None
+        if entry is None:
+            return  # a second picture of one packet: it has no time of its own
+        shown = _Shown(self._time(frame, entry), entry.number, frame)
+        is_key = frame.key_frame and frame.pict_type == PictureType.I
+        self._note_damage(shown, entry, is_key)
+        if self._is_landing:
+            self._is_landing = not is_key
+        if entry.packet.is_discard:
+            return
+        self._may_skip = not (self._is_plain or self._is_by_rank or entry.pts is None or frame.interlaced_frame)
+        self._extent.add(shown.pts, entry.packet.duration)
+        if self._held is None:
+            self._settle(shown, shown.pts - self._early, shown.pts)
+        elif shown.pts < self._held.pts:  # out of order: it is shown all the same, up to the one before
+            self._settle(shown, shown.pts, self._held.pts)
+            return
+        else:
+            self._settle(self._held, self._held.pts, shown.pts)
+        self._held = shown
+
+    def _time(self, frame: VideoFrame, entry: _Entry) -> int:
+        """The tick from which a picture is shown."""
+        if self._is_by_rank:
+            self._rank += 1
+            if frame.key_frame and not frame.is_corrupt:  # where some were lost, the count begins anew
+                self._rank = entry.rank + sum(number > entry.number for number in self._shown_numbers)
+            self._shown_numbers.append(entry.number)
+            return self._stamps[min(self._rank, len(self._stamps) - 1)]
+        if entry.pts is not None:
+            return entry.pts
+        if self._held is None:
+            return entry.stamp or 0
+        return self._extent.stop
+
+    def _note_damage(self, shown: _Shown, entry: _Entry, is_key: bool) -> None:
+        is_bad = shown.frame.is_corrupt or entry.packet.is_corrupt
+        self._damage.came_out(shown.number, shown.pts, is_key=is_key and not is_bad)
+        if is_bad:
+            is_b = shown.frame.pict_type == PictureType.B
+            self._damage.add(
+                shown.number, shown.pts, is_reference(entry.packet, self._codec.name, is_b=is_b)
+            )
+
+    def _settle(self, shown: _Shown, first: int, stop: int) -> None:
+        """The picture is what is shown at the instants in `[first, stop)`."""
+        ticks = self._instants[bisect_left(self._instants, first) : bisect_left(self._instants, stop)]
+        if not ticks:
+            return
+        try:
+            pixels = self._fit(shown.frame)
+        except av.FFmpegError:
+            pixels = None
+        for tick in ticks:
+            is_expected = self._expected.get(tick, shown.number) == shown.number
+            in_doubt = self._is_landing or not is_expected
+            self._pictures[tick] = Picture(shown.pts, shown.number, pixels, in_doubt)
+
+    def _stop(self) -> int:
+        """The tick until which the last picture is shown."""
+        stored = self._demuxer.extent
+        return stored.stop if stored.last == self._extent.last else self._extent.stop

@@ -1,0 +1,189 @@
+"""One media file, opened safely, with the streams that a player would choose.
+
+Media is hostile. FFmpeg is given one local file by the `file:` protocol, a list of containers it may take
+it for (no playlists, no `concat`, nothing that opens other files or addresses), and bounds on pixels.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from avprep.media.timeline import Clock
+from avprep.reasons import MediaError, Reason
+
+# FFmpeg's names of the demuxers that read one file and nothing else.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,wav,mp3,aac,flac,"
+    "h264,hevc,m4v,ivf,dv,rm,nut,mxf,gxf,wtv,swf,nsv,amr,mjpeg,obu,yuv4mpegpipe,h261,h263,vc1,bink,smk,xmv"
+)
+MAX_PIXELS = 1 << 26         # 8192 x 8192
+SAMPLE_RATES = range(1000, 768001)
+MAX_CHANNELS = 64
+_NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]", b"<smil")
+# Containers whose seeks were found to lead where they are asked to, by the index that they bring.
+_SEEKABLE = ("mov", "matroska")
+# Its packets' stamps waver with the block size; only from the first on can they be counted (see `sound`).
+_UNSEEKABLE_AUDIO = ("vorbis",)
+
+# What a hostile file can make FFmpeg or the arithmetic on its numbers raise. Inside `open_source` it is the
+# file's fault, whatever it is: one file must not end a run of weeks.
+_UNFORESEEN = (
+    av.FFmpegError, ArithmeticError, LookupError, ValueError, TypeError, AttributeError, MemoryError,
+)
+
+
+class MediaGone(Exception):
+    """The folder of the media is not there any more, or empty: a fault of the machine, not of the sources."""
+
+
+def require_media(root: str) -> None:
+    """Checks, where a source is missing or unreadable, that the whole root is not.
+
+    Raises:
+        MediaGone: `root` is no folder, is empty (a disk that is not mounted), or does not answer.
+    """
+    try:
+        with os.scandir(root) as entries:
+            if next(entries, None) is not None:
+                return
+        why = "is empty"
+    except OSError as error:
+        why = f"cannot be listed ({error.strerror or error})"
+    raise MediaGone(f"--root {root} {why} on {os.uname().nodename}: is its disk mounted? Its sources are not "
+                    f"taken for missing; when it is back, run the same command again")
+
+
+@dataclass(frozen=True)
+class OpenSource:
+    """An open file, with its video stream and the audio stream that belongs to it."""
+
+    path: str
+    container: InputContainer
+    video: VideoStream
+    audio: AudioStream | None
+    video_clock: Clock
+    can_seek: bool      # over a gap; what arrives is checked all the same
+
+
+@contextmanager
+def open_source(path: str | os.PathLike[str]) -> Iterator[OpenSource]:
+    """Opens a media file for decoding on one thread.
+
+    Raises:
+        MediaError: MISSING, UNREADABLE, NOT_MEDIA, NO_VIDEO or BAD_HEADER, with what was found; CORRUPT
+            for anything that reading it inside the `with` block raises.
+    """
+    path = os.path.abspath(path)
+    _check_regular_file(path)
+    options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+    try:
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        raise MediaError(Reason.NOT_MEDIA, _why_not_media(path, error)) from error
+    try:
+        with container:
+            yield _choose_streams(path, container)
+    except _UNFORESEEN as error:
+        raise MediaError(Reason.CORRUPT, f"cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _check_regular_file(path: str) -> None:
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MediaError(Reason.MISSING, "no such file") from error
+    except (OSError, ValueError) as error:
+        raise MediaError(Reason.UNREADABLE, f"cannot be looked up: {error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise MediaError(Reason.UNREADABLE, "not a regular file (a folder, a pipe or a device)")
+    if found.st_size == 0:
+        raise MediaError(Reason.NOT_MEDIA, "the file is empty (0 bytes)")
+    if not os.access(path, os.R_OK):
+        raise MediaError(Reason.UNREADABLE, "no permission to read it")
+
+
+def _why_not_media(path: str, error: Exception) -> str:
+    """A sentence for a person, from the file's first bytes and FFmpeg's word."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError as cause:
+        raise MediaError(Reason.UNREADABLE, f"cannot be read: {cause.strerror or cause}") from cause
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_PLAYLISTS):
+        return "a playlist or description that points at other media; refused without following it"
+    word = getattr(error, "strerror", None) or str(error)
+    if b"ftyp" in head[:16]:
+        return f"an MP4 or MOV without a readable index (cut off, or encrypted): {word}"
+    return f"no accepted media container: {word}"
+
+
+def _choose_streams(path: str, container: InputContainer) -> OpenSource:
+    shown = [s for s in container.streams.video if not s.disposition & _NOT_SHOWN]
+    video = _first(s for s in shown if s.codec_context is not None)
+    if shown and video is None:
+        raise MediaError(Reason.NO_VIDEO, "a video stream of a kind that there is no decoder for")
+    if video is None:
+        held = ", ".join(sorted({s.type for s in container.streams})) or "no streams"
+        raise MediaError(Reason.NO_VIDEO, f"no video stream (holds: {held})")
+    audio = _partner(container, video)
+    for stream in (video, audio):
+        if stream is not None:
+            _require_time_base(stream)
+            stream.codec_context.thread_count = 1
+    _check_pictures(video)
+    if audio is not None:
+        _check_sound(audio)
+    video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    clock = Clock(Fraction(video.time_base), Fraction(container.start_time or 0, av.time_base))
+    can_seek = (
+        container.format.name.startswith(_SEEKABLE)
+        and len(video.index_entries) > 1
+        and (audio is None or audio.codec_context.name not in _UNSEEKABLE_AUDIO)
+    )
+    return OpenSource(path, container, video, audio, clock, can_seek)
+
+
+def _partner(container: InputContainer, video: VideoStream) -> AudioStream | None:
+    """The video's sound: of its own programme where a transport stream has several."""
+    streams = [s for s in container.streams.audio if s.codec_context is not None]
+    if container.format.name == "mpegts" and len(streams) > 1:
+        related = container.streams.best("audio", related=video)
+        return related if related in streams else _first(streams)
+    return _first(streams)
+
+
+def _first(streams: Iterable[VideoStream | AudioStream]) -> VideoStream | AudioStream | None:
+    """The stream a player starts with: the first that is marked default, else the first."""
+    streams = list(streams)
+    marked = [s for s in streams if s.disposition & Disposition.default]
+    return next(iter(marked or streams), None)
+
+
+def _require_time_base(stream: VideoStream | AudioStream) -> None:
+    if not stream.time_base or stream.time_base <= 0:
+        raise MediaError(Reason.BAD_HEADER, f"the {stream.type} stream has no time base")
+
+
+def _check_pictures(video: VideoStream) -> None:
+    codec = video.codec_context
+    if codec.width < 2 or codec.height < 2 or codec.width * codec.height > MAX_PIXELS:
+        raise MediaError(Reason.BAD_HEADER, f"a picture of {codec.width} x {codec.height} pixels")
+
+
+def _check_sound(audio: AudioStream) -> None:
+    codec = audio.codec_context
+    if codec.sample_rate not in SAMPLE_RATES or not 1 <= codec.channels <= MAX_CHANNELS:
+        found = f"{codec.sample_rate} Hz, {codec.channels} channels"
+        raise MediaError(Reason.BAD_HEADER, f"sound of {found}")
