@@ -33,7 +33,8 @@ FLOORS = {
         "avprep.media.mux",
         "avprep.media.psnr",
         # avmodel.given alone, inside a function: a given video must be cut as the clips were.
-        "avprep.media.probe",
+        "avprep.media.source",
+        "avprep.media.limits",
         "avprep.media.decode",
     ),
 }

@@ -1,7 +1,7 @@
 """Clips of one source: the pictures and the sound of each, in one pass forwards.
 
-A clip is what a plain decode of the file, from the first packet to the last, shows and sounds during its time.
-Where the fast way (`pictures`) leaves that in doubt, the file is opened anew and decoded plainly.
+A clip is what a plain decode of the file, from the first packet to the last, gives for its time. Where the
+fast way (`pictures`) leaves that in doubt, the file is opened again and decoded plainly.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ class Pictures:
                               f"the clip needs one at {float(seconds(instant)):.3f} s",
         )
 
-    # --- packets ---------------------------------------------------------------------------------------------
+    # --- packets -------------------------------------------------------------------------------------------
 
     def _skip_gap(self, instant: int) -> None:
         """Over a stretch that no clip wants, to the last keyframe before the instant."""
@@ -207,8 +207,8 @@ class Pictures:
             del self._upcoming[:_REMEMBERED]
 
     def _are_stamps_of_decoding(self) -> bool:
-        """Whether the container stores when packets are decoded, not when their pictures are shown (AVI, ASF):
-        where the codec reorders, the n-th picture shown then takes the n-th stamp."""
+        """Whether the container stores when packets are decoded, not when pictures are shown (AVI, ASF): where
+        the codec reorders, the n-th picture shown then takes the n-th stamp."""
         return self._codec.reorder_depth > 0 and all(
             packet.pts is None or packet.dts is None or packet.pts == packet.dts for packet in self._window
         )
@@ -271,7 +271,7 @@ class Pictures:
         if self._held is not None:
             self._settle(self._held, self._held.pts, self._stop())
 
-    # --- pictures --------------------------------------------------------------------------------------------
+    # --- pictures ------------------------------------------------------------------------------------------
 
     def _show(self, frame: VideoFrame) -> None:
         """A picture leaves the decoder: the one before it was shown until now."""
@@ -285,7 +285,8 @@ class Pictures:
             self._is_landing = not is_key
         if entry.packet.is_discard:
             return
-        self._may_skip = not (self._is_plain or self._is_by_rank or entry.pts is None or frame.interlaced_frame)
+        is_timed = entry.pts is not None and not self._is_by_rank
+        self._may_skip = is_timed and not (self._is_plain or frame.interlaced_frame)
         self._extent.add(shown.pts, entry.packet.duration)
         if self._held is None:
             self._settle(shown, shown.pts - self._early, shown.pts)

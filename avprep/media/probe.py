@@ -1,8 +1,8 @@
 """What the plan must know of a file: where its pictures begin and end.
 
-A header's word is not enough: it may be missing, be the sound's, or count from another zero. The first picture
-is decoded; the last is found from the packets near the end where the container brings an index, and else by
-reading all packets, which also shows where the clock restarts.
+A header's word is not enough: it may be missing, be the sound's, or count from another zero. The first
+picture is decoded; the last is found from the packets near the end where the container brings an index, and
+else by reading all packets, which also shows where the clock restarts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,11 @@ class MediaInfo:
 
 
 def probe(path: str | os.PathLike[str], deadline: Deadline | None = None) -> MediaInfo:
-    """What the file holds. Raises MediaError as `open_source` does, and BAD_HEADER for times out of bounds."""
+    """What the file holds.
+
+    Raises:
+        MediaError: as `open_source` does; BAD_HEADER for times that cannot be.
+    """
     with open_source(path) as source:
         parts = _parts(source, deadline or Deadline(None))
         claimed = next((p for p in parts if not p.start_s <= p.stop_s <= p.start_s + MAX_SECONDS), None)
@@ -129,6 +133,9 @@ def _claimed_s(source: OpenSource, read: Demuxer) -> Fraction:
     if container.format.name.startswith("mov") and len(index):
         last = index[len(index) - 1]
         is_cut = last.pos + last.size > os.path.getsize(source.path)
-        return source.video_clock.seconds((video.start_time or 0) + (video.duration or 0)) if is_cut else Fraction(0)
-    duration_s = Fraction(container.duration or 0, av.time_base)
-    return duration_s - source.video_clock.origin if duration_s - Fraction(_CUT_S) > read.last_s else Fraction(0)
+        stop_s = source.video_clock.seconds((video.start_time or 0) + (video.duration or 0))
+    else:
+        stop_s = Fraction(container.duration or 0, av.time_base)
+        is_cut = stop_s - Fraction(_CUT_S) > read.last_s
+        stop_s -= source.video_clock.origin
+    return stop_s if is_cut else Fraction(0)

@@ -139,9 +139,13 @@ def mono_pieces(frames: Iterator[AudioFrame], clock: Clock, settled_s: Fraction)
             run = None
         if run is None or drift is not None or run.is_elsewhere(frame.pts):
             drift = _Drift.of(pending, clock, settled_s)
-            origin_s = drift.origin_s if drift else _agreed_origin(pending, clock, settled_s, begin=run is None)
-            goes_on = drift is not None and run is not None and abs(run.next_s - origin_s) <= settled_s
-            if origin_s is not None and not goes_on:
+            if drift is not None:
+                origin_s = drift.origin_s
+                goes_on = run is not None and abs(run.next_s - origin_s) <= settled_s / 2
+            else:
+                origin_s = _agreed_origin(pending, clock, settled_s, begin=run is None)
+                goes_on = origin_s is None
+            if not goes_on:
                 run = _Run(origin_s, frame.sample_rate, clock, settled_s)
         if run is None:
             return  # no stamp at all: nothing can be placed
@@ -337,4 +341,5 @@ def _resampled(
     # `first` is a multiple of `down`, so native sample `first` is clip-grid sample `first / down * up`.
     begin = start - spec.samples_before - first // down * up
     clip = slice(*((n * down // up) - first for n in (start, start + spec.samples)))
-    return np.ascontiguousarray(resampled[begin : begin + length], np.float32), float(sounding[clip].sum()) / rate
+    waveform = np.ascontiguousarray(resampled[begin : begin + length], np.float32)
+    return waveform, float(sounding[clip].sum()) / rate

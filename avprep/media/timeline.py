@@ -11,6 +11,7 @@ frame is the one shown at `start + i / fps`: the last whose PTS is not after tha
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -34,11 +35,33 @@ class Clock:
         return (seconds + self.origin) // self.time_base
 
 
+@dataclass(frozen=True)
+class Part:
+    """A stretch of the source's time within which its clock runs on; `[start_s, stop_s)` has pictures.
+
+    A file has one, unless its clock restarts (recordings joined byte by byte). Each part then follows
+    the last picture of the part before it, as players do.
+    """
+
+    start_s: Fraction
+    stop_s: Fraction
+
+
 def clip_starts(*, start_s: Fraction, stop_s: Fraction, spec: ClipSpec, stride_samples: int) -> list[int]:
     """Starts, in samples, of the clips that lie wholly in `[start_s, stop_s)`."""
     first = -((-start_s * spec.sample_rate) // 1)  # ceiling: not before the span
     last = stop_s * spec.sample_rate // 1 - spec.samples
     return list(range(first, last + 1, stride_samples))
+
+
+def starts_of_parts(parts: Iterable[Part], *, spec: ClipSpec, stride_samples: int) -> list[int]:
+    """Starts of all clips of a source. What is shown before time 0 belongs to no clip."""
+    return [
+        start for part in parts for start in clip_starts(
+            start_s=max(Fraction(0), part.start_s), stop_s=part.stop_s, spec=spec,
+            stride_samples=stride_samples,
+        )
+    ]
 
 
 def spread(starts: list[int], limit: int | None) -> list[int]:
@@ -52,18 +75,6 @@ def target_ticks(start: int, spec: ClipSpec, clock: Clock) -> list[int]:
     """For each frame of a clip, the last tick of the video's clock that is not after its instant."""
     instants = range(start, start + spec.samples, spec.samples_per_frame)
     return [clock.last_tick(Fraction(n, spec.sample_rate)) for n in instants]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A stretch of the source's time within which its clock runs on; `[start_s, stop_s)` has pictures.
-
-    A file has one, unless its clock restarts (recordings joined byte by byte). Each part then follows
-    the last picture of the part before it, as players do.
-    """
-
-    start_s: Fraction
-    stop_s: Fraction
 
 
 class Extent:

@@ -14,8 +14,8 @@ import torch
 
 from avprep.media.decode import FailedClip, RawClip, read_clips
 from avprep.media.frames import Crop
-from avprep.media.mel import mel_stack
 from avprep.media.limits import Deadline, bounded
+from avprep.media.mel import mel_stack
 from avprep.media.mux import encode_frames
 from avprep.media.source import open_source, require_media
 from avprep.reasons import MediaError, Reason
@@ -195,8 +195,10 @@ class _ShardWork:
         """Every planned clip of the sources, in order: the clip, or the row that says why there is none."""
         for source, clip in self.clips(sources):
             lost = clip.error if isinstance(clip, FailedClip) else _dropped(clip, self.task.options)
-            place = {"key": clip_key(source.path, clip.start), "shard": self.task.index, "source": source.path,
-                     "start_s": clip.start / self.spec.sample_rate}
+            place = {
+                "key": clip_key(source.path, clip.start), "shard": self.task.index, "source": source.path,
+                "start_s": clip.start / self.spec.sample_rate,
+            }
             if lost is not None:
                 yield LedgerRow.lost(lost, **place)
                 continue
@@ -288,6 +290,7 @@ def _clip_header(source: PlannedSource, clip: RawClip, spec: ClipSpec) -> dict[s
         "residual_ms": clip.residual_ms,
         "has_audio": clip.sound.sounding_s > 0,
         "sounding_s": clip.sound.sounding_s,
+        **({"channels_cancel": True} if clip.sound.is_cancelled else {}),
     }
 
 

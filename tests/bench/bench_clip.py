@@ -32,9 +32,11 @@ from avprep.datasets.source import Source
 from avprep.job import JobConfig, Progress, run_clip_job
 from avprep.media.decode import RawClip, read_clips
 from avprep.media.griffin_lim import ITERATIONS, invert
+from avprep.media.limits import Deadline
 from avprep.media.mel import mel_psnr, mel_stack, pad_with_silence, stack_to_columns, unit_to_amplitude
-from avprep.media.probe import Deadline, open_source
-from avprep.media.timeline import clip_starts
+from avprep.media.probe import probe
+from avprep.media.source import open_source
+from avprep.media.timeline import starts_of_parts
 from avprep.plan import PlanOptions
 from avprep.runner import RunnerConfig
 from avprep.shards.clips import ShardWriter, clip_key, pack_clip
@@ -101,21 +103,14 @@ def cpu_s() -> float:
 # --- the arms ----------------------------------------------------------------------------------------------
 
 
-def starts_of(source) -> list[int]:
-    header = source.header
-    return clip_starts(
-        start_s=header.video_start_s,
-        stop_s=header.video_stop_s,
-        spec=SPEC,
-        stride_samples=SPEC.samples,
-        limit=None,
-    )
+def starts_of(path: Path) -> list[int]:
+    return starts_of_parts(probe(path).parts, spec=SPEC, stride_samples=SPEC.samples)
 
 
 def floor(path: Path) -> Iterator[tuple[RawClip, np.ndarray]]:
     """The media floor: frames and mel stacks of all clips, in memory one clip after the other."""
     with open_source(path) as source:
-        for clip in read_clips(source, starts_of(source), spec=SPEC, crop="center", deadline=Deadline(None)):
+        for clip in read_clips(source, starts_of(path), spec=SPEC, crop="center", deadline=Deadline(None)):
             if isinstance(clip, RawClip):
                 yield clip, mel_stack(torch.from_numpy(clip.sound.waveform), SPEC).numpy()
 
@@ -288,7 +283,7 @@ def bare_loop(paths: list[Path], out: Path) -> None:
         for path in sorted(paths, key=lambda p: clip_key(p.name, 0)):
             with open_source(path) as source:
                 clips = read_clips(
-                    source, starts_of(source), spec=SPEC, crop="center", deadline=Deadline(None)
+                    source, starts_of(path), spec=SPEC, crop="center", deadline=Deadline(None)
                 )
                 for clip in clips:
                     if isinstance(clip, RawClip):

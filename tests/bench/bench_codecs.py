@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from avprep.media.decode import RawClip, read_clips
+from avprep.media.limits import Deadline
 from avprep.media.mux import decode_frames, encode_frames
-from avprep.media.probe import Deadline, open_source
-from avprep.media.timeline import clip_starts
+from avprep.media.probe import probe
+from avprep.media.source import open_source
+from avprep.media.timeline import spread, starts_of_parts
 from avprep.reasons import MediaError
 from avprep.shards.clips import VIDEO_CODECS, pack_clip, unpack_frames
 from avprep.spec import ClipSpec
@@ -29,14 +31,9 @@ def real_clips(media: Path, spec: ClipSpec) -> list[np.ndarray]:
     found = []
     for path in sorted(media.iterdir()):
         try:
+            starts = starts_of_parts(probe(path).parts, spec=spec, stride_samples=spec.samples)
+            starts = spread(starts, CLIPS_A_FILE)
             with open_source(path) as source:
-                starts = clip_starts(
-                    start_s=source.header.video_start_s,
-                    stop_s=source.header.video_stop_s,
-                    spec=spec,
-                    stride_samples=spec.samples,
-                    limit=CLIPS_A_FILE,
-                )
                 clips = read_clips(source, starts, spec=spec, crop="center", deadline=Deadline(60))
                 found += [clip.frames for clip in clips if isinstance(clip, RawClip)]
         except MediaError as error:

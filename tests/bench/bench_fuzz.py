@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from avprep.media.memory import MAX_GROWTH
+from avprep.media.limits import MAX_GROWTH
 from avprep.shards.ledger import Sums, finished_shards, read_ledgers
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import open_store

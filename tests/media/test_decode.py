@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avprep.media.decode import RawClip, read_clips
-from avprep.media.probe import Deadline, open_source
-from avprep.media.timeline import clip_starts
-from avprep.reasons import MediaError, Reason
+from avprep.media.decode import FailedClip, RawClip, read_clips
+from avprep.media.limits import Deadline
+from avprep.media.probe import probe
+from avprep.media.source import open_source
+from avprep.media.timeline import starts_of_parts
+from avprep.reasons import Reason
 from avprep.spec import ClipSpec
 from tests.conftest import shared_file
 from tests.media.flash_click import FLASH_S, find_clicks, lit, write_flash_click
@@ -21,19 +23,13 @@ EVENTS_S = (1.4, 2.2, 3.0)
 
 
 def read_all(path: Path, *, spec: ClipSpec = SPEC, stride: int | None = None) -> list[RawClip]:
+    starts = starts_of_parts(probe(path).parts, spec=spec, stride_samples=stride or spec.samples)
     with open_source(path) as source:
-        starts = clip_starts(
-            start_s=max(Fraction(0), source.header.video_start_s),
-            stop_s=source.header.video_stop_s,
-            spec=spec,
-            stride_samples=stride or spec.samples,
-            limit=None,
-        )
         clips = list(read_clips(source, starts, spec=spec, crop="center", deadline=Deadline(60)))
     return [clip for clip in clips if isinstance(clip, RawClip)]
 
 
-def one_clip(path: Path, start: int, *, spec: ClipSpec = SPEC) -> RawClip | tuple[int, MediaError]:
+def one_clip(path: Path, start: int, *, spec: ClipSpec = SPEC) -> RawClip | FailedClip:
     with open_source(path) as source:
         return next(read_clips(source, [start], spec=spec, crop="center", deadline=Deadline(60)))
 
@@ -116,15 +112,15 @@ def test_a_clip_is_the_same_whichever_clips_are_read_with_it(tmp_path):
 
 def test_a_clip_past_the_end_is_truncated_and_says_so(tmp_path):
     made = write_flash_click(tmp_path / "short.mp4", seconds=4.0)
-    start, error = one_clip(made.path, 3 * 16000)
-    assert start == 48000
-    assert error.reason is Reason.TRUNCATED
-    assert "4.000 s" in error.detail
+    failed = one_clip(made.path, 3 * 16000)
+    assert failed.start == 48000
+    assert failed.error.reason is Reason.TRUNCATED
+    assert "4.000 s" in failed.error.detail
 
 
 def test_a_clip_long_before_the_first_picture_has_none(tmp_path):
     made = write_flash_click(tmp_path / "late.mkv", video_starts_s=0.4)
-    assert one_clip(made.path, 0)[1].reason is Reason.NO_VIDEO
+    assert one_clip(made.path, 0).error.reason is Reason.NO_VIDEO
 
 
 def test_a_cut_file_gives_the_clips_that_it_still_holds():

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from av.audio.resampler import AudioResampler
 
-from avprep.media.audio import _to_mono
-from avprep.media.memory import MAX_GROWTH, bounded
+from avprep.media.limits import MAX_GROWTH, bounded
+from avprep.media.sound import _to_mono
 from avprep.reasons import MediaError, Reason
 from avprep.shards.ledger import LedgerRow, read_ledgers
 from avprep.shards.plan import PlanReader
@@ -136,10 +136,11 @@ def test_a_damaged_packet_that_claims_22_channels_does_not_end_the_process(tmp_p
     assert rows
 
 
-def test_planar_sound_of_many_channels_is_mixed_like_interleaved():
-    samples = np.random.default_rng(0).standard_normal((12, 1000)).astype(np.float32)
-    packed = av.AudioFrame.from_ndarray(samples.T.reshape(1, -1).copy(), format="flt", layout="7.1.4")
+@pytest.mark.parametrize(("layout", "count"), [("7.1", 8), ("7.1.4", 12)])
+def test_planar_sound_of_many_channels_is_mixed_like_interleaved(layout, count):
+    samples = np.random.default_rng(0).standard_normal((count, 1000)).astype(np.float32)
+    packed = av.AudioFrame.from_ndarray(samples.T.reshape(1, -1).copy(), format="flt", layout=layout)
     packed.sample_rate = 48000
-    planar = AudioResampler(format="fltp", layout="7.1.4", rate=48000).resample(packed)[0]
+    planar = AudioResampler(format="fltp", layout=layout, rate=48000).resample(packed)[0]
     assert planar.format.is_planar
-    np.testing.assert_array_equal(_to_mono(planar), _to_mono(packed))
+    np.testing.assert_array_equal(_to_mono(planar)[0], _to_mono(packed)[0])

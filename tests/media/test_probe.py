@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from avprep.media.probe import Deadline, probe
+from avprep.media.limits import Deadline
+from avprep.media.probe import probe
 from avprep.reasons import MediaError, Reason
 from tests.conftest import shared_file
 from tests.media.flash_click import write_flash_click
