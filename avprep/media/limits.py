@@ -1,8 +1,8 @@
 """The time and the memory that one source may take: a header can claim 10^9 frames, and FFmpeg believes it.
 
-The limit of memory is on the growth of this process's address space (RLIMIT_AS), so that a demand beyond it is
-refused to whoever makes it, FFmpeg included, before any of it is used. It holds only while the source is being
-read: what the caller does with a clip is not the source's fault.
+The limit of memory is on the growth of this process's address space (RLIMIT_AS), so that a demand beyond it
+is refused to whoever makes it, FFmpeg included, before any of it is used. It holds only while the source is
+being read: what the caller does with a clip is not the source's fault.
 """
 
 from __future__ import annotations

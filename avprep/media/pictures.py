@@ -207,8 +207,8 @@ class Pictures:
             del self._upcoming[:_REMEMBERED]
 
     def _are_stamps_of_decoding(self) -> bool:
-        """Whether the container stores when packets are decoded, not when pictures are shown (AVI, ASF): where
-        the codec reorders, the n-th picture shown then takes the n-th stamp."""
+        """Whether the container stores when packets are decoded, not when pictures are shown (AVI, ASF):
+        where the codec reorders, the n-th picture that is shown then takes the n-th stamp."""
         return self._codec.reorder_depth > 0 and all(
             packet.pts is None or packet.dts is None or packet.pts == packet.dts for packet in self._window
         )

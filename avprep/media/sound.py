@@ -137,7 +137,8 @@ def mono_pieces(frames: Iterator[AudioFrame], clock: Clock, settled_s: Fraction)
             return
         if run is not None and frame.sample_rate != run.rate:
             run = None
-        if run is None or drift is not None or run.is_elsewhere(frame.pts):
+        is_ending = drift is not None and len(pending) < _LOOK_AHEAD  # too few to ask: it goes on as it was
+        if run is None or (drift is not None and not is_ending) or run.is_elsewhere(frame.pts):
             drift = _Drift.of(pending, clock, settled_s)
             if drift is not None:
                 origin_s = drift.origin_s

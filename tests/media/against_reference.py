@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from avprep.media.decode import RawClip, read_clips
+from avprep.media.decode import FailedClip, RawClip, read_clips
 from avprep.media.frames import FrameFitter
-from avprep.media.probe import Deadline, open_source
-from avprep.media.timeline import clip_starts
+from avprep.media.limits import Deadline
+from avprep.media.probe import probe
+from avprep.media.source import open_source
+from avprep.media.timeline import starts_of_parts
 from avprep.reasons import MediaError, Reason
 from avprep.spec import ClipSpec
 from tests.media.sequential import ExpectedClip, Timeline, expected_clips, read_timeline
@@ -27,27 +28,15 @@ _SILENT = 1e-5            # RMS: there is none
 _SOUNDING_S = 0.02        # the seconds that have sound, to this
 
 
-@dataclass(frozen=True)
-class Failure:
-    """What the product gives in a clip's place."""
-
-    start: int
-    error: MediaError
-
-
-def product_clips(path: str | Path, spec: ClipSpec) -> list[RawClip | Failure]:
+def product_clips(path: str | Path, spec: ClipSpec) -> list[RawClip | FailedClip]:
     """What the product makes of a file: all its clips, as `avprep clip` plans and reads them.
 
     Raises:
         MediaError: it refuses the file.
     """
+    starts = starts_of_parts(probe(path).parts, spec=spec, stride_samples=spec.samples)
     with open_source(path) as source:
-        starts = clip_starts(
-            start_s=max(Fraction(0), source.header.video_start_s), stop_s=source.header.video_stop_s,
-            spec=spec, stride_samples=spec.samples, limit=None,
-        )
-        found = list(read_clips(source, starts, spec=spec, crop="center", deadline=Deadline(None)))
-    return [clip if isinstance(clip, RawClip) else Failure(*clip) for clip in found]
+        return list(read_clips(source, starts, spec=spec, crop="center", deadline=Deadline(None)))
 
 
 def product_fitter(timeline: Timeline, spec: ClipSpec) -> FrameFitter:
@@ -69,7 +58,7 @@ def differences(path: str | Path, spec: ClipSpec) -> list[str]:
 
 
 def _compared(
-    found: dict[int, RawClip | Failure], path: str | Path, timeline: Timeline, spec: ClipSpec
+    found: dict[int, RawClip | FailedClip], path: str | Path, timeline: Timeline, spec: ClipSpec
 ) -> Iterator[str]:
     fitter = product_fitter(timeline, spec)
     for expected in expected_clips(path, spec):
@@ -77,7 +66,7 @@ def _compared(
         mine = found.pop(expected.start, None)
         if mine is None:
             yield f"{at}: missing{' (damaged)' if expected.is_damaged else ''}"
-        elif isinstance(mine, Failure):
+        elif isinstance(mine, FailedClip):
             if not expected.is_damaged:
                 yield f"{at}: failed though whole: {mine.error}"
         elif expected.is_damaged:
