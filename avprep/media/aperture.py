@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO
 
-_MAX_STEPS = 4096          # boxes and elements looked at in one file: an honest header has some hundred
-_MAX_CLAP_ENTRY = 1 << 20  # bytes of a sample entry that are looked through for its clap
+_MAX_STEPS = 4096  # boxes and elements looked at in one file: an honest header has some hundred
+_BUFFER = 1024     # bytes read at a step, so that 4096 steps read 4 MiB
 _EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 
 _SEGMENT, _TRACKS, _CLUSTER, _SEEK_HEAD = 0x18538067, 0x1654AE6B, 0x1F43B675, 0x114D9B74
@@ -45,11 +45,11 @@ def read_aperture(path: str | os.PathLike[str], *, stream_id: int, stream_index:
     stream_index: PyAV's `stream.index`. In Matroska and WebM, where `stream.id` is always 0, it counts the
         video, audio, subtitle and metadata tracks that name a codec, in file order.
 
-    Headers are read box by box: at most `_MAX_STEPS` boxes or elements, and no more than 1 MiB of any one.
+    The headers are read box by box, wherever in the file they lie: at most `_MAX_STEPS` boxes or elements.
     A damaged or hostile file gives None, never an exception.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=_BUFFER) as file:
             head = file.read(8)
             size = os.fstat(file.fileno()).st_size
             if head.startswith(_EBML_MAGIC):
@@ -115,13 +115,12 @@ class _Mp4Reader(_Reader):
         for kind in (b"mdia", b"minf", b"stbl", b"stsd"):
             box = self._first(box, kind)
         entries = _Part(b"", box.start + 8, box.stop)  # after version, flags and the number of entries
-        entry = next(self._boxes(entries))
+        entry = next(self._boxes(entries), None)
+        if entry is None:
+            return None
         width, height = struct.unpack(">HH", self._read(entry.start + 24, 4))
-        inside = _Part(b"", entry.start + 78, min(entry.stop, entry.start + _MAX_CLAP_ENTRY))
-        for found in self._boxes(inside):
-            if found.kind == b"clap":
-                return _from_clap(self._read(found.start, 32), width, height)
-        return None
+        clap = self._first(_Part(b"", entry.start + 78, entry.stop), b"clap")
+        return _from_clap(self._read(clap.start, 32), width, height)
 
     def _first(self, parent: _Part, kind: bytes) -> _Part:
         for box in self._boxes(parent):
@@ -200,8 +199,8 @@ class _MatroskaReader(_Reader):
                 break
         if sought is None:
             raise ValueError("no tracks")
-        there = next(self._elements(_Part(0, segment.start + sought, segment.stop)))
-        if there.kind != _TRACKS:
+        there = next(self._elements(_Part(0, segment.start + sought, segment.stop)), None)
+        if there is None or there.kind != _TRACKS:
             raise ValueError("no tracks where the SeekHead says")
         return there
 

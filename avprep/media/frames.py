@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import struct
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
+import av
 import numpy as np
 from av.filter import Graph
 from av.sidedata.sidedata import Type
@@ -26,6 +28,8 @@ _UNSPECIFIED = 2
 _BT709, _FCC, _BT470BG, _SMPTE170M, _SMPTE240M, _BT2020_NCL, _BT2020_CL = 1, 4, 5, 6, 7, 9, 10
 _MATRICES = frozenset({_BT709, _FCC, _BT470BG, _SMPTE170M, _SMPTE240M, _BT2020_NCL})  # the scaler's
 _LIMITED, _FULL = 1, 2  # AVColorRange
+
+_MAX_SIDE = 1 << 20  # more pixels than any picture is wide or high
 
 
 class FrameFitter:
@@ -94,6 +98,8 @@ class FrameFitter:
         With full chroma the scaler's vector code writes planar RGB only; straight to rgb24 it takes three
         times as long for the same bytes.
         """
+        if frame.format.is_bayer and frame.height < 2:  # FFmpeg's scaler ends the process
+            raise av.InvalidDataError(errno.EINVAL, "a Bayer picture of one row cannot be scaled")
         steps: list[tuple[str, str]] = []
         align = _chroma_grid(frame.format)
         fields, sar = 1, self.sar
@@ -146,9 +152,9 @@ class _Box(NamedTuple):
 
 
 def _chroma_grid(pixels: VideoFormat) -> tuple[int, int]:
-    """Luma columns and rows per chroma sample (2, 2 in 4:2:0), or per cell of a Bayer pattern."""
+    """Luma columns and rows per chroma sample (2, 2 in 4:2:0). A Bayer mosaic is one cell: never cut raw."""
     if pixels.is_bayer:
-        return 2, 2
+        return _MAX_SIDE, _MAX_SIDE
     return 16 // pixels.chroma_width(16), 16 // pixels.chroma_height(16)
 
 
@@ -177,12 +183,18 @@ def _crop(box: _Box) -> tuple[str, str]:
 
 
 def _on_grid(box: _Box, whole: _Box, align: tuple[int, int]) -> _Box:
-    """The smallest box around `box` whose edges lie on the grid or are those of the `whole` picture."""
-    across, down = align
-    x, y = box.x // across * across, box.y // down * down
-    right = min(whole.width, -(-(box.x + box.width) // across) * across)
-    bottom = min(whole.height, -(-(box.y + box.height) // down) * down)
+    """The smallest box around `box` whose chroma is placed as it is in the `whole` picture."""
+    x, right = _span_on_grid(box.x, box.x + box.width, whole.width, align[0])
+    y, bottom = _span_on_grid(box.y, box.y + box.height, whole.height, align[1])
     return _Box(x, y, right - x, bottom - y)
+
+
+def _span_on_grid(start: int, stop: int, length: int, cell: int) -> tuple[int, int]:
+    """Start and stop of whole cells. If the last cell of `length` is cut off, the scaler has stretched all of
+    them, and no part can be taken alone."""
+    if length % cell:
+        return 0, length
+    return start // cell * cell, -(-stop // cell) * cell
 
 
 def _linked(frame: VideoFrame, steps: list[tuple[str, str]]) -> Graph:
