@@ -101,6 +101,16 @@ def test_of_an_interlaced_frame_the_field_shown_first_is_kept(order, first, heig
         assert {colour(pixel) for pixel in out.reshape(-1, 3)} == {first}
 
 
+def test_a_change_between_whole_and_interlaced_frames_is_followed():
+    rgb = np.zeros((64, 64, 3), np.uint8)
+    rgb[0::2, :, 0] = rgb[1::2, :, 1] = 255
+    fitter = FrameFitter(size=64, crop="center", sample_aspect_ratio=None)
+    plain = av.VideoFrame.from_ndarray(rgb).reformat(format="yuv444p")
+    for order, kept in ((None, rgb), ("tff", rgb[:1]), (None, rgb), ("bff", rgb[1:2])):
+        out = fitter.fit(plain if order is None else interlaced(plain, order))
+        assert np.abs(out.astype(int) - kept).max() < 8
+
+
 def test_an_absurd_aspect_ratio_is_ignored():
     assert np.array_equal(fit(picture(64, 64), "center", Fraction(1, 60000)), fit(picture(64, 64), "center"))
 
@@ -474,6 +484,14 @@ def test_gray_of_limited_range_is_stretched(pixels):
                 frame = through(frame, [("format", "ya8")])
             frame.color_range = colour_range
             assert np.abs(fit(frame, "center").astype(int) - shown).max() <= 1
+
+
+def test_a_change_of_range_inside_a_gray_source_is_followed():
+    fitter = FrameFitter(size=8, crop="center", sample_aspect_ratio=None)
+    for colour_range, shown in ((2, 235), (1, 255), (2, 235)):
+        frame = plain_colour("gray", (235,))
+        frame.color_range = colour_range
+        assert (fitter.fit(frame) == shown).all()
 
 
 def test_a_change_of_tags_inside_a_source_is_followed():
