@@ -13,6 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from avprep.media.aperture import read_aperture
 from avprep.media.frames import Crop, FrameFitter
 from avprep.media.limits import Deadline
 from avprep.media.packets import Demuxer
@@ -75,7 +76,10 @@ class _Reader:
         self._source, self._spec, self._is_plain = source, spec, is_plain
         self._demuxer = Demuxer(source, deadline)
         self._fitter = FrameFitter(
-            size=spec.size, crop=crop, sample_aspect_ratio=source.video.sample_aspect_ratio
+            size=spec.size, crop=crop, sample_aspect_ratio=source.video.sample_aspect_ratio,
+            aperture=read_aperture(
+                source.path, stream_id=source.video.id, stream_index=source.video.index
+            ),
         )
 
     def read(self, starts: Sequence[int]) -> Iterator[RawClip | FailedClip]:

@@ -18,6 +18,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -208,10 +209,10 @@ class Pictures:
 
     def _are_stamps_of_decoding(self) -> bool:
         """Whether the container stores when packets are decoded, not when pictures are shown (AVI, ASF):
-        where the codec reorders, the n-th picture that is shown then takes the n-th stamp."""
-        return self._codec.reorder_depth > 0 and all(
-            packet.pts is None or packet.dts is None or packet.pts == packet.dts for packet in self._window
-        )
+        where the codec reorders and the stamps do not, the n-th picture shown takes the n-th stamp. It does
+        so where nothing is reordered, too."""
+        stamps = [stamp for packet in self._window if (stamp := stamp_of(packet)) is not None]
+        return self._codec.reorder_depth > 0 and all(a < b for a, b in pairwise(stamps))
 
     def _feed(self) -> bool:
         """Decodes one packet; False once the part is at its end and all that was in the decoder is out."""
@@ -224,7 +225,9 @@ class Pictures:
         entry = _Entry(self._number, len(self._stamps), packet.pts, stamp_of(packet), packet)
         self._entries[entry.number] = entry
         if not packet.is_discard:
-            self._stamps.append(0 if entry.stamp is None else entry.stamp)
+            stamp = 0 if entry.stamp is None else entry.stamp
+            self._is_by_rank = self._is_by_rank and (not self._stamps or stamp > self._stamps[-1])
+            self._stamps.append(stamp)
         is_wanted = self._expect(entry)
         if self._may_skip and not is_wanted:
             self._has_skipped = True

@@ -32,9 +32,10 @@ from avprep.spec import ClipSpec
 _LOOK_AHEAD = 32             # frames whose PTS together say where the samples are
 _AGREEING = 3                # of those, so many must agree before a PTS is believed against the count
 _SETTLED_S = Fraction(1, 1000)  # PTS this close (and one tick) agree: they are rounded
-# Vorbis packets carry stamps that waver with the block size, by a quarter of the largest block at most
-# (2048 samples), while the samples themselves run on.
-_VORBIS_SETTLED_S = Fraction(1, 20)
+# Packets whose stamps waver while their samples run on: Vorbis by the size of its blocks (a quarter of the
+# largest at most, 2048 samples), Windows Media by the part of a frame that the packet before it holds.
+_WAVERING = frozenset({"vorbis", "wmav1", "wmav2", "wmapro"})
+_WAVERING_S = Fraction(1, 20)
 # Stamps that part from the count of samples steadily, within these bounds, are a clock of another rate.
 _DRIFTING = 8                # so many of the frames looked at must show it
 _MOST_DRIFT = 0.25
@@ -84,8 +85,8 @@ class Sound:
         self._stop_s = Fraction(-1 << 40)
         if audio is not None:
             clock = Clock(Fraction(audio.time_base), demuxer.video_clock.origin)
-            wavers = audio.codec_context.name == "vorbis"
-            settled_s = _VORBIS_SETTLED_S if wavers else _SETTLED_S + clock.time_base
+            wavers = audio.codec_context.name in _WAVERING
+            settled_s = _WAVERING_S if wavers else _SETTLED_S + clock.time_base
             self._pieces = mono_pieces(_decoded(audio, demuxer), clock, settled_s)
 
     def clip(self, start: int) -> ClipSound:

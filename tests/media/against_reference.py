@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from avprep.media.aperture import read_aperture
 from avprep.media.decode import FailedClip, RawClip, read_clips
 from avprep.media.frames import FrameFitter
 from avprep.media.limits import Deadline
@@ -39,9 +40,14 @@ def product_clips(path: str | Path, spec: ClipSpec) -> list[RawClip | FailedClip
         return list(read_clips(source, starts, spec=spec, crop="center", deadline=Deadline(None)))
 
 
-def product_fitter(timeline: Timeline, spec: ClipSpec) -> FrameFitter:
+def product_fitter(path: str | Path, spec: ClipSpec) -> FrameFitter:
     """The product's scaler, through which the reference's pictures go as well."""
-    return FrameFitter(size=spec.size, crop="center", sample_aspect_ratio=timeline.sample_aspect_ratio)
+    with open_source(path) as source:
+        video = source.video
+        return FrameFitter(
+            size=spec.size, crop="center", sample_aspect_ratio=video.sample_aspect_ratio,
+            aperture=read_aperture(path, stream_id=video.id, stream_index=video.index),
+        )
 
 
 def differences(path: str | Path, spec: ClipSpec) -> list[str]:
@@ -60,7 +66,7 @@ def differences(path: str | Path, spec: ClipSpec) -> list[str]:
 def _compared(
     found: dict[int, RawClip | FailedClip], path: str | Path, timeline: Timeline, spec: ClipSpec
 ) -> Iterator[str]:
-    fitter = product_fitter(timeline, spec)
+    fitter = product_fitter(path, spec)
     for expected in expected_clips(path, spec):
         at = f"clip at {expected.start / spec.sample_rate:.4f} s"
         mine = found.pop(expected.start, None)
