@@ -21,7 +21,7 @@ from avprep.media.pictures import Doubt, Picture, Pictures
 from avprep.media.sound import ClipSound, Sound
 from avprep.media.source import OpenSource, open_source
 from avprep.media.timeline import Clock, target_ticks
-from avprep.reasons import MediaError, Reason
+from avprep.reasons import MediaError
 from avprep.spec import ClipSpec
 
 PLAIN = "sources_decoded_plainly"   # how often that was needed, in the counts of `read_clips`
@@ -91,11 +91,12 @@ class _Reader:
             while left:
                 try:
                     clip = self._clip(left[0], pictures, sound, clock)
-                except MediaError as error:
-                    clip = FailedClip(left[0], error)
-                    is_ended = error.reason is Reason.TRUNCATED
-                    if is_ended and self._is_of_next_part(left[0], clock):
+                except (MediaError, Doubt) as error:
+                    if self._is_of_next_part(left[0], clock):
                         break
+                    if isinstance(error, Doubt):
+                        raise
+                    clip = FailedClip(left[0], error)
                 left.pop(0)
                 yield clip
             if left and not self._demuxer.next_part():
@@ -110,10 +111,11 @@ class _Reader:
         return pictures, Sound(self._source.audio, self._demuxer, self._spec)
 
     def _is_of_next_part(self, start: int, clock: Clock) -> bool:
-        """Whether a clip that this part does not reach begins after its end, and there is another part."""
+        """Whether a clip begins after the end of the part that was read, and there is another part."""
         stop = self._demuxer.extent.stop
-        begins_after = stop is not None and clock.last_tick(Fraction(start, self._spec.sample_rate)) >= stop
-        return begins_after and self._demuxer.has_next_part()
+        if stop is None or not self._demuxer.has_next_part():
+            return False
+        return clock.last_tick(Fraction(start, self._spec.sample_rate)) >= stop
 
     def _clip(self, start: int, pictures: Pictures, sound: Sound, clock: Clock) -> RawClip:
         ticks = target_ticks(start, self._spec, clock)

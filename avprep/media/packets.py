@@ -85,8 +85,8 @@ class Demuxer:
         return max((t.dts_s for t in self._tracks.values() if t.dts_s is not None), default=0.0)
 
     def has_next_part(self) -> bool:
-        """Whether the source goes on, once `video` has given None."""
-        return bool(self._video.waiting)
+        """Whether the part is at its end and the source goes on."""
+        return bool(self._video.waiting) and self._video.waiting[0][0] > self._part
 
     def next_part(self) -> bool:
         """Goes on to the next part once `video` has given None; False where there is none."""

@@ -9,6 +9,7 @@ is counted.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ _WAVERING_S = Fraction(1, 20)
 # Stamps that part from the count of samples steadily, within these bounds, are a clock of another rate.
 _DRIFTING = 8                # so many of the frames looked at must show it
 _MOST_DRIFT = 0.25
-_BACKWARD_S = Fraction(1, 2)   # sound that starts again earlier than this is no sound of its time
+_BACKWARD_S = 0.5            # sound that starts again earlier than this is no sound of its time
 # Energy of the mix beside that of its channels: below this they cancel each other out.
 _CANCELLED = 0.01
 # PyAV takes a frame's planes to end at a NULL, which FFmpeg promises up to this many only; beyond, it reads
@@ -82,7 +83,7 @@ class Sound:
         self._spec = spec
         self._pieces: Iterator[Piece] = iter(())
         self._held: deque[Piece] = deque()
-        self._stop_s = Fraction(-1 << 40)
+        self._stop_s = -math.inf           # where the sound that was held ended
         if audio is not None:
             clock = Clock(Fraction(audio.time_base), demuxer.video_clock.origin)
             wavers = audio.codec_context.name in _WAVERING
@@ -92,10 +93,9 @@ class Sound:
     def clip(self, start: int) -> ClipSound:
         """The sound of the clip at `start` (samples of the spec's rate), silence where there is none."""
         while not self._is_past(start) and (piece := next(self._pieces, None)) is not None:
-            begins_s = Fraction(piece.place, piece.rate)
-            if begins_s >= self._stop_s - _BACKWARD_S:
+            if piece.place / piece.rate >= self._stop_s - _BACKWARD_S:
                 self._held.append(piece)
-                self._stop_s = max(self._stop_s, Fraction(piece.stop, piece.rate))
+                self._stop_s = max(self._stop_s, piece.stop / piece.rate)
         while self._held and self._held[0].stop <= _native_window(start, self._held[0].rate, self._spec)[0]:
             self._held.popleft()
         return cut(self._held, start, self._spec)
@@ -307,6 +307,7 @@ def _is_cancelled(held: Sequence[Piece], start: int, spec: ClipSpec) -> bool:
     return energy > 0 and mixed < _CANCELLED * energy
 
 
+@lru_cache(maxsize=16)
 def _native_window(start: int, rate: int, spec: ClipSpec) -> tuple[int, int]:
     """`[first, stop)` native samples that a clip's resampling reads; `first` on the common grid."""
     up, down = _ratio(rate, spec)
