@@ -60,12 +60,14 @@ class Demuxer:
         self.video_clock = source.video_clock
         self.extent = Extent()        # of the part's pictures, as far as they were handed out
         self.was_skipped = False      # True: not every packet was handed out
+        self.lacks_stamps = False     # True: the extent is not all that there is
 
     def video(self) -> Packet | None:
         """The next video packet of the part; None at its end."""
         packet = self._next(self._video)
         if packet is not None and not packet.is_discard:
             stamp = stamp_of(packet)
+            self.lacks_stamps |= stamp is None
             if stamp is not None:
                 self.extent.add(stamp, packet.duration)
         return packet

@@ -104,6 +104,7 @@ class Pictures:
         self._held: _Shown | None = None           # the last one, shown until the next
         self._pictures: dict[int, Picture] = {}    # by instant
         self._extent = Extent()                    # of what was shown
+        self._lacks_stamps = False                 # some packets say nothing; those that do may repeat it
         self._may_skip = False
         self._has_skipped = False                  # the decoder, anything, by its own rules
         self._is_landing = False                   # the next picture is the first after a skip
@@ -138,6 +139,12 @@ class Pictures:
             if self._held is not None or not self._feed():
                 break
         return self._extent.first
+
+    def all(self) -> Extent:
+        """What all pictures of the part cover, by decoding them."""
+        while self._feed():
+            continue
+        return self._extent
 
     # --- what a clip gets ----------------------------------------------------------------------------------
 
@@ -308,11 +315,11 @@ class Pictures:
                 self._rank = entry.rank + sum(number > entry.number for number in self._shown_numbers)
             self._shown_numbers.append(entry.number)
             return self._stamps[min(self._rank, len(self._stamps) - 1)]
-        if entry.pts is not None:
-            return entry.pts
-        if self._held is None:
+        self._lacks_stamps |= entry.stamp is None
+        follows = self._extent.stop
+        if follows is None or (self._lacks_stamps and entry.pts is not None and entry.pts > self._held.pts):
             return entry.stamp or 0
-        return self._extent.stop
+        return follows if self._lacks_stamps or entry.pts is None else entry.pts
 
     def _note_damage(self, shown: _Shown, entry: _Entry, is_key: bool) -> None:
         is_bad = shown.frame.is_corrupt or entry.packet.is_corrupt

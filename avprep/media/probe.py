@@ -70,11 +70,11 @@ def _parts(source: OpenSource, deadline: Deadline) -> list[Part]:
     demuxer = Demuxer(source, deadline)
     first = _first_picture(source, demuxer)
     if not source.can_seek:
-        return _read_through(source, demuxer, first)
+        return _read_through(source, demuxer, first, deadline)
     tail = _tail(source, deadline)
     if tail is None:
         with open_source(source.path) as again:
-            return _read_through(again, Demuxer(again, deadline), first)
+            return _read_through(again, Demuxer(again, deadline), first, deadline)
     seconds = demuxer.video_clock.seconds
     return [Part(seconds(first), max(seconds(tail.extent.stop), _claimed_s(source, tail)))]
 
@@ -82,12 +82,15 @@ def _parts(source: OpenSource, deadline: Deadline) -> list[Part]:
 def _first_picture(source: OpenSource, demuxer: Demuxer) -> int:
     """The tick of the part's first picture: of the first that comes out of the decoder, or, where none does
     soon, of the first packet."""
-    pictures = Pictures(source, demuxer, [], early=0, fit=lambda frame: frame, is_plain=True)
-    first = pictures.first(_TO_FIRST_PICTURE)
+    first = _all_pictures(source, demuxer).first(_TO_FIRST_PICTURE)
     first = demuxer.extent.first if first is None else first
     if first is None:
         raise MediaError(Reason.NO_VIDEO, "no packet of the video stream can be read")
     return first
+
+
+def _all_pictures(source: OpenSource, demuxer: Demuxer) -> Pictures:
+    return Pictures(source, demuxer, [], early=0, fit=lambda frame: frame, is_plain=True)
 
 
 def _tail(source: OpenSource, deadline: Deadline) -> Demuxer | None:
@@ -109,7 +112,9 @@ def _read_part(demuxer: Demuxer) -> None:
         demuxer.drop_sound()
 
 
-def _read_through(source: OpenSource, demuxer: Demuxer, first: int) -> list[Part]:
+def _read_through(
+    source: OpenSource, demuxer: Demuxer, first: int, deadline: Deadline
+) -> list[Part]:
     """Every part of the file, by all of its packets."""
     parts: list[Part] = []
     while True:
@@ -119,9 +124,17 @@ def _read_through(source: OpenSource, demuxer: Demuxer, first: int) -> list[Part
         if not demuxer.next_part():
             break
         first = _first_picture(source, demuxer)
-    if len(parts) == 1:
-        parts = [Part(parts[0].start_s, max(parts[0].stop_s, _claimed_s(source, demuxer)))]
-    return parts
+    if len(parts) > 1:
+        return parts
+    stop_s = _decoded_stop_s(source.path, deadline) if demuxer.lacks_stamps else parts[0].stop_s
+    return [Part(parts[0].start_s, max(stop_s, _claimed_s(source, demuxer)))]
+
+
+def _decoded_stop_s(path: str, deadline: Deadline) -> Fraction:
+    """When the last picture ends, by decoding all: in an MPEG program stream many packets have no stamp."""
+    with open_source(path) as source:
+        demuxer = Demuxer(source, deadline)
+        return demuxer.video_clock.seconds(_all_pictures(source, demuxer).all().stop or 0)
 
 
 def _claimed_s(source: OpenSource, read: Demuxer) -> Fraction:
