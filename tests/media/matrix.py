@@ -30,7 +30,7 @@ from scipy.signal import firwin, lfilter, resample_poly
 SECONDS = 4               # of the pictures and of the noise
 NOISE_RATE = 48000        # samples per second of the noise that is encoded
 _NOISE_HZ = 5000          # its highest frequency
-LATE_S = Fraction(7, 10)  # how far the sound of a 'late' case, or the picture of an 'early' one, is moved
+LATE_S = Fraction(7, 10)  # how far the sound of a 'late' case is moved, and of an 'early' one the pictures
 _AMR = "libopencore_amrnb"
 
 
@@ -66,6 +66,14 @@ class Case:
             return "-".join([*words, "silent"])
         words += [self.audio, str(self.rate), f"{self.channels}ch", self.sound.replace(" ", "_")]
         return "-".join(words)
+
+    @property
+    def sound_later_s(self) -> Fraction:
+        """How much later than its pictures the sound is than it should be: < 0 where they were moved, by a
+        whole number of them, as encoders count in pictures."""
+        if self.sound == "early":
+            return -Fraction(round(LATE_S * self.fps)) / self.fps
+        return LATE_S if self.sound == "late" else Fraction(0)
 
     @property
     def suffix(self) -> str:
@@ -162,7 +170,7 @@ _CODECS = {
     "wmv1": _Codec("wmv1", "yuv420p", ("-q:v", "3"), gops=_SHORT_GOPS),
     "wmv2": _Codec("wmv2", "yuv420p", ("-q:v", "3"), gops=_SHORT_GOPS),
     "theora": _Codec("libtheora", "yuv420p yuv422p yuv444p", ("-q:v", "8"), odd=True, gops=_SHORT_GOPS),
-    "raw": _Codec("rawvideo", "yuv420p uyvy422 bgr24 gray", gops=(1,), odd=True),
+    "raw": _Codec("rawvideo", "yuv420p uyvy422", gops=(1,), odd=True),
     "png": _Codec("png", "rgb24 rgba gray pal8 rgb48be", gops=(1,), odd=True),
     "qtrle": _Codec("qtrle", "rgb24 argb", gops=(12, 250), odd=True),
 }
@@ -183,7 +191,6 @@ _AUDIOS = {  # rates, channels
     "pcm_f32le": ("16000 48000", "1 2"),
     "pcm_mulaw": ("8000", "1 2"),
     "pcm_bluray": ("48000 96000", "1 2 6 8"),
-    "pcm_dvd": ("48000", "1 2"),
     "adpcm_ima_wav": ("22050 44100 48000", "1 2"),
     "adpcm_ima_qt": ("22050 44100", "1 2"),
     "adpcm_ms": ("22050 44100", "1 2"),
@@ -219,7 +226,7 @@ _CONTAINERS = {
     ),
     "3gp": _Container(".3gp", "h264 mpeg4 h263", f"aac {_AMR}", vfr=True),
     "mkv": _Container(
-        ".mkv", _MATROSKA, _MATROSKA_AUDIO, ("-allow_raw_vfw", "1"), starts=_FAR, vfr=True
+        ".mkv", _MATROSKA, _MATROSKA_AUDIO, starts=_FAR, vfr=True
     ),
     "mkv_piped": _Container(
         ".mkv", "h264 hevc mpeg2 mpeg4 ffv1", "aac libmp3lame libopus flac", starts=_FAR, vfr=True, piped=True
@@ -236,17 +243,17 @@ _CONTAINERS = {
     "m2ts": _Container(".m2ts", "h264 hevc mpeg2", "ac3 eac3 pcm_bluray", _BLU_RAY, _FAR, vfr=True),
     "avi": _Container(
         ".avi", "h264 mpeg1 mpeg2 mpeg4 msmpeg4 mjpeg ffv1 huffyuv h263 h263p wmv1 wmv2 raw png vp8",
-        "aac libmp3lame mp2 ac3 pcm_s16le adpcm_ima_wav adpcm_ms flac", late=False,
+        "aac libmp3lame mp2 ac3 pcm_s16le adpcm_ima_wav adpcm_ms", late=False,
     ),
     "flv": _Container(
-        ".flv", "h264 flv1", "aac libmp3lame adpcm_swf pcm_s16le", starts=_FAR, vfr=True, rates="22050 44100"
+        ".flv", "h264 flv1", "aac libmp3lame adpcm_swf", starts=_FAR, vfr=True, rates="22050 44100"
     ),
     "asf": _Container(
         ".wmv", "wmv1 wmv2 msmpeg4 mpeg4 h264 mjpeg", "wmav2 libmp3lame aac ac3", starts="0 1.4", vfr=True
     ),
     "ogg": _Container(".ogv", "theora", "libvorbis libopus flac"),
     "mpg": _Container(".mpg", "mpeg1 mpeg2 h264", "mp2 libmp3lame ac3", starts=_FAR),
-    "vob": _Container(".vob", "mpeg2", "mp2 ac3 pcm_dvd", starts=_FAR),
+    "vob": _Container(".vob", "mpeg2", "mp2 ac3", starts=_FAR),
     "mxf": _Container(".mxf", "mpeg2 h264 dnxhr", "pcm_s16le", late=False, rates="48000"),
     "nut": _Container(
         ".nut", "h264 hevc mpeg2 mpeg4 mjpeg ffv1 huffyuv theora raw vp8 wmv2",
@@ -393,10 +400,10 @@ def write(case: Case, folder: Path, *, seconds: int = SECONDS) -> Path:
 
 def _inputs(case: Case, folder: Path, seconds: int) -> list[str]:
     width, height = case.size
-    late_video = ["-itsoffset", str(float(LATE_S))] if case.sound == "early" else []
+    late_video = ["-itsoffset", f"{-float(case.sound_later_s):.6f}"] if case.sound == "early" else []
     raw = _raw_pictures(folder, width, height, round(seconds * case.fps))
-    video = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{width}x{height}", "-r", str(case.fps)]
-    video += ["-i", str(raw)]
+    video = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{width}x{height}"]
+    video += ["-framerate", str(case.fps), "-i", str(raw)]
     if case.sound == "none":
         return video
     late_audio = ["-itsoffset", str(float(LATE_S))] if case.sound == "late" else []
@@ -410,7 +417,7 @@ def _video_options(case: Case) -> list[str]:
     filters += ["select='not(eq(mod(n,5),2)+eq(mod(n,5),3))'"] if case.vfr else []
     filters += ["setfield=tff"] if case.interlaced else []
     options = ["-c:v", codec.encoder, *codec.options, "-pix_fmt", case.pixels, "-vf", ",".join(filters)]
-    options += ["-vsync", "vfr"] if case.vfr else []
+    options += ["-vsync", "passthrough"]
     options += ["-enc_time_base", f"1/{_clock(case.fps)}"] if case.vfr and case.codec == "mpeg4" else []
     if case.gop != 1 or len(codec.gops) > 1:
         options += ["-g", str(case.gop)]

@@ -295,10 +295,10 @@ class _Decoded:
             stamp = packet.pts if packet.pts is not None else packet.dts
             order = packet.dts if packet.dts is not None else packet.pts
             self.packets.append(_VideoPacket(place, self._video_s(stamp), self._video_s(order)))
-            packet.opaque = ordinal
+            packet.opaque = [ordinal]  # a list of its own: PyAV mixes up packets that share an object
         for frame in _pictures(self._video, packet, self.errors, ordinal):
             duration_s = self._video_s(frame.duration)
-            self.shown.append(_Shown(frame.opaque, duration_s, bool(frame.key_frame), frame.is_corrupt))
+            self.shown.append(_Shown(frame.opaque[0], duration_s, bool(frame.key_frame), frame.is_corrupt))
 
     def _video_s(self, ticks: int | None) -> Fraction | None:
         return None if ticks is None else _seconds(self._video, ticks)
@@ -350,10 +350,10 @@ def _wanted_frames(path: str | Path, wanted: set[int]) -> Iterator[tuple[int, Vi
         video = _first(s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
         ordinal = 0
         for packet in _packets(container, video):
-            packet.opaque = ordinal
+            packet.opaque = [ordinal]
             for frame in _pictures(video, packet, [], ordinal):
-                if frame.opaque in wanted:
-                    yield frame.opaque, frame
+                if frame.opaque[0] in wanted:
+                    yield frame.opaque[0], frame
             ordinal += 1
 
 
@@ -399,8 +399,8 @@ def _place_pictures(
     offsets: list[tuple[int, Fraction]] = []
     for number in range(max(parts, default=-1) + 1):
         shown = [s for s in decoded.shown if parts[s.packet] == number]
-        stamps_s = sorted(s for s in (decoded.packets[one.packet].stamp_s for one in shown) if s is not None)
-        if not stamps_s or len(stamps_s) < len(shown):
+        stamps_s = _stamps_s(shown, decoded.packets)
+        if not stamps_s:
             continue  # without any stamp nothing can be placed
         offset_s = pictures[-1].stop_s - stamps_s[0] if pictures else -_origin_s(container)
         offsets.append((decoded.packets[parts.index(number)].place, offset_s))
@@ -410,6 +410,25 @@ def _place_pictures(
             for one, begin, stop in zip(shown, stamps_s, stops_s, strict=True)
         ]
     return pictures, offsets
+
+
+def _stamps_s(shown: list[_Shown], packets: list[_VideoPacket]) -> list[Fraction]:
+    """When each picture is shown, of the stream's clock: the n-th smallest of their packets' stamps; pictures
+    without one lie evenly between their neighbours, at the end each after the last one's duration."""
+    own_s = [packets[one.packet].stamp_s for one in shown]
+    known_s = iter(sorted(s for s in own_s if s is not None))
+    ranked_s = [None if s is None else next(known_s) for s in own_s]
+    at = [i for i, s in enumerate(ranked_s) if s is not None]
+    if not at:
+        return []
+    for i in reversed(range(at[0])):
+        ranked_s[i] = ranked_s[i + 1] - shown[i].duration_s
+    for a, b in zip(at, at[1:], strict=False):
+        for i in range(a + 1, b):
+            ranked_s[i] = ranked_s[a] + (ranked_s[b] - ranked_s[a]) * (i - a) / (b - a)
+    for i in range(at[-1] + 1, len(shown)):
+        ranked_s[i] = ranked_s[i - 1] + shown[i - 1].duration_s
+    return ranked_s
 
 
 def _parts(stamps_s: list[Fraction | None], *, may_restart: bool) -> list[int]:
