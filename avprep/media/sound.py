@@ -143,7 +143,7 @@ def mono_pieces(frames: Iterator[AudioFrame], clock: Clock, settled_s: Fraction)
             drift = _Drift.of(pending, clock, settled_s)
             if drift is not None:
                 origin_s = drift.origin_s
-                goes_on = run is not None and abs(run.next_s - origin_s) <= settled_s / 2
+                goes_on = run is not None and abs(run.next_s - origin_s) <= _SETTLED_S / 2
             else:
                 origin_s = _agreed_origin(pending, clock, settled_s, begin=run is None)
                 goes_on = origin_s is None

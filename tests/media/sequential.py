@@ -531,6 +531,9 @@ def _stretches(heard: list[_Heard], rounded_s: Fraction) -> Iterator[tuple[Fract
         None if h.stamp_s is None else h.stamp_s - Fraction(count, h.rate)
         for h, count in zip(heard, counts, strict=False)
     ]
+    if (drifting := _drifting(heard, counts, rounded_s)) is not None:
+        yield drifting
+        return
     first = 0
     while first < len(heard):
         stop = _stretch_stop(origins_s, first, rounded_s)
@@ -543,6 +546,24 @@ def _stretches(heard: list[_Heard], rounded_s: Fraction) -> Iterator[tuple[Fract
             time_s = median_low(known_s) + Fraction(counts[first], heard[first].rate)
             yield time_s, np.concatenate([h.samples for h in heard[first:stop]])
         first = stop
+
+
+def _drifting(
+    heard: list[_Heard], counts: list[int], rounded_s: Fraction
+) -> tuple[Fraction, np.ndarray] | None:
+    """(when it sounds, samples) of sound whose stamps lie on a line that is not the count's: its true rate is
+    another one. None where they do not."""
+    known = [(count / h.rate, float(h.stamp_s)) for h, count in zip(heard, counts, strict=False) if h.stamp_s]
+    if len(known) < _STEADY_FRAMES:
+        return None
+    counted_s, stamped_s = np.array(known).T
+    slope, begin_s = np.polyfit(counted_s, stamped_s, 1)
+    off_s = np.abs(begin_s + slope * counted_s - stamped_s).max()
+    if off_s > rounded_s or abs(slope - 1) * counted_s[-1] <= 2 * rounded_s:
+        return None
+    samples = np.concatenate([h.samples for h in heard])
+    places = np.arange(int(len(samples) * slope)) / slope
+    return Fraction(begin_s), np.interp(places, np.arange(len(samples)), samples)
 
 
 def _stretch_stop(origins_s: list[Fraction | None], first: int, rounded_s: Fraction) -> int:
