@@ -1,4 +1,4 @@
-"""Mel stack -> waveform: inverse mel and fast Griffin-Lim, batched, on the CPU or a GPU.
+"""Mel stack -> waveform: inverse mel, phases from its gradient, fast Griffin-Lim; on the CPU or a GPU.
 
 Works on the clip with its context, as the stack was made, so that the columns at a clip's edges are as
 consistent as those inside it; the clip's own samples are then cut out.
@@ -8,9 +8,11 @@ Spectra are (B, columns, bins) here: the bins lie together, as the FFT and the b
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,9 +27,10 @@ from avprep.media.mel import (
     stft,
     unit_to_amplitude,
 )
+from avprep.media.phase_gradient import compiled_spread, integrate_phase
 from avprep.spec import ClipSpec
 
-ITERATIONS = 80       # the table in the README says what fewer cost and more gain
+ITERATIONS = 32       # the table in the README says what fewer cost and more gain
 MOMENTUM = 0.99       # Perraudin, Balazs, Sondergaard 2013: 'fast' Griffin-Lim
 _SETTLING = 8         # last iterations, without momentum
 _MAX_SCALE = 1e4
@@ -54,19 +57,26 @@ def invert(
 
     Args:
         stack: (B, frames, n_mels, W) in [-1, 1]. -1 stands for 'at most -80 dB' and is taken as silence.
+        seed: of the phases that the magnitudes say nothing about: each connected region's first one, and
+            those of bins too quiet to be integrated.
 
-    Returns the same samples for a clip alone or in a batch: phases are drawn from `seed` for each clip.
+    Returns, on a CPU, the same samples for a clip alone or in a batch.
     """
-    stack = stack.float()
-    target = torch.where(stack > -1, unit_to_amplitude(stack), torch.zeros((), device=stack.device))
-    target = stack_to_columns(target).mT.contiguous()
     solver = _solver(spec, stack.device)
     # A CPU works clip by clip: one clip's spectra fit its cache, a batch's do not.
-    parts = target.split(1 if stack.device.type == "cpu" else len(target))
-    waveform = torch.cat([solver.run(part, iterations, momentum, seed) for part in parts])
-    remade = mel_stack(waveform, spec)
+    parts = stack.split(1 if stack.device.type == "cpu" else len(stack))
+    inverted = [_invert_part(part.float(), solver, iterations, momentum, seed) for part in parts]
+    return Inverted(torch.cat([i.waveform for i in inverted]), torch.cat([i.mel_psnr for i in inverted]))
+
+
+def _invert_part(
+    stack: Tensor, solver: _Solver, iterations: int, momentum: float, seed: int
+) -> Inverted:
+    spec = solver.spec
+    target = torch.where(stack > -1, unit_to_amplitude(stack), torch.zeros((), device=stack.device))
+    waveform = solver.run(stack_to_columns(target).mT.contiguous(), iterations, momentum, seed)
     clip = waveform[:, spec.samples_before : spec.samples_before + spec.samples]
-    return Inverted(clip.clamp(-1, 1), mel_psnr(stack, remade))
+    return Inverted(clip.clamp(-1, 1), mel_psnr(stack, mel_stack(waveform, spec)))
 
 
 class _Solver:
@@ -89,7 +99,7 @@ class _Solver:
         """Mel amplitudes (B, columns, n_mels) -> (B, context_samples)"""
         floor = 1e-6 * target.amax((-1, -2), keepdim=True)  # an update cannot move a magnitude of 0
         magnitude = (target @ self.least_squares).clamp_min(floor)
-        spectrum = magnitude * _random_phase(magnitude.shape[1:], seed, magnitude.device)
+        spectrum = torch.polar(magnitude, self._first_phases(magnitude, seed))
         before = torch.zeros_like(spectrum)
         for iteration in range(iterations):
             rebuilt = stft(self.overlap_add(spectrum), self.spec).mT
@@ -100,6 +110,22 @@ class _Solver:
             before = rebuilt
             spectrum *= self._scale(spectrum, target)
         return self.overlap_add(spectrum)
+
+    def _first_phases(self, magnitude: Tensor, seed: int) -> Tensor:
+        """Radians, float32 as magnitude: by the CPU, several clips of a GPU's batch at once."""
+        start = _random_angles(magnitude.shape[1:], seed)
+        compiled_spread()  # by one thread, before several ask for it
+
+        def one(clip: np.ndarray) -> np.ndarray:
+            return integrate_phase(clip, n_fft=self.spec.n_fft, hop=self.spec.hop, start=start)
+
+        clips = magnitude.cpu().numpy()
+        if len(clips) == 1:
+            phases = [one(clips[0])]
+        else:
+            with ThreadPoolExecutor() as pool:
+                phases = list(pool.map(one, clips))
+        return torch.from_numpy(np.stack(phases)).to(magnitude.device)
 
     def _scale(self, spectrum: Tensor, target: Tensor) -> Tensor:
         """What each bin is to be multiplied by: its bands' ratios of the target to what they hold."""
@@ -144,7 +170,6 @@ class _Banded:
 
 
 @lru_cache(maxsize=1)
-def _random_phase(shape: torch.Size, seed: int, device: torch.device) -> Tensor:
+def _random_angles(shape: torch.Size, seed: int) -> np.ndarray:
     generator = torch.Generator().manual_seed(seed)
-    angle = torch.rand(shape, generator=generator) * (2 * torch.pi)
-    return torch.polar(torch.ones_like(angle), angle).to(device)
+    return (torch.rand(shape, generator=generator) * (2 * torch.pi)).numpy()
