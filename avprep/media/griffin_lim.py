@@ -8,6 +8,7 @@ Spectra are (B, columns, bins) here: the bins lie together, as the FFT and the b
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from avprep.media.mel import (
     context_samples,
@@ -32,7 +34,9 @@ from avprep.spec import ClipSpec
 
 ITERATIONS = 32       # the table in the README says what fewer cost and more gain
 MOMENTUM = 0.99       # Perraudin, Balazs, Sondergaard 2013: 'fast' Griffin-Lim
-_SETTLING = 8         # last iterations, without momentum
+_SETTLING = 4         # last iterations, without momentum
+_COARSE = 2 / 3       # of the iterations, the first ones, see every second column: as good, twice as fast
+_LEAST_OVERLAP = 4    # columns that see a sample, where every second one is left out
 _MAX_SCALE = 1e4
 _TINY = 1e-10
 _BLOCKS = 8           # of a banded matrix: more do less arithmetic in more calls
@@ -69,9 +73,7 @@ def invert(
     return Inverted(torch.cat([i.waveform for i in inverted]), torch.cat([i.mel_psnr for i in inverted]))
 
 
-def _invert_part(
-    stack: Tensor, solver: _Solver, iterations: int, momentum: float, seed: int
-) -> Inverted:
+def _invert_part(stack: Tensor, solver: _Solver, iterations: int, momentum: float, seed: int) -> Inverted:
     spec = solver.spec
     target = torch.where(stack > -1, unit_to_amplitude(stack), torch.zeros((), device=stack.device))
     waveform = solver.run(stack_to_columns(target).mT.contiguous(), iterations, momentum, seed)
@@ -80,36 +82,28 @@ def _invert_part(
 
 
 class _Solver:
-    """Griffin-Lim for one spec on one device, with the tables that it needs."""
+    """All of the inversion for one spec on one device: first magnitudes, first phases, then iterations."""
 
     def __init__(self, spec: ClipSpec, device: torch.device) -> None:
         self.spec = spec
         filters = mel_filters(spec.sample_rate, spec.n_fft, spec.n_mels, device)  # (n_mels, bins)
-        covered = filters.sum(0)
         self.least_squares = torch.linalg.pinv(filters).T.contiguous()
-        self.to_mel = _Banded(filters.T)
-        self.to_bins = _Banded(filters / covered.clamp_min(_TINY))  # bins ask their bands for a scale
-        self.uncovered = (covered == 0).nonzero()[:, 0]             # bins that no band asks about
-        self.window = hann(spec.n_fft, device)
-        self.columns = spec.frames * spec.columns
-        windows = self.window.expand(1, self.columns, spec.n_fft)
-        self.share = 1 / self._fold(windows).clamp_min(1e-3)
+        self.fine = _GriffinLim(spec, device)
+        self.coarse = None
+        if spec.columns % 2 == 0 and _LEAST_OVERLAP * 2 * spec.hop <= spec.n_fft:
+            self.coarse = _GriffinLim(dataclasses.replace(spec, hop=2 * spec.hop), device)
 
     def run(self, target: Tensor, iterations: int, momentum: float, seed: int) -> Tensor:
         """Mel amplitudes (B, columns, n_mels) -> (B, context_samples)"""
         floor = 1e-6 * target.amax((-1, -2), keepdim=True)  # an update cannot move a magnitude of 0
         magnitude = (target @ self.least_squares).clamp_min(floor)
         spectrum = torch.polar(magnitude, self._first_phases(magnitude, seed))
-        before = torch.zeros_like(spectrum)
-        for iteration in range(iterations):
-            rebuilt = stft(self.overlap_add(spectrum), self.spec).mT
-            pushed = momentum if iteration < iterations - _SETTLING else 0.0
-            # rebuilt + pushed * (rebuilt - before), as real numbers: ten times as fast as complex ones
-            real, real_before = torch.view_as_real(rebuilt), torch.view_as_real(before)
-            torch.lerp(real_before, real, 1 + pushed, out=torch.view_as_real(spectrum))
-            before = rebuilt
-            spectrum *= self._scale(spectrum, target)
-        return self.overlap_add(spectrum)
+        coarse = 0 if self.coarse is None else int(iterations * _COARSE)
+        if coarse:
+            every_second = spectrum[:, ::2].contiguous(), target[:, ::2].contiguous()
+            waveform = self.coarse.iterate(*every_second, coarse, momentum, settling=0)
+            spectrum = self.fine.spectrum_of(waveform, target)
+        return self.fine.iterate(spectrum, target, iterations - coarse, momentum, settling=_SETTLING)
 
     def _first_phases(self, magnitude: Tensor, seed: int) -> Tensor:
         """Radians, float32 as magnitude: by the CPU, several clips of a GPU's batch at once."""
@@ -126,6 +120,46 @@ class _Solver:
             with ThreadPoolExecutor() as pool:
                 phases = list(pool.map(one, clips))
         return torch.from_numpy(np.stack(phases)).to(magnitude.device)
+
+
+class _GriffinLim:
+    """The iterations for one spec on one device, with the tables that they need."""
+
+    def __init__(self, spec: ClipSpec, device: torch.device) -> None:
+        self.spec = spec
+        filters = mel_filters(spec.sample_rate, spec.n_fft, spec.n_mels, device)
+        covered = filters.sum(0)
+        self.to_mel = _Banded(filters.T)
+        self.to_bins = _Banded(filters / covered.clamp_min(_TINY))  # bins ask their bands for a scale
+        self.uncovered = (covered == 0).nonzero()[:, 0]             # bins that no band asks about
+        self.window = hann(spec.n_fft, device)
+        self.columns = spec.frames * spec.columns
+        windows = self.window.expand(1, self.columns, spec.n_fft)
+        self.share = 1 / self._fold(windows).clamp_min(1e-3)
+
+    def iterate(
+        self, spectrum: Tensor, target: Tensor, iterations: int, momentum: float, *, settling: int
+    ) -> Tensor:
+        """The waveform (B, context_samples) after `iterations`, the last `settling` of them without momentum.
+
+        Overwrites `spectrum`.
+        """
+        before = torch.zeros_like(spectrum)
+        for iteration in range(iterations):
+            rebuilt = stft(self.overlap_add(spectrum), self.spec).mT
+            pushed = momentum if iteration < iterations - settling else 0.0
+            # rebuilt + pushed * (rebuilt - before), as real numbers: ten times as fast as complex ones
+            real, real_before = torch.view_as_real(rebuilt), torch.view_as_real(before)
+            torch.lerp(real_before, real, 1 + pushed, out=torch.view_as_real(spectrum))
+            before = rebuilt
+            spectrum *= self._scale(spectrum, target)
+        return self.overlap_add(spectrum)
+
+    def spectrum_of(self, waveform: Tensor, target: Tensor) -> Tensor:
+        """The spectrum of a waveform that may lack the last samples of its context, scaled to the target."""
+        missing = context_samples(self.spec) - waveform.shape[1]
+        spectrum = stft(functional.pad(waveform, (0, missing)), self.spec).mT
+        return spectrum * self._scale(spectrum, target)
 
     def _scale(self, spectrum: Tensor, target: Tensor) -> Tensor:
         """What each bin is to be multiplied by: its bands' ratios of the target to what they hold."""
