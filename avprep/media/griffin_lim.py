@@ -36,7 +36,7 @@ ITERATIONS = 32       # the table in the README says what fewer cost and more ga
 MOMENTUM = 0.99       # Perraudin, Balazs, Sondergaard 2013: 'fast' Griffin-Lim
 _SETTLING = 4         # last iterations, without momentum
 _COARSE = 2 / 3       # of the iterations, the first ones, see every second column: as good, twice as fast
-_LEAST_OVERLAP = 4    # columns that see a sample, where every second one is left out
+_LEAST_OVERLAP = 5    # of the columns that are left: with 4 as much is lost as is saved
 _MAX_SCALE = 1e4
 _TINY = 1e-10
 _BLOCKS = 8           # of a banded matrix: more do less arithmetic in more calls
@@ -44,7 +44,11 @@ _BLOCKS = 8           # of a banded matrix: more do less arithmetic in more call
 
 @dataclass(frozen=True)
 class Inverted:
-    """Waveforms and how well their mel stacks match the given ones."""
+    """Waveforms and how well their mel stacks match the given ones.
+
+    `mel_psnr` is of the solution with its context, which the clip's own samples are cut out of: the columns
+    at the clip's edges see samples there that `waveform` does not have.
+    """
 
     waveform: Tensor   # float32 (B, samples)
     mel_psnr: Tensor   # dB (B,), of the [-1, 1] stack, peak 2
