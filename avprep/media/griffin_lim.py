@@ -101,7 +101,7 @@ class _Solver:
         """Mel amplitudes (B, columns, n_mels) -> (B, context_samples)"""
         floor = 1e-6 * target.amax((-1, -2), keepdim=True)  # an update cannot move a magnitude of 0
         magnitude = (target @ self.least_squares).clamp_min(floor)
-        spectrum = torch.polar(magnitude, self._first_phases(magnitude, seed))
+        spectrum = torch.polar(magnitude, self.first_phases(magnitude, seed))
         coarse = 0 if self.coarse is None else int(iterations * _COARSE)
         if coarse:
             every_second = spectrum[:, ::2].contiguous(), target[:, ::2].contiguous()
@@ -109,7 +109,7 @@ class _Solver:
             spectrum = self.fine.spectrum_of(waveform, target)
         return self.fine.iterate(spectrum, target, iterations - coarse, momentum, settling=_SETTLING)
 
-    def _first_phases(self, magnitude: Tensor, seed: int) -> Tensor:
+    def first_phases(self, magnitude: Tensor, seed: int) -> Tensor:
         """Radians, float32 as magnitude: by the CPU, several clips of a GPU's batch at once."""
         start = _random_angles(magnitude.shape[1:], seed)
         compiled_spread()  # by one thread, before several ask for it

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from click.testing import CliRunner
 
 from avprep.cli import main
+from avprep.media.mel import mel_psnr, mel_stack, pad_with_silence
 from avprep.shards.clips import load_npy, read_shard
 from tests.made_clips import TINY, write_clips
 
@@ -48,6 +51,37 @@ def test_an_output_of_clips_becomes_a_wav_a_clip(clips, stacks, tmp_path):
     assert f"{len(stacks)} clips in {tmp_path / 'wav'}: mel PSNR mean" in result.output
 
 
+def test_the_files_own_psnr_is_printed(clips, stacks, tmp_path):
+    """It is what one measures who reads the file; the summary's figures are those of the lines."""
+    result = invert(clips, tmp_path / "wav")
+    *lines, summary = result.output.strip().splitlines()
+    solutions, files = [], []
+    for line in lines:
+        key, solution, file = re.fullmatch(r"(\S+)\.wav +(\S+) dB, file +(\S+) dB", line).groups()
+        samples, _ = soundfile.read(tmp_path / "wav" / f"{key}.wav", dtype="float32")
+        again = mel_stack(pad_with_silence(torch.from_numpy(samples)[None], TINY), TINY)
+        measured = mel_psnr(torch.from_numpy(stacks[key])[None].float(), again).item()
+        assert float(file) == pytest.approx(measured, abs=0.006)
+        assert float(file) < float(solution) - 0.05
+        solutions.append(float(solution))
+        files.append(float(file))
+    means = re.findall(r"mean (\S+) dB, least (\S+) dB", summary)
+    for (mean, least), values in zip(means, (solutions, files), strict=True):
+        assert float(mean) == pytest.approx(np.mean(values), abs=0.011) and float(least) == min(values)
+
+
+def test_silent_clips_do_not_lift_the_mean(stacks, clips, tmp_path):
+    (tmp_path / "spec.json").write_bytes((clips / "spec.json").read_bytes())
+    one = next(iter(stacks.values()))
+    np.save(tmp_path / "two.npy", np.stack([one, np.full_like(one, -1)]))
+    np.save(tmp_path / "silence.npy", np.full_like(one, -1))
+    *_, summary = invert(tmp_path / "two.npy", tmp_path / "wav").output.splitlines()
+    mean, least = re.search(r"PSNR mean (\S+) dB, least (\S+) dB", summary).groups()
+    assert mean == least and summary.endswith("(1 sounding)")
+    assert "all silent" in invert(tmp_path / "silence.npy", tmp_path / "quiet").output
+    assert not soundfile.read(tmp_path / "quiet" / "silence.wav")[0].any()
+
+
 def test_a_shard_alone_and_a_limit(clips, stacks, tmp_path):
     """A shard takes the spec of the output that it lies in, and sounds as it does there."""
     assert invert(clips, tmp_path / "all").exit_code == 0
@@ -78,6 +112,10 @@ def test_anybodys_npy_of_one_stack_or_many(clips, stacks, order, dtype, tmp_path
         (b"no array", "holds no mel stack"),
         (np.zeros((3, 5, 7)), "a mel stack of (3, 5, 7); the spec says (16, 128, 16)"),
         (np.array([{}], dtype=object), "holds no mel stack"),
+        (np.zeros((16, 128, 16), "U3"), "real numbers are wanted"),
+        (np.full((16, 128, 16), np.nan), "lies in [-1, 1]; this one holds nan"),
+        (np.full((16, 128, 16), -np.inf, np.float16), "this one holds -inf"),
+        (np.full((16, 128, 16), -128, np.int8), "this one holds -128"),
     ],
 )
 def test_what_is_no_mel_stack_is_a_sentence(content, words, tmp_path):
