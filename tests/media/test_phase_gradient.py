@@ -68,11 +68,12 @@ def plain_integration(levels: np.ndarray, magnitude: np.ndarray, start: np.ndarr
 
 
 @pytest.mark.parametrize("shape", [(9, 12), (2, 30), (14, 2)])
+@pytest.mark.parametrize("levels_in_use", [4, 99])  # with few, order within a level counts
 @pytest.mark.parametrize("share_of_silence", [0.0, 0.4])
-def test_it_is_the_plain_heap_on_magnitudes_of_chance(shape, share_of_silence):
+def test_it_is_the_plain_heap_on_magnitudes_of_chance(shape, levels_in_use, share_of_silence):
     """Random magnitudes have a gradient with curl everywhere, so another order gives other phases."""
     rng = np.random.default_rng(0)
-    levels = rng.integers(1, 100, shape)
+    levels = rng.integers(1, levels_in_use + 1, shape)
     levels[0, 0] = 110
     levels[rng.random(shape) < share_of_silence] = 0
     # in the middle of their level, an eighth of a neper wide, down from the largest
