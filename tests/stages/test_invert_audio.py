@@ -66,12 +66,12 @@ def test_the_files_own_psnr_is_printed(clips, stacks, tmp_path):
 
 def test_the_files_samples_are_the_solutions_rounded(clips, stacks, tmp_path):
     (tmp_path / "spec.json").write_bytes((clips / "spec.json").read_bytes())
-    stack = next(iter(stacks.values()))
+    stack = next(iter(stacks.values())) * np.float16(0.4) - np.float16(0.4)  # below full scale
     np.save(tmp_path / "one.npy", stack)
     assert invert(tmp_path / "one.npy", tmp_path / "wav").exit_code == 0
     wanted = griffin_lim.invert(torch.from_numpy(stack)[None], TINY, iterations=4).waveform[0].numpy()
     samples, _ = soundfile.read(tmp_path / "wav" / "one.wav", dtype="int16")
-    assert np.abs(samples - 32768 * wanted).max() <= 0.5
+    assert 3000 < np.abs(samples).max() < 32767 and np.abs(samples - 32768 * wanted).max() <= 0.5
 
 
 def printed(result) -> tuple[dict[str, tuple[float, float]], str]:
