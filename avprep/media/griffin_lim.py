@@ -34,7 +34,7 @@ from avprep.spec import ClipSpec
 
 ITERATIONS = 32       # the table in the README says what fewer cost and more gain
 MOMENTUM = 0.99       # Perraudin, Balazs, Sondergaard 2013: 'fast' Griffin-Lim
-_SETTLING = 4         # last iterations, without momentum
+_SETTLING = 2         # last iterations, without momentum
 _COARSE = 2 / 3       # of the iterations, the first ones, see every second column: as good, twice as fast
 _LEAST_OVERLAP = 5    # of the columns that are left: with 4 as much is lost as is saved
 _MAX_SCALE = 1e4
