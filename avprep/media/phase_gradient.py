@@ -5,8 +5,8 @@ For a Gaussian window the gradient of an STFT's phase follows from that of its l
 window nearly so. The gradient is integrated from the loudest bin outwards, loud bins first, so that errors
 made in quiet bins do not reach loud ones.
 
-The paper's heap is a bucket queue here: levels of 1/8 neper, last in, first out within a level. It puts the
-bins in nearly the same order in a tenth of the time.
+The paper's heap is a bucket queue here: levels of 1/8 neper, last in, first out within a level. Its steps
+take the same time however many bins wait, and finer levels bring Griffin-Lim no nearer.
 """
 
 from __future__ import annotations

@@ -6,7 +6,16 @@ import torch
 
 from avprep.media.decode import RawClip, read_clips
 from avprep.media.griffin_lim import _solver, invert
-from avprep.media.mel import context_samples, magnitude_of, mel_psnr, mel_stack, pad_with_silence, stft
+from avprep.media.mel import (
+    context_samples,
+    magnitude_of,
+    mel_psnr,
+    mel_stack,
+    pad_with_silence,
+    stack_to_columns,
+    stft,
+    unit_to_amplitude,
+)
 from avprep.media.probe import Deadline, open_source
 from avprep.spec import ClipSpec
 from tests.conftest import shared_file
@@ -92,6 +101,15 @@ def test_the_first_phases_of_a_gpus_batch_are_those_of_its_clips():
     assert together.shape == magnitude.shape and together.dtype == torch.float32
     for i in range(len(magnitude)):
         assert torch.equal(together[i : i + 1], solver.first_phases(magnitude[i : i + 1], seed=3))
+
+
+def test_clips_solved_together_come_as_near_as_alone():
+    """As a GPU does it: one batch through all iterations."""
+    stack = mel_stack(chirps(3), SPEC)
+    target = stack_to_columns(unit_to_amplitude(stack)).mT.contiguous()
+    together = _solver(SPEC, torch.device("cpu")).run(target, iterations=16, momentum=0.99, seed=0)
+    alone = invert(stack, SPEC, iterations=16).mel_psnr
+    assert torch.allclose(mel_psnr(stack, mel_stack(together, SPEC)), alone, atol=0.3)
 
 
 def test_silence_stays_silent_and_full_scale_stays_finite():
