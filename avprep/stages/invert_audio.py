@@ -10,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from torch import Tensor
 
 from avprep.media.griffin_lim import invert
+from avprep.media.mel import mel_psnr, mel_stack, pad_with_silence
 from avprep.shards.clips import ShardError, load_npy, read_shard
 from avprep.shards.store import Store, open_store
 from avprep.shards.verify import read_header
 from avprep.spec import ClipSpec
+
+_LARGEST = 2.0  # a model's output may lie a little beyond [-1, 1]; decibels and NaN are a mistake
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +33,12 @@ class InvertOptions:
 
 @dataclass(frozen=True)
 class InvertedClip:
+    """How near a clip's sound came, as mel PSNR in dB, peak 2 on the [-1, 1] stack."""
+
     key: str
-    mel_psnr: float   # dB of the round trip, peak 2 on the [-1, 1] stack
+    solution_psnr: float   # of the solution with the context that its edge columns reach into
+    file_psnr: float       # of the samples in the file, between silence
+    is_silent: bool        # nothing to come near to: both are 126 dB
 
 
 def mel_stacks(path: str, spec: ClipSpec | None) -> tuple[ClipSpec, Iterator[tuple[str, np.ndarray]]]:
@@ -58,17 +66,33 @@ def mel_stacks(path: str, spec: ClipSpec | None) -> tuple[ClipSpec, Iterator[tup
 def invert_to_wav(
     stacks: Iterator[tuple[str, np.ndarray]], spec: ClipSpec, out: Path, options: InvertOptions
 ) -> Iterator[InvertedClip]:
-    """Writes KEY.wav (16 bit, the spec's rate) for each stack; yields how near its mel came."""
+    """Writes KEY.wav (16 bit, the spec's rate) for each stack; yields how near its mel came.
+
+    An edge column's window is half outside the file, so `file_psnr` is the lower of the two; even the
+    samples that a stack was made from come to no more than about 48 dB without their context.
+    """
     out.mkdir(parents=True, exist_ok=True)
     while batch := list(islice(stacks, options.batch_size)):
         stack = torch.from_numpy(np.stack([s for _, s in batch]).astype(np.float32)).to(options.device)
         inverted = invert(
             stack, spec, iterations=options.iterations, momentum=options.momentum, seed=options.seed
         )
-        waveforms, psnrs = inverted.waveform.cpu().numpy(), inverted.mel_psnr.cpu().tolist()
-        for (key, _), waveform, psnr in zip(batch, waveforms, psnrs, strict=True):
-            soundfile.write(out / f"{key}.wav", waveform, spec.sample_rate, subtype="PCM_16")
-            yield InvertedClip(key, psnr)
+        samples = _as_int16(inverted.waveform)
+        file_psnrs = _file_psnr(stack, samples, spec).tolist()
+        waves = samples.cpu().numpy()
+        psnrs = zip(inverted.mel_psnr.tolist(), file_psnrs, strict=True)
+        for (key, mel), wave, (solution, file) in zip(batch, waves, psnrs, strict=True):
+            soundfile.write(out / f"{key}.wav", wave, spec.sample_rate, subtype="PCM_16")
+            yield InvertedClip(key, solution, file, is_silent=bool((mel <= -1).all()))
+
+
+def _as_int16(waveform: Tensor) -> Tensor:
+    return (waveform * 32768).round().clamp(-32768, 32767).to(torch.int16)
+
+
+def _file_psnr(stack: Tensor, samples: Tensor, spec: ClipSpec) -> Tensor:
+    """dB (B,) of the mel stack that the int16 samples (B, samples) of a file give."""
+    return mel_psnr(stack, mel_stack(pad_with_silence(samples.float() / 32768, spec), spec))
 
 
 def _spec_near(path: Path) -> ClipSpec:
@@ -100,4 +124,9 @@ def _checked(stacks: Iterator[tuple[str, np.ndarray]], spec: ClipSpec) -> Iterat
     for key, stack in stacks:
         if stack.shape != spec.mel_shape:
             raise ShardError(f"{key}: a mel stack of {stack.shape}; the spec says {spec.mel_shape}")
+        if stack.dtype.kind not in "fiu":
+            raise ShardError(f"{key}: a mel stack of {stack.dtype}; real numbers are wanted")
+        farthest = stack.flat[np.abs(stack.astype(np.float32)).argmax()]  # NaN, where there is one
+        if not abs(float(farthest)) <= _LARGEST:
+            raise ShardError(f"{key}: a mel stack lies in [-1, 1]; this one holds {farthest:g}")
         yield key, stack

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from click.testing import CliRunner
 
 from avprep.cli import main
+from avprep.media import griffin_lim
+from avprep.media.mel import mel_psnr, mel_stack, pad_with_silence
 from avprep.shards.clips import load_npy, read_shard
 from tests.made_clips import TINY, write_clips
 
@@ -48,6 +52,53 @@ def test_an_output_of_clips_becomes_a_wav_a_clip(clips, stacks, tmp_path):
     assert f"{len(stacks)} clips in {tmp_path / 'wav'}: mel PSNR mean" in result.output
 
 
+def test_the_files_own_psnr_is_printed(clips, stacks, tmp_path):
+    """It is what one measures who reads the file; the summary's figures are those of the lines."""
+    lines, summary = printed(invert(clips, tmp_path / "wav"))
+    assert lines.keys() == stacks.keys()
+    for key, (solution, file) in lines.items():
+        assert file == pytest.approx(psnr_of_file(tmp_path / "wav" / f"{key}.wav", stacks[key]), abs=0.006)
+        assert file < solution - 0.05
+    means = re.findall(r"mean (\S+) dB, least (\S+) dB", summary)
+    for (mean, least), values in zip(means, np.array(list(lines.values())).T, strict=True):
+        assert float(mean) == pytest.approx(values.mean(), abs=0.011) and float(least) == values.min()
+
+
+def test_the_files_samples_are_the_solutions_rounded(clips, stacks, tmp_path):
+    (tmp_path / "spec.json").write_bytes((clips / "spec.json").read_bytes())
+    stack = next(iter(stacks.values())) * np.float16(0.4) - np.float16(0.4)  # below full scale
+    np.save(tmp_path / "one.npy", stack)
+    assert invert(tmp_path / "one.npy", tmp_path / "wav").exit_code == 0
+    wanted = griffin_lim.invert(torch.from_numpy(stack)[None], TINY, iterations=4).waveform[0].numpy()
+    samples, _ = soundfile.read(tmp_path / "wav" / "one.wav", dtype="int16")
+    assert 3000 < np.abs(samples).max() < 32767 and np.abs(samples - 32768 * wanted).max() <= 0.5
+
+
+def printed(result) -> tuple[dict[str, tuple[float, float]], str]:
+    """The two PSNRs printed for each key, and the summary."""
+    *lines, summary = result.output.strip().splitlines()
+    found = (re.fullmatch(r"(\S+)\.wav +(\S+) dB, file +(\S+) dB", line).groups() for line in lines)
+    return {key: (float(solution), float(file)) for key, solution, file in found}, summary
+
+
+def psnr_of_file(path, stack) -> float:
+    samples, _ = soundfile.read(path, dtype="float32")
+    again = mel_stack(pad_with_silence(torch.from_numpy(samples)[None], TINY), TINY)
+    return mel_psnr(torch.from_numpy(stack)[None].float(), again).item()
+
+
+def test_silent_clips_do_not_lift_the_mean(stacks, clips, tmp_path):
+    (tmp_path / "spec.json").write_bytes((clips / "spec.json").read_bytes())
+    one = next(iter(stacks.values()))
+    np.save(tmp_path / "two.npy", np.stack([one, np.full_like(one, -1)]))
+    np.save(tmp_path / "silence.npy", np.full_like(one, -1))
+    *_, summary = invert(tmp_path / "two.npy", tmp_path / "wav").output.splitlines()
+    mean, least = re.search(r"PSNR mean (\S+) dB, least (\S+) dB", summary).groups()
+    assert mean == least and summary.endswith("(1 sounding)")
+    assert "all silent" in invert(tmp_path / "silence.npy", tmp_path / "quiet").output
+    assert not soundfile.read(tmp_path / "quiet" / "silence.wav")[0].any()
+
+
 def test_a_shard_alone_and_a_limit(clips, stacks, tmp_path):
     """A shard takes the spec of the output that it lies in, and sounds as it does there."""
     assert invert(clips, tmp_path / "all").exit_code == 0
@@ -78,6 +129,10 @@ def test_anybodys_npy_of_one_stack_or_many(clips, stacks, order, dtype, tmp_path
         (b"no array", "holds no mel stack"),
         (np.zeros((3, 5, 7)), "a mel stack of (3, 5, 7); the spec says (16, 128, 16)"),
         (np.array([{}], dtype=object), "holds no mel stack"),
+        (np.zeros((16, 128, 16), "U3"), "real numbers are wanted"),
+        (np.full((16, 128, 16), np.nan), "lies in [-1, 1]; this one holds nan"),
+        (np.full((16, 128, 16), -np.inf, np.float16), "this one holds -inf"),
+        (np.where(np.arange(16), 1, -128).astype(np.int8) * np.ones((16, 128, 1), np.int8), "holds -128"),
     ],
 )
 def test_what_is_no_mel_stack_is_a_sentence(content, words, tmp_path):
