@@ -132,6 +132,7 @@ def mono_pieces(frames: Iterator[AudioFrame], clock: Clock, settled_s: Fraction)
     pending = deque(islice(frames, _LOOK_AHEAD))
     run: _Run | None = None
     drift: _Drift | None = None
+    carried = 0.0  # of a sample, that stretching has left over
     while pending:
         frame = pending[0]
         if frame.sample_rate not in SAMPLE_RATES:
@@ -153,7 +154,9 @@ def mono_pieces(frames: Iterator[AudioFrame], clock: Clock, settled_s: Fraction)
             return  # no stamp at all: nothing can be placed
         samples, energy = _to_mono(frame)
         if drift is not None:
-            samples = _stretched(samples, drift.factor)
+            length = len(samples) * drift.factor + carried
+            samples = _stretched(samples, round(length))
+            carried = length - len(samples)
         yield Piece(run.rate, run.take(len(samples)), samples, energy)
         pending.popleft()
         pending.extend(islice(frames, 1))
@@ -183,14 +186,14 @@ class _Drift:
         slope, begin = np.polyfit(counts, times, 1)
         misfit = np.abs(np.polyval((slope, begin), counts) - times).max()
         apart = abs(slope - 1) * counts[-1]
-        if misfit > settled_s or apart <= 2 * settled_s or abs(slope - 1) > _MOST_DRIFT:
+        if misfit > settled_s / 2 or apart <= settled_s or abs(slope - 1) > _MOST_DRIFT:
             return None
         return cls(Fraction(float(begin)).limit_denominator(1_000_000_000), float(slope))
 
 
-def _stretched(samples: np.ndarray, factor: float) -> np.ndarray:
-    """The samples over `factor` times as long, by linear interpolation."""
-    places = np.arange(round(len(samples) * factor)) / factor
+def _stretched(samples: np.ndarray, length: int) -> np.ndarray:
+    """The samples as `length` ones, by linear interpolation."""
+    places = np.linspace(0, len(samples), length, endpoint=False)
     return np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
 
 

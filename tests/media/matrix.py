@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
-from itertools import combinations
+from itertools import combinations, zip_longest
 from pathlib import Path
 
 import av
@@ -31,7 +31,7 @@ SECONDS = 4               # of the pictures and of the noise
 NOISE_RATE = 48000        # samples per second of the noise that is encoded
 _NOISE_HZ = 5000          # its highest frequency
 LATE_S = Fraction(7, 10)  # how far the sound of a 'late' case is moved, and of an 'early' one the pictures
-_AMR = "libopencore_amrnb"
+AMR = "libopencore_amrnb"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Case:
 
     @property
     def suffix(self) -> str:
-        return _CONTAINERS[self.container].suffix
+        return CONTAINERS[self.container].suffix
 
 
 # --- what there is ---------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ class Case:
 @dataclass(frozen=True)
 class _Container:
     suffix: str
-    videos: str                        # names of _CODECS
+    videos: str                        # names of CODECS
     audios: str                        # names of _AUDIOS
     options: tuple[str, ...] = ()
     starts: str = "0"                  # what it can add to all stamps
@@ -120,7 +120,7 @@ _FPS = tuple(map(Fraction, ("10", "15", "24000/1001", "25", "30000/1001", "60"))
 _BROADCAST_FPS = tuple(map(Fraction, ("24000/1001", "25", "30000/1001", "50")))
 _SHORT_GOPS = (1, 12, 250)  # of encoders that have no more
 
-_CODECS = {
+CODECS = {
     "h264": _Codec(
         "libx264", "yuv420p yuv422p yuv444p yuv420p10le yuv422p10le yuv444p10le",
         ("-preset", "ultrafast", "-crf", "20", "-b_strategy", "0", "-sc_threshold", "0"),
@@ -196,7 +196,7 @@ _AUDIOS = {  # rates, channels
     "adpcm_ms": ("22050 44100", "1 2"),
     "adpcm_swf": ("11025 22050 44100", "1 2"),
     "wmav2": ("22050 44100 48000", "1 2"),
-    _AMR: ("8000", "1"),
+    AMR: ("8000", "1"),
 }
 
 _FAR = "0 1.4 36000"
@@ -211,7 +211,7 @@ _LIVE = ("-live", "1")
 _FRAGMENTED = ("-movflags", "+frag_keyframe+empty_moov+default_base_moof+delay_moov")
 _BLU_RAY = ("-f", "mpegts", "-mpegts_m2ts_mode", "1")
 
-_CONTAINERS = {
+CONTAINERS = {
     "mp4": _Container(
         ".mp4", "h264 hevc mpeg2 mpeg4 vp9 vp9alt av1 mjpeg png",
         "aac libmp3lame mp2 ac3 eac3 libopus flac alac", starts=f"{_FAR} cut", vfr=True,
@@ -224,7 +224,7 @@ _CONTAINERS = {
         "aac libmp3lame ac3 alac pcm_s16le pcm_s16be pcm_s24le pcm_f32le pcm_mulaw adpcm_ima_qt",
         starts=f"{_FAR} cut", vfr=True,
     ),
-    "3gp": _Container(".3gp", "h264 mpeg4 h263", f"aac {_AMR}", vfr=True),
+    "3gp": _Container(".3gp", "h264 mpeg4 h263", f"aac {AMR}", vfr=True),
     "mkv": _Container(
         ".mkv", _MATROSKA, _MATROSKA_AUDIO, starts=_FAR, vfr=True
     ),
@@ -310,14 +310,14 @@ def _pairs(case: Case) -> frozenset[tuple]:
 
 def _round_robin(count: int) -> Iterator[tuple[str, str]]:
     """Every container with each of its codecs in turn, so that none is rare."""
-    both = [(name, codec) for name, c in _CONTAINERS.items() for codec in c.videos.split()]
+    both = [(name, codec) for name, c in CONTAINERS.items() for codec in c.videos.split()]
     for i in range(count):
         yield both[i % len(both)]
 
 
 def _draw(rng: random.Random, container_name: str, codec_name: str) -> Case:
     """A random valid case."""
-    container, codec = _CONTAINERS[container_name], _CODECS[codec_name]
+    container, codec = CONTAINERS[container_name], CODECS[codec_name]
     audio = rng.choice(container.audios.split())
     rates, channels = (list(map(int, text.split())) for text in _AUDIOS[audio])
     rates = [rate for rate in rates if not container.rates or str(rate) in container.rates.split()]
@@ -387,7 +387,7 @@ def write(case: Case, folder: Path, *, seconds: int = SECONDS) -> Path:
     path = folder / f"{case}{case.suffix}"
     command = ["ffmpeg", "-v", "error", "-y", "-nostdin", "-threads", "1", *_inputs(case, folder, seconds)]
     command += [*_video_options(case), *_audio_options(case, seconds), *_container_options(case)]
-    if _CONTAINERS[case.container].piped:
+    if CONTAINERS[case.container].piped:
         form = "webm" if case.suffix == ".webm" else "matroska"
         done = subprocess.run([*command, "-f", form, "pipe:1"], capture_output=True)
         path.write_bytes(done.stdout)
@@ -407,12 +407,12 @@ def _inputs(case: Case, folder: Path, seconds: int) -> list[str]:
     if case.sound == "none":
         return video
     late_audio = ["-itsoffset", str(float(LATE_S))] if case.sound == "late" else []
-    sound = _sound_file(folder, seconds, is_amr=case.audio == _AMR)
+    sound = _sound_file(folder, seconds, is_amr=case.audio == AMR)
     return [*late_video, *video, *late_audio, "-i", str(sound)]
 
 
 def _video_options(case: Case) -> list[str]:
-    codec = _CODECS[case.codec]
+    codec = CODECS[case.codec]
     filters = [f"setsar={case.sar}", f"scale=out_range={'pc' if 'j' in case.pixels else 'tv'}"]
     filters += ["select='not(eq(mod(n,5),2)+eq(mod(n,5),3))'"] if case.vfr else []
     filters += ["setfield=tff"] if case.interlaced else []
@@ -439,7 +439,7 @@ def _gop_options(case: Case) -> list[str]:
     if case.codec == "h264":
         opened = ["-x264-params", f"open-gop={int(case.open_gop)}"]
         return [*opened, *(["-flags", flags] if flags else [])]
-    if _CODECS[case.codec].open_gop and not case.open_gop:
+    if CODECS[case.codec].open_gop and not case.open_gop:
         flags += "+cgop"
     return ["-flags", flags] if flags else []
 
@@ -447,7 +447,7 @@ def _gop_options(case: Case) -> list[str]:
 def _audio_options(case: Case, seconds: int) -> list[str]:
     if case.sound == "none":
         return []
-    if case.audio == _AMR:
+    if case.audio == AMR:
         return ["-c:a", "copy"]
     layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[case.channels]
     filters = ["pan=" + "|".join([layout, *(f"c{i}=c0" for i in range(case.channels))])]
@@ -456,7 +456,7 @@ def _audio_options(case: Case, seconds: int) -> list[str]:
 
 
 def _container_options(case: Case) -> list[str]:
-    options = ["-map_metadata", "-1", *_CONTAINERS[case.container].options]
+    options = ["-map_metadata", "-1", *CONTAINERS[case.container].options]
     if case.start == "cut":
         return [*options, "-output_ts_offset", "-0.5", "-avoid_negative_ts", "disabled"]
     return options if case.start == "0" else [*options, "-output_ts_offset", case.start]
@@ -491,7 +491,7 @@ def _int16(samples: np.ndarray) -> np.ndarray:
 def _write_amr(path: Path, samples: np.ndarray) -> None:
     """AMR of int16 (n,) at 8 kHz. By PyAV, as Debian's FFmpeg has no encoder for it."""
     with av.open(str(path), "w", format="3gp") as container:
-        stream = container.add_stream(_AMR, rate=8000)
+        stream = container.add_stream(AMR, rate=8000)
         stream.layout = "mono"
         for at in range(0, len(samples) - 159, 160):
             frame = av.AudioFrame.from_ndarray(samples[None, at : at + 160], format="s16", layout="mono")
@@ -500,8 +500,8 @@ def _write_amr(path: Path, samples: np.ndarray) -> None:
         container.mux(stream.encode(None))
 
 
-def chosen(cases: Sequence[Case], count: int) -> list[Case]:
-    """`count` of the cases, of each container some: those for the fast tests."""
-    by_container = {name: [c for c in cases if c.container == name] for name in _CONTAINERS}
-    turns = [row for i in range(count) for row in (rows[i : i + 1] for rows in by_container.values())]
-    return [row[0] for row in turns if row][:count]
+def first_of_each_container(cases: Sequence[Case], count: int) -> list[Case]:
+    """`count` of the cases, as many of each container, the most telling ones."""
+    by_container = [[c for c in cases if c.container == name] for name in CONTAINERS]
+    turns = zip_longest(*by_container)
+    return [case for turn in turns for case in turn if case is not None][:count]

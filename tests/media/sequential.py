@@ -38,6 +38,8 @@ from avprep.spec import ClipSpec
 
 # FFmpeg's names of containers whose recordings are joined byte by byte: their clocks may restart anywhere.
 _MAY_RESTART = ("mpegts", "mpeg", "ogg")
+# Containers without times of pictures: they are counted in decode order, and FFmpeg makes the PTS up.
+_COUNTS_ONLY = ("avi",)
 _SHORT_STEP_BACK_S = Fraction(1, 10)  # in those, a step back by more is a restart; stamps jitter by less
 _LONG_STEP_BACK_S = 1                 # in all others
 _STEP_FORWARD_S = 10                  # in those, a step forward by more is one too
@@ -276,6 +278,7 @@ class _Decoded:
 
     def __init__(self, container: InputContainer, video: VideoStream, audio: AudioStream | None) -> None:
         self._container, self._video, self._audio = container, video, audio
+        self._counts_only = container.format.name in _COUNTS_ONLY
         self._to_mono = _ToMono()
         self.packets: list[_VideoPacket] = []
         self.shown: list[_Shown] = []    # in the order of the decoder
@@ -292,7 +295,7 @@ class _Decoded:
     def _take_video(self, packet: Packet, place: int) -> None:
         ordinal = len(self.packets)
         if packet.size:
-            stamp = packet.pts if packet.pts is not None else packet.dts
+            stamp = packet.pts if packet.pts is not None and not self._counts_only else packet.dts
             order = packet.dts if packet.dts is not None else packet.pts
             self.packets.append(_VideoPacket(place, self._video_s(stamp), self._video_s(order)))
             packet.opaque = [ordinal]  # a list of its own: PyAV mixes up packets that share an object

@@ -90,7 +90,7 @@ def test_damaged_samples_of_any_size_leave_a_mel_stack_of_numbers():
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.sampled_from([0.9, 0.99, 1.003, 1.0884, 1.2]), st.sampled_from([8000, 44100, 48000]))
+@given(st.sampled_from([0.9, 0.99, 1.01, 1.0884, 1.2]), st.sampled_from([8000, 44100, 48000]))
 def test_sound_whose_stamps_part_steadily_from_its_count_follows_the_stamps(factor, rate):
     stamps = [round(1000 * factor * i * 1024 / rate) for i in range(100)]
     pieces = mono_pieces(frames(stamps, rate=rate), MS, Fraction(2, 1000))
