@@ -23,6 +23,7 @@ from avprep.media.source import OpenSource
 from avprep.media.timeline import Clock, Extent
 
 AVFMT_TS_DISCONT = 0x0200    # libavformat: the stamps of such a container may jump
+_DTS_ONLY = ("avi",)         # its packets' PTS are libavformat's guesses
 _BACKWARD_S = 0.1            # a DTS further back than this is a clock that restarts
 _BACKWARD_ELSEWHERE_S = 1.0  # in a container whose clock should not
 _FORWARD_S = 10.0            # further ahead than this is a jump, where a container's stamps may; else a gap
@@ -52,6 +53,7 @@ class Demuxer:
         self._tracks = {s.index: _Track(s, float(s.time_base)) for s in streams}
         self._video = self._tracks[source.video.index]
         self._audio = None if source.audio is None else self._tracks[source.audio.index]
+        self._is_dts_only = source.container.format.name in _DTS_ONLY
         may_jump = bool(source.container.format.flags & AVFMT_TS_DISCONT)
         self._backward_s = _BACKWARD_S if may_jump else _BACKWARD_ELSEWHERE_S
         self._forward_s = _FORWARD_S if may_jump else float("inf")
@@ -207,6 +209,8 @@ class Demuxer:
                 return  # cut or damaged from here on: what is missing shows as truncated
             if packet is None:
                 return
+            if self._is_dts_only:
+                packet.pts = packet.dts
             if packet.size:
                 yield packet
 
