@@ -69,18 +69,19 @@ class Damage:
 
 
 def is_reference(packet: Packet, codec: str, *, is_b: bool | None) -> bool:
-    """Whether other pictures may lean on a packet's; True where the stream does not say.
+    """Whether other pictures may lean on a packet's; True where that is not sure (a header may be damaged).
 
     `is_b`: whether its picture came out as a B picture; None where it did not come out.
     """
-    if codec in _PLAIN_B:
+    if codec in _PLAIN_B or is_b is False:
         return not is_b
     head = bytes(memoryview(packet)[:_HEAD])
-    if codec == "h264":  # nal_ref_idc (7.4.1) of the first slice
-        return any(byte & 0x60 for byte in _unit_headers(head) if byte & 0x1F in (1, 2, 5))
+    if codec == "h264":  # nal_ref_idc of the slices (7.4.1)
+        slices = [byte for byte in _unit_headers(head) if byte & 0x9F in (1, 2, 5)]
+        return not slices or any(byte & 0x60 for byte in slices)
     if codec == "hevc":  # even types below 16 are sub-layer non-reference pictures (table 7-1)
-        kinds = [byte >> 1 & 0x3F for byte in _unit_headers(head) if byte >> 1 & 0x3F < 32]
-        return not kinds or kinds[0] >= 16 or kinds[0] % 2 == 1
+        kinds = [byte >> 1 for byte in _unit_headers(head) if byte >> 1 < 32]
+        return not kinds or any(kind >= 16 or kind % 2 == 1 for kind in kinds)
     return True
 
 

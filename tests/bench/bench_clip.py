@@ -8,6 +8,7 @@ too and not held against it. ffmpeg is Debian's package, for this benchmark alon
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import resource
@@ -20,7 +21,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from unittest import mock
 
 import av
 import librosa
@@ -34,6 +37,7 @@ from avprep.media.decode import RawClip, read_clips
 from avprep.media.griffin_lim import ITERATIONS, invert
 from avprep.media.limits import Deadline
 from avprep.media.mel import mel_psnr, mel_stack, pad_with_silence, stack_to_columns, unit_to_amplitude
+from avprep.media.pictures import Pictures
 from avprep.media.probe import probe
 from avprep.media.source import open_source
 from avprep.media.timeline import starts_of_parts
@@ -103,6 +107,7 @@ def cpu_s() -> float:
 # --- the arms ----------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=64)  # planning is not making: it is paid once
 def starts_of(path: Path) -> list[int]:
     return starts_of_parts(probe(path).parts, spec=SPEC, stride_samples=SPEC.samples)
 
@@ -171,6 +176,60 @@ def plain_script(path: Path) -> None:
         librosa.amplitude_to_db(mel)
 
 
+def torchcodec_script(path: Path) -> None:
+    """A torchcodec decoder per file, frames by time for each clip, scaled by torch with antialiasing; its own
+    sound; the same mel stacks. An optional peer: `pip install --no-deps torchcodec`."""
+    from torchcodec.decoders import AudioDecoder, VideoDecoder
+
+    video = VideoDecoder(str(path), num_ffmpeg_threads=1)
+    audio = AudioDecoder(str(path), sample_rate=SPEC.sample_rate, num_channels=1)
+    last_s = video.metadata.end_stream_seconds - 1e-3
+    for start in starts_of(path):
+        start_s, stop_s = start / SPEC.sample_rate, (start + SPEC.samples) / SPEC.sample_rate
+        instants = start_s + np.arange(SPEC.frames) / SPEC.fps
+        instants = instants.clip(video.metadata.begin_stream_seconds, last_s)
+        pictures = video.get_frames_played_at(instants.tolist()).data
+        side = min(pictures.shape[-2:])
+        top, left = ((n - side) // 2 for n in pictures.shape[-2:])
+        square = pictures[..., top : top + side, left : left + side]
+        resize(square, SPEC.size)
+        samples = audio.get_samples_played_in_range(start_s, stop_s).data[0, : SPEC.samples]
+        samples = torch.nn.functional.pad(samples, (0, SPEC.samples - len(samples)))
+        mel_stack(pad_with_silence(samples, SPEC), SPEC)
+
+
+def resize(pictures: torch.Tensor, size: int) -> torch.Tensor:
+    return torch.nn.functional.interpolate(pictures, size=(size, size), mode="bilinear", antialias=True)
+
+
+@lru_cache(maxsize=64)
+def needed(path: Path) -> tuple[str, ...]:
+    """What the floor asks of the decoder for each packet, in decoding order."""
+    asked: list[str] = []
+
+    class Noted(Pictures):
+        def _set_skip(self, skip_frame: str) -> None:
+            asked.append(skip_frame)
+            super()._set_skip(skip_frame)
+
+    with mock.patch("avprep.media.decode.Pictures", Noted):
+        run_floor(path)
+    return tuple(asked)
+
+
+def bare_decode(path: Path) -> None:
+    """Exactly the pictures that are needed, by libavcodec, and nothing else done."""
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        codec = video.codec_context
+        codec.thread_count = 1
+        now = ""
+        for packet, skip_frame in zip(container.demux(video), needed(path), strict=False):
+            if skip_frame != now:
+                codec.skip_frame = now = skip_frame
+            codec.decode(packet)
+
+
 def pil_square(picture: np.ndarray) -> np.ndarray:
     height, width = picture.shape[:2]
     side = min(height, width)
@@ -195,19 +254,31 @@ def agreement(path: Path) -> tuple[int, int]:
 
 
 def media_rows(paths: list[Path], start_s: float) -> Iterator[Row]:
-    sums = np.zeros(4)
+    has_torchcodec = importlib.util.find_spec("torchcodec") is not None
+    peers = [torchcodec_script] if has_torchcodec else []
+    sums = np.zeros(5 + len(peers))
     for path in paths:
         least = in_turns(
             lambda p=path: run_floor(p),
             lambda p=path: ffmpeg_pass(p, SAME_SCALER),
             lambda p=path: ffmpeg_pass(p, FFMPEG_SCALER),
             lambda p=path: plain_script(p),
+            lambda p=path: bare_decode(p),
+            *(lambda p=path, run=peer: run(p) for peer in peers),
             clock=cpu_s,
         )
         least[1], least[2] = least[1] - start_s, least[2] - start_s
         sums += least
         yield faster(f"media floor, one ffmpeg pass: {path.stem}", least[0], least[1], 1.3)
-    ours, same, coarse, plain = sums.tolist()
+        yield Row(f"media floor, bare decoding: {path.stem}", least[0], least[4],
+                  f"{least[0] / least[4]:.2f}x", "at most 1.25x", least[0] / least[4] <= 1.25)
+        if peers:
+            yield faster(f"media floor, torchcodec: {path.stem}", least[0], least[5], 1.2)
+    ours, same, coarse, plain, bare, *others = sums.tolist()
+    yield Row("**media floor, bare decoding of the same pictures: all**", ours, bare,
+              f"{ours / bare:.2f}x", "at most 1.25x", ours / bare <= 1.25)
+    for seconds in others:
+        yield faster("**media floor, torchcodec: all**", ours, seconds, 1.2)
     yield faster("**media floor, one ffmpeg pass: all**", ours, same, 1.3)
     yield faster("media floor, one ffmpeg pass with its default scaler: all", ours, coarse, 1.3)
     yield faster("**media floor, PyAV + PIL + librosa script: all**", ours, plain, 3)
