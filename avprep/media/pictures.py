@@ -231,6 +231,7 @@ class Pictures:
         self._number += 1
         entry = _Entry(self._number, len(self._stamps), packet.pts, stamp_of(packet), packet)
         self._entries[entry.number] = entry
+        self._entries.pop(entry.number - _REMEMBERED, None)  # it was left out, or gives no picture
         if not packet.is_discard:
             stamp = 0 if entry.stamp is None else entry.stamp
             self._is_by_rank = self._is_by_rank and (not self._stamps or stamp > self._stamps[-1])
@@ -284,28 +285,35 @@ class Pictures:
     # --- pictures ------------------------------------------------------------------------------------------
 
     def _show(self, frame: VideoFrame) -> None:
-        """A picture leaves the decoder: the one before it was shown until now."""
+        """A picture leaves the decoder."""
         entry = self._entries.pop(frame.pts, None) if frame.pts is not None else None
         if entry is None:
             return  # a second picture of one packet: it has no time of its own
-        shown = _Shown(self._time(frame, entry), entry.number, frame)
+        is_hidden = entry.packet.is_discard  # decoded for others' sake only: before an edit list's start
+        pts = (entry.stamp or 0) if is_hidden else self._time(frame, entry)
         is_key = frame.key_frame and frame.pict_type == PictureType.I
-        self._note_damage(shown, entry, is_key)
+        self._note_damage(frame, entry, pts, is_key)
         if self._is_landing:
             self._is_landing = not is_key
-        if entry.packet.is_discard:
+        if is_hidden:
             return
         is_timed = entry.pts is not None and not self._is_by_rank
         self._may_skip = is_timed and not (self._is_plain or frame.interlaced_frame)
-        self._extent.add(shown.pts, entry.packet.duration)
-        if self._held is None:
+        is_first = self._extent.first is None
+        self._extent.add(pts, entry.packet.duration)
+        self._follow(_Shown(pts, entry.number, frame), is_first)
+
+    def _follow(self, shown: _Shown, is_first: bool) -> None:
+        """The picture that was shown so far is shown until this one."""
+        if is_first:
             self._settle(shown, shown.pts - self._early, shown.pts)
+        if self._held is None:
+            self._held = shown
         elif shown.pts < self._held.pts:  # out of order: it is shown all the same, up to the one before
             self._settle(shown, shown.pts, self._held.pts)
-            return
         else:
             self._settle(self._held, self._held.pts, shown.pts)
-        self._held = shown
+            self._held = shown
 
     def _time(self, frame: VideoFrame, entry: _Entry) -> int:
         """The tick from which a picture is shown."""
@@ -321,14 +329,12 @@ class Pictures:
             return entry.stamp or 0
         return follows if self._lacks_stamps or entry.pts is None else entry.pts
 
-    def _note_damage(self, shown: _Shown, entry: _Entry, is_key: bool) -> None:
-        is_bad = shown.frame.is_corrupt or entry.packet.is_corrupt
-        self._damage.came_out(shown.number, shown.pts, is_key=is_key and not is_bad)
+    def _note_damage(self, frame: VideoFrame, entry: _Entry, pts: int, is_key: bool) -> None:
+        is_bad = frame.is_corrupt or entry.packet.is_corrupt
+        self._damage.came_out(entry.number, pts, is_key=is_key and not is_bad)
         if is_bad:
-            is_b = shown.frame.pict_type == PictureType.B
-            self._damage.add(
-                shown.number, shown.pts, is_reference(entry.packet, self._codec.name, is_b=is_b)
-            )
+            is_b = frame.pict_type == PictureType.B
+            self._damage.add(entry.number, pts, is_reference(entry.packet, self._codec.name, is_b=is_b))
 
     def _settle(self, shown: _Shown, first: int, stop: int) -> None:
         """The picture is what is shown at the instants in `[first, stop)`."""
