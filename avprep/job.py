@@ -286,7 +286,7 @@ def _probe_all(
 
 @dataclass(frozen=True)
 class _ProbeStage:
-    watchdog_s: float | None
+    watchdog_s: float
 
     def __call__(self, task: ProbeTask) -> list[Header | MediaError]:
         return probe_batch(task, guard=lambda: watchdog(self.watchdog_s))
@@ -318,22 +318,20 @@ def clip_quarantine(config: JobConfig) -> Quarantine:
 class ClipStage:
     """`make_shard` under a watchdog a clip."""
 
-    watchdog_s: float | None
+    watchdog_s: float
 
     def __call__(self, task: ShardTask) -> ShardResult:
         return make_shard(task, guard=lambda: watchdog(self.watchdog_s))
 
 
-def watchdog_s(config: JobConfig, timeout_s: float) -> float | None:
-    """When a worker process is ended over what may take `timeout_s`; None where there is no such process."""
-    in_worker = config.runner.workers > 0 or config.runner.address is not None
-    timeout_s = min(timeout_s, config.source_timeout_s)
-    return timeout_s * _WATCHDOG_FACTOR + _WATCHDOG_SLACK_S if in_worker else None
+def watchdog_s(config: JobConfig, timeout_s: float) -> float:
+    """Seconds after which a worker process is ended over what may take `timeout_s`."""
+    return min(timeout_s, config.source_timeout_s) * _WATCHDOG_FACTOR + _WATCHDOG_SLACK_S
 
 
-def _verdict(lost: WorkerLost, limit_s: float | None) -> MediaError:
+def _verdict(lost: WorkerLost, limit_s: float) -> MediaError:
     """Why a source that was lost even alone is quarantined."""
-    if limit_s is not None and lost.seconds >= limit_s:
+    if lost.seconds >= limit_s:
         detail = f"the decoder did not return; its process was ended {limit_s:g} s after it began"
         return MediaError(Reason.TIMEOUT, detail)
     return MediaError(Reason.CRASHED, f"decoding it alone ended the process ({lost.detail})")

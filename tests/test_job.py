@@ -227,12 +227,12 @@ def test_only_failed_that_is_killed_leaves_no_ledger_beside_anothers_tar(clip_ro
     shutil.copytree(clip_root, tmp_path / "media")
     shutil.copy(clip_root / "beta" / "scene 1.mp4", tmp_path / "media" / "broken.mp4")
     with monkeypatch.context() as patch:
-        patch.setattr("avprep.stages.clip.write_ledger", lambda *_: os._exit(9))
+        patch.setattr("avprep.stages.clip.write_ledger", lambda *_: os.kill(os.getppid(), signal.SIGKILL))
         process = os.fork()
         if not process:
             clip(tmp_path / "media", out, "--only-failed")
             os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
     assert [str(d) for d in verify(open_store(out)) if "a shard without a ledger" not in d.detail] == []
     assert clip(tmp_path / "media", out).exit_code == 0
     assert avprep("verify", out).exit_code == 0

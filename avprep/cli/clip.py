@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from avprep.cli.common import Refused, absolute, print_sums, readable_bytes, told_in_sentences
+from avprep.cli.common import Refused, absolute, is_remote, print_sums, readable_bytes, told_in_sentences
 from avprep.datasets import DATASETS, default_root, list_dataset
 from avprep.datasets.source import DatasetError, DatasetOptions, Listing
 from avprep.job import JobConfig, JobReport, Progress, dry_run, run_clip_job
@@ -79,7 +79,8 @@ def media_options(command: Callable) -> Callable:
 @click.option("--out", required=True, help="Folder, or a URI that pyarrow.fs opens, for the shards.")
 @click.option("--video-codec", type=click.Choice(VIDEO_CODECS), default="jpeg", show_default=True,
               help="How frames are stored.")
-@click.option("--workers", type=click.IntRange(0), help="Ray workers; 0 = in this process. [default: CPUs]")
+@click.option("--workers", type=click.IntRange(0), help="Ray workers; 0 = one process, without Ray. "
+              "[default: CPUs]")
 @click.option("--address", help="Join this Ray cluster ('auto', or host:port).")
 @click.option("--dry-run", "is_dry_run", is_flag=True, help="Print clips, shards and disk; write nothing.")
 @click.option("--rebuild", is_flag=True, help="Start the output over.")
@@ -133,7 +134,10 @@ def clip_config(options: dict) -> tuple[JobConfig, Listing]:
             drop_silent_db=options["drop_silent"], drop_static=options["drop_static"],
             drop_black=options["drop_black"],
         ),
-        runner=RunnerConfig(workers=workers, address=options["address"]),
+        runner=RunnerConfig(
+            workers=workers, address=options["address"],
+            start_method="spawn" if is_remote(options["out"]) else "fork",
+        ),
         source_timeout_s=options["source_timeout"],
         rebuild=options["rebuild"],
         only_failed=options["only_failed"],

@@ -47,7 +47,12 @@ class Sentences(click.Group):
 
 def absolute(uri: str) -> str:
     """Workers may run in another folder."""
-    return uri if "://" in uri else os.path.abspath(uri)
+    return uri if is_remote(uri) else os.path.abspath(uri)
+
+
+def is_remote(uri: str) -> bool:
+    """Whether pyarrow.fs opens it, and not this machine's file system."""
+    return "://" in uri
 
 
 def failed_file(error: OSError, out: str) -> click.ClickException:

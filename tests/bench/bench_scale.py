@@ -43,7 +43,7 @@ ROWS_AT_ONCE = 100_000  # of the manifest, as it is written
 class LedgerStage:
     """In the place of `avprep.job.ClipStage`: every clip is said to be silent, and no media is opened."""
 
-    watchdog_s: float | None
+    watchdog_s: float
 
     def __call__(self, task: ShardTask) -> ShardResult:
         rows = [
