@@ -1,9 +1,9 @@
 """A child process that runs calls one after the other, for runs without Ray: a native crash ends the child,
 not the run.
 
-The child is forked, as the workers of torch's DataLoader are: that takes milliseconds, while a new interpreter
-takes seconds to import torch. Libraries whose threads hold locks (the clients of object stores) must not be
-forked; `start_method` 'spawn' starts a new interpreter instead.
+The child is forked, as the workers of torch's DataLoader are: that takes milliseconds, while a new
+interpreter takes seconds to import torch. Libraries whose threads hold locks (the clients of object stores)
+must not be forked; `start_method` 'spawn' starts a new interpreter instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -94,7 +94,7 @@ def _serve(pipe: Connection, parent: int) -> None:
         function, argument = pipe.recv()
         try:
             outcome = True, function(argument)
-        except Exception as error:  # the parent raises it; its traceback would stay behind
+        except Exception as error:  # noqa: BLE001 - raised again in the parent
             error.add_note(f"In the child process: {traceback.format_exc()}")
             outcome = False, error
         pipe.send(outcome)

@@ -34,7 +34,6 @@ from avprep.plan import (
     PROBE_BATCH,
     PlanOptions,
     broken_key,
-    needs_header,
     plan_shards,
     replanned,
     rows_again,
@@ -251,20 +250,22 @@ def _plan_again(
 
 
 def _headers(runner: Runner, config: JobConfig, stop: Stop, progress: Progress):
-    """For `plan_shards`: headers of the sources, in order, probed in batches by the runner."""
+    """For `plan_shards`: headers of sources that stand beside the others of their file, in their order."""
 
-    def headers(sources: list[Source]) -> Iterator[tuple[Source, Header | MediaError | None]]:
-        found = _probe_all(runner, [s for s in sources if needs_header(s)], config, stop, progress)
-        for source in sources:
-            yield source, found.get(source.path) if needs_header(source) else None
+    def headers(sources: list[Source]) -> Iterator[tuple[Source, Header | MediaError]]:
+        paths = (path for path, _ in groupby(sources, attrgetter("path")))
+        probed = _probed(paths, runner, config, stop, progress)
+        for _, spans in groupby(sources, attrgetter("path")):
+            header = next(probed)
+            yield from ((source, header) for source in spans)
 
     return headers
 
 
-def _probe_all(
-    runner: Runner, sources: list[Source], config: JobConfig, stop: Stop, progress: Progress
-) -> dict[str, Header | MediaError]:
-    paths = iter(dict.fromkeys(source.path for source in sources))
+def _probed(
+    paths: Iterator[str], runner: Runner, config: JobConfig, stop: Stop, progress: Progress
+) -> Iterator[Header | MediaError]:
+    """The headers in the order of the paths. In memory are those that wait for one before them."""
     batches = iter(lambda: tuple(islice(paths, PROBE_BATCH)), ())
     tasks = (ProbeTask(i, str(config.root), batch) for i, batch in enumerate(batches))
     quarantine = Quarantine(
@@ -274,18 +275,21 @@ def _probe_all(
             {path: _verdict(was, watchdog_s(config, _PROBE_TIMEOUT_S)) for path, was in lost.items()}
         ),
     )
-    stage = _ProbeStage(watchdog_s(config, _PROBE_TIMEOUT_S))
-    found: dict[str, Header | MediaError] = {}
-    lost = tell_lost(progress)
-    for task, headers in quarantine.map(runner, stage, tasks, stop, lost):
-        found.update(zip(task.paths, headers, strict=True))
-        progress.planning(len(found))
+    stage = ProbeStage(watchdog_s(config, _PROBE_TIMEOUT_S))
+    waiting: dict[int, list[Header | MediaError]] = {}
+    count = following = 0
+    for task, headers in quarantine.map(runner, stage, tasks, stop, tell_lost(progress)):
+        waiting[task.index] = headers
+        count += len(headers)
+        progress.planning(count)
+        while following in waiting:
+            yield from waiting.pop(following)
+            following += 1
     stop.check()
-    return found
 
 
 @dataclass(frozen=True)
-class _ProbeStage:
+class ProbeStage:
     watchdog_s: float
 
     def __call__(self, task: ProbeTask) -> list[Header | MediaError]:

@@ -36,12 +36,12 @@ class PlanOptions:
 def plan_shards(
     sources: list[Source],
     options: PlanOptions,
-    headers: Callable[[Iterable[Source]], Iterator[tuple[Source, Header | MediaError | None]]],
+    headers: Callable[[Iterable[Source]], Iterator[tuple[Source, Header | MediaError]]],
 ) -> Iterator[list[PlanRow]]:
     """The plan's rows, shard by shard.
 
-    `headers` gives, in the same order, each source's header, or why it has none, or None where the
-    dataset's span is enough (`needs_header` is False).
+    `headers` gives, in the same order, each source's header, or why it has none. It is asked no further than
+    the limit needs.
     """
     shard: list[PlanRow] = []
     index = 0
@@ -101,16 +101,12 @@ def rows_again(source: Source, header: Header, options: PlanOptions, planned: se
     return rows
 
 
-def needs_header(source: Source) -> bool:
-    return source.stop_s is None or source.maybe_trimmed
-
-
 def _numbered(rows: list[PlanRow], index: int) -> list[PlanRow]:
     """Rows of one shard, ascending by key."""
     return [replace(row, shard=index) for row in sorted(rows, key=lambda row: row.key)]
 
 
-def _source_rows(source: Source, header: Header | MediaError | None, options: PlanOptions) -> list[PlanRow]:
+def _source_rows(source: Source, header: Header | MediaError, options: PlanOptions) -> list[PlanRow]:
     spec = options.spec
     if isinstance(header, MediaError):
         return [_row(source, _first_sample(source, spec), header)]
@@ -121,7 +117,7 @@ def _source_rows(source: Source, header: Header | MediaError | None, options: Pl
     )
     if starts:
         return [_row(source, start, None) for start in starts]
-    span_s, clip_s = float(stop_s - start_s), float(spec.seconds)
+    span_s, clip_s = max(0.0, float(stop_s - start_s)), float(spec.seconds)
     short = MediaError(Reason.TOO_SHORT, f"{span_s:.3f} s of video, a clip is {clip_s:g} s")
     return [_row(source, _first_sample(source, spec), short)]
 
@@ -138,12 +134,10 @@ def _row(source: Source, start: int, verdict: MediaError | None) -> PlanRow:
     )
 
 
-def _span(source: Source, header: Header | None) -> tuple[Fraction, Fraction]:
-    """`[start_s, stop_s)` of the source in its file's own time."""
+def _span(source: Source, header: Header) -> tuple[Fraction, Fraction]:
+    """`[start_s, stop_s)` of the source in its file's own time, within the video that the header tells of."""
     start_s = Fraction(source.start_s).limit_denominator(1_000_000)
     stop_s = None if source.stop_s is None else Fraction(source.stop_s).limit_denominator(1_000_000)
-    if header is None:
-        return start_s, stop_s
     file_start_s, file_stop_s = max(Fraction(0), header.video_start_s), header.video_stop_s
     if source.maybe_trimmed and stop_s is not None:
         if file_stop_s - file_start_s <= stop_s - start_s + Fraction(_TRIMMED_SLACK_S):

@@ -18,6 +18,7 @@ import webdataset
 from click.testing import CliRunner
 
 from avprep.cli import main
+from avprep.cli.clip import BarProgress
 from avprep.shards.ledger import read_ledger, read_ledgers, write_ledger
 from avprep.shards.store import open_store
 from avprep.shards.verify import verify
@@ -84,6 +85,35 @@ def test_plain_webdataset_reads_the_shards(finished):
         assert sample["mel.npy"].shape == (16, 128, 16)
         assert sample["frame15.jpg"].shape == (32, 32, 3)
         assert len(sample["json"]["frame_times_s"]) == 16
+
+
+def test_spans_past_the_end_of_a_file_end_with_it(clip_root, tmp_path):
+    """What a manifest says of a file's end is not believed: the header is asked."""
+    spans = {"alpha/scene 0.mp4": "0,100000", "beta/scene 0.mp4": "2,", "beta/scene 1.mp4": "50,60"}
+    rows = "".join(f"{path},{span}\n" for path, span in spans.items())
+    (tmp_path / "manifest.csv").write_text(f"path,start,stop\n{rows}")
+    listing = ["--dataset", "manifest", "--list", tmp_path / "manifest.csv"]
+    assert clip(clip_root, tmp_path / "out", *listing).exit_code == 0
+    assert sorted((row.source, row.start_s, row.status, row.reason) for row in rows_of(tmp_path / "out")) == [
+        ("alpha/scene 0.mp4", 0.0, "written", ""),
+        ("alpha/scene 0.mp4", 1.6, "written", ""),
+        ("beta/scene 0.mp4", 2.0, "written", ""),
+        ("beta/scene 1.mp4", 50.0, "filtered", "too_short"),
+    ]
+
+
+def test_a_limit_asks_for_no_more_headers_than_it_needs(clip_root, tmp_path, monkeypatch):
+    root = tmp_path / "media"
+    root.mkdir()
+    for i in range(12):
+        shutil.copy(clip_root / "alpha" / "scene 0.mp4", root / f"{i:02d}.mp4")
+    counts = []
+    with monkeypatch.context() as patch:
+        patch.setattr("avprep.job.PROBE_BATCH", 2)
+        patch.setattr(BarProgress, "_planning", lambda self, count: counts.append(count))
+        assert clip(root, tmp_path / "out", "--limit", 5).exit_code == 0
+    assert counts == [2, 4]
+    assert len(rows_of(tmp_path / "out")) == 5
 
 
 def test_a_second_run_does_nothing_and_says_so(finished, clip_root):
@@ -260,9 +290,12 @@ def test_media_that_are_gone_are_a_sentence_and_no_row(when, what, clip_root, tm
     root, out = tmp_path / "media", tmp_path / "out"
     shutil.copytree(clip_root, root)
     listing = ["--dataset", "manifest", "--list", tmp_path / "manifest.csv"]
-    span = ",0,4" if when == "making" else ",,"
     paths = sorted(str(path.relative_to(root)) for path in root.rglob("scene*.mp4"))
-    (tmp_path / "manifest.csv").write_text("path,start,stop\n" + "".join(f"{p}{span}\n" for p in paths))
+    (tmp_path / "manifest.csv").write_text("path\n" + "".join(f"{p}\n" for p in paths))
+    if when == "making":
+        assert clip(root, out, *listing).exit_code == 0
+        for name in ("ledger", "shards"):
+            shutil.rmtree(out / name)
     root.rename(tmp_path / "unmounted")
     if what == "empty":
         root.mkdir()
@@ -376,6 +409,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(clip_root, tmp_path):
 
 def test_dry_run_counts_a_source_of_many_shards_as_one(clip_root, tmp_path):
     result = clip(clip_root, tmp_path / "out", "--dry-run", "--stride", "0.1")
+    assert "from 6 sources" in result.output
     assert "at most 42 of one source" in result.output  # (5.7 s - 1.6 s) / 0.1 s + 1, in shards of 3
 
 

@@ -193,12 +193,13 @@ def print_listing(dataset: str, listing: Listing) -> None:
 
 def _print_dry_run(shards, config: JobConfig) -> None:
     count, clips, sources, reasons = 0, 0, 0, Counter()
-    longest, here = ("", 0), Counter()
+    longest, here, names = ("", 0), Counter(), set()
     for rows in shards:
         count += 1
         makes = [row for row in rows if not row.reason]
         clips += len(makes)
-        sources += len({row.source for row in rows})
+        names, last = {row.source for row in rows}, names
+        sources += len(names - last)
         before, here = here, Counter(row.source for row in makes)
         here.update({source: before[source] for source in here})  # a long source goes on in the next shard
         longest = max([longest, *here.most_common(1)], key=itemgetter(1))

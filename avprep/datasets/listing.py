@@ -39,7 +39,7 @@ def media_files(root: Path, notes: Counter[str]) -> Iterator[str]:
                     folders.append((path + "/", entry.path))
                 elif os.path.splitext(entry.name)[1].lower() not in MEDIA_SUFFIXES:
                     notes["files that are no media, by their suffix"] += 1
-                elif not _is_utf8(path):
+                elif not is_utf8(path):
                     notes["files whose name is no UTF-8"] += 1
                 else:
                     yield path
@@ -91,7 +91,7 @@ def unique(sources: list[Source], notes: Counter[str]) -> list[Source]:
     return found
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
