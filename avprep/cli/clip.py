@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from avprep.cli.common import Refused, absolute, is_remote, print_sums, readable_bytes, told_in_sentences
 from avprep.datasets import DATASETS, default_root, list_dataset
+from avprep.datasets.listing import LINKS_NOT_ENTERED
 from avprep.datasets.source import DatasetError, DatasetOptions, Listing
 from avprep.job import JobConfig, JobReport, Progress, dry_run, run_clip_job
 from avprep.media.frames import CROPS
@@ -36,9 +37,10 @@ _MEDIA_OPTIONS = (
     click.option("--root", type=click.Path(path_type=Path),
                  help="The media. [default: $AVPREP_DATA/DATASET]"),
     click.option("--split", help="One of the dataset's splits. [default: all]"),
-    click.option("--list", "csv", type=click.Path(path_type=Path), help="The list (csv, tsv, parquet), "
-                 "where it does not lie under the root."),
+    click.option("--list", "csv", type=click.Path(path_type=Path), help="The list, where it does not lie "
+                 "under the root; of manifest a csv, tsv, jsonl or parquet."),
     click.option("--label-from-folder", is_flag=True, help="folder: the parent folder's name is the label."),
+    click.option("--follow-links", is_flag=True, help="Enter links to folders."),
     click.option("--fps", type=int, default=DEFAULT.fps, show_default=True, help="Frames a second."),
     click.option("--frames", type=int, default=DEFAULT.frames, show_default=True, help="Frames a clip."),
     click.option("--size", type=int, default=DEFAULT.size, show_default=True,
@@ -110,10 +112,10 @@ def clip_config(options: dict) -> tuple[JobConfig, Listing]:
         root = options["root"] or default_root(dataset, os.environ)
         listing = list_dataset(dataset, DatasetOptions(
             root=root, split=options["split"], csv=options["csv"],
-            label_from_folder=options["label_from_folder"],
+            label_from_folder=options["label_from_folder"], follow_links=options["follow_links"],
         ))
     except (SpecError, DatasetError) as error:
-        raise Refused(str(error)) from error
+        raise Refused(_with_option(str(error))) from error
     workers = options["workers"]
     if workers is None:
         workers = 0 if options["address"] else available_cpus()
@@ -188,7 +190,12 @@ class BarProgress:
 def print_listing(dataset: str, listing: Listing) -> None:
     click.echo(f"{dataset}: {len(listing.sources):,} sources under {listing.root}")
     for what, count in listing.notes.items():
-        click.echo(f"  {count:,} {what}")
+        click.echo(f"  {count:,} {_with_option(what)}")
+
+
+def _with_option(told: str) -> str:
+    """What a dataset tells, with the option that changes it."""
+    return told.replace(LINKS_NOT_ENTERED, f"{LINKS_NOT_ENTERED}: --follow-links enters them")
 
 
 def _print_dry_run(shards, config: JobConfig) -> None:
