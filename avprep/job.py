@@ -184,6 +184,8 @@ def check_rebuild(sources: list[Source], config: JobConfig) -> None:
 def output_header(config: JobConfig) -> dict[str, object]:
     """spec.json without its fingerprint: everything that decides the shards' bytes."""
     options = asdict(config.clip)
+    if options["max_residual_ms"] is None:  # as in outputs that are older than this option
+        del options["max_residual_ms"]
     plan = asdict(config.plan)
     return {
         "format": FORMAT_VERSION,

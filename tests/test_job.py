@@ -13,12 +13,15 @@ import sys
 import time
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import webdataset
 from click.testing import CliRunner
 
 from avprep.cli import main
 from avprep.cli.clip import BarProgress
+from avprep.reasons import FILTERED, Reason
 from avprep.shards.ledger import read_ledger, read_ledgers, write_ledger
 from avprep.shards.store import open_store
 from avprep.shards.verify import verify
@@ -389,6 +392,7 @@ def test_two_spans_of_a_file_keep_their_own_labels(clip_root, tmp_path):
         (["--drop-silent", "-60"], "silent"),
         (["--drop-black", "254"], "black"),
         (["--drop-static", "250"], "static"),
+        (["--max-residual", "0"], "residual"),
     ],
 )
 def test_filters_count_what_they_leave_out(args, words, clip_root, tmp_path):
@@ -398,6 +402,84 @@ def test_filters_count_what_they_leave_out(args, words, clip_root, tmp_path):
     assert {row.reason for row in filtered} <= {words}
     assert len(filtered) == (2 if words == "silent" else 10)  # two clips hold no click
     assert avprep("verify", tmp_path / "out").exit_code == 0
+
+
+@pytest.mark.parametrize(("limit_ms", "reason"), [(1500, "residual"), (2500, "")])
+def test_a_picture_that_stands_still_over_a_jump_of_the_clock_is_filtered_on_request(
+    limit_ms, reason, tmp_path
+):
+    """A source that froze for two seconds: its clips before and after are kept whatever the limit."""
+    root = tmp_path / "media"
+    root.mkdir()
+    write_frozen(root / "frozen.mp4", shown_s=2.0, frozen_s=2.0)
+    result = clip(root, tmp_path / "out", "--max-residual", limit_ms, "--stride", 0.5)
+    assert result.exit_code == 0, result.output
+    rows = {row.start_s: row for row in rows_of(tmp_path / "out")}
+    assert {rows[s].status for s in (0.0, 4.0)} == {"written"}
+    assert rows[2.0].reason == rows[2.5].reason == reason
+    assert avprep("verify", tmp_path / "out").exit_code == 0
+
+
+def write_frozen(path: Path, *, shown_s: float, frozen_s: float) -> None:
+    """10 pictures a second for `shown_s`, none for `frozen_s`, and 3 s of pictures more."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 64
+        count = round(10 * shown_s)
+        for i in range(count + 30):
+            level = np.full((64, 64, 3), 5 * i % 256, np.uint8)
+            frame = av.VideoFrame.from_ndarray(level, format="rgb24")
+            frame.pts = i if i < count else i + round(10 * frozen_s)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_an_output_from_before_an_option_goes_on_without_it(clip_root, tmp_path):
+    out = tmp_path / "out"
+    clip(clip_root, out)
+    before = digest(out)
+    spec = json.loads((out / "spec.json").read_text())
+    assert "max_residual_ms" not in spec["options"]
+    (out / "ledger" / "000001.parquet").unlink()
+    assert "made 1 of" in clip(clip_root, out).output
+    assert digest(out) == before
+    result = clip(clip_root, out, "--max-residual", 100)
+    assert result.exit_code == 2 and "options.max_residual_ms" in result.output.replace("\n", "")
+
+
+def test_status_says_of_every_reason_what_it_means_and_what_to_do(finished):
+    (line,) = [line for line in avprep("status", finished).output.splitlines() if "2 not_media: " in line]
+    assert Reason.NOT_MEDIA.meaning in line and Reason.NOT_MEDIA.advice in line
+
+
+def test_reasons_are_told_in_full_and_name_no_option():
+    for reason in Reason:
+        assert len(reason.meaning) > 10 and len(reason.advice) > 10
+        assert "--" not in reason.meaning + reason.advice, "options belong to the command line"
+    assert {reason.value for reason in FILTERED} == {"too_short", "silent", "static", "black", "residual"}
+
+
+@pytest.mark.parametrize(
+    ("root", "out", "words"),
+    [
+        ("media", "media", "is --root"),
+        ("media", "media/out", "lies in --root"),
+        ("media", "media/../media/out", "lies in --root"),
+        ("media", "link/out", "lies in --root"),
+        ("media/deep", "media", "holds --root"),
+        ("media", "", "--out '' names no folder"),
+        ("media", " ", "--out ' ' names no folder"),
+    ],
+)
+def test_an_output_among_the_media_is_refused(root, out, words, clip_root, tmp_path, monkeypatch):
+    shutil.copytree(clip_root, tmp_path / "media")
+    shutil.copytree(clip_root, tmp_path / "media" / "deep")
+    (tmp_path / "link").symlink_to("media")
+    monkeypatch.chdir(tmp_path)
+    before = digest(tmp_path / "media")
+    result = avprep("clip", "--dataset", "folder", "--root", root, "--out", out, "--workers", 0, "--rebuild")
+    assert result.exit_code == 2 and words in result.output.replace("\n", " ")
+    assert digest(tmp_path / "media") == before
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(clip_root, tmp_path):

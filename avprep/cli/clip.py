@@ -14,7 +14,15 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from avprep.cli.common import Refused, absolute, is_remote, print_sums, readable_bytes, told_in_sentences
+from avprep.cli.common import (
+    Refused,
+    absolute,
+    is_remote,
+    print_sums,
+    readable_bytes,
+    refuse_overlap,
+    told_in_sentences,
+)
 from avprep.datasets import DATASETS, default_root, list_dataset
 from avprep.datasets.listing import LINKS_NOT_ENTERED
 from avprep.datasets.source import DatasetError, DatasetOptions, Listing
@@ -63,6 +71,9 @@ _MEDIA_OPTIONS = (
                  help="Leave out clips whose frames change less than this on average, e.g. 0.5."),
     click.option("--drop-black", type=click.FloatRange(0, 255), metavar="LEVEL",
                  help="Leave out clips darker than this on average, e.g. 3."),
+    click.option("--max-residual", type=click.FloatRange(min=0), metavar="MS",
+                 help="Leave out clips with a picture further than this from its instant, e.g. 500: the "
+                 "source froze, or its clock jumped."),
     click.option("--source-timeout", type=click.FloatRange(min=0, min_open=True), default=600.0,
                  show_default=True, metavar="SECONDS",
                  help="Time limit for the clips of one source in a shard."),
@@ -110,6 +121,7 @@ def clip_config(options: dict) -> tuple[JobConfig, Listing]:
         spec = ClipSpec(**{name: options[name] for name in DEFAULT.to_dict()})
         dataset = options["dataset"]
         root = options["root"] or default_root(dataset, os.environ)
+        refuse_overlap(options["out"], root)
         listing = list_dataset(dataset, DatasetOptions(
             root=root, split=options["split"], csv=options["csv"],
             label_from_folder=options["label_from_folder"], follow_links=options["follow_links"],
@@ -134,7 +146,7 @@ def clip_config(options: dict) -> tuple[JobConfig, Listing]:
         clip=ClipOptions(
             spec=spec, crop=options["crop"], video_codec=options["video_codec"],
             drop_silent_db=options["drop_silent"], drop_static=options["drop_static"],
-            drop_black=options["drop_black"],
+            drop_black=options["drop_black"], max_residual_ms=options["max_residual"],
         ),
         runner=RunnerConfig(
             workers=workers, address=options["address"],
