@@ -134,6 +134,15 @@ def test_status_gives_sums_reasons_and_the_command_that_tries_one(finished):
     assert ": not_media:" in avprep("status", finished, "--try", key).output
 
 
+def test_a_clip_that_crashes_its_decoder_can_be_tried_alone(finished, monkeypatch):
+    key = next(row.key for row in rows_of(finished) if row.status == "written")
+    assert "s of sound, residual" in avprep("status", finished, "--try", key).output
+    monkeypatch.setattr("avprep.stages.clip.open_source", lambda path: os.abort())
+    result = avprep("status", finished, "--try", key)
+    assert result.exit_code == 0
+    assert "crashed: decoding it ended the process (killed by SIGABRT)" in result.output
+
+
 @pytest.mark.parametrize(
     ("field", "args"),
     [
