@@ -35,7 +35,6 @@ from avprep.plan import (
     PROBE_BATCH,
     PlanOptions,
     broken_key,
-    needs_header,
     plan_shards,
     replanned,
     rows_again,
@@ -188,6 +187,8 @@ def check_rebuild(sources: list[Source], config: JobConfig) -> None:
 def output_header(config: JobConfig) -> dict[str, object]:
     """spec.json without its fingerprint: everything that decides the shards' bytes."""
     options = asdict(config.clip)
+    if options["max_residual_ms"] is None:  # as in outputs that are older than this option
+        del options["max_residual_ms"]
     plan = asdict(config.plan)
     return {
         "format": FORMAT_VERSION,
@@ -254,20 +255,22 @@ def _plan_again(
 
 
 def _headers(runner: Runner, config: JobConfig, stop: Stop, progress: Progress):
-    """For `plan_shards`: headers of the sources, in order, probed in batches by the runner."""
+    """For `plan_shards`: headers of sources that stand beside the others of their file, in their order."""
 
-    def headers(sources: list[Source]) -> Iterator[tuple[Source, MediaInfo | MediaError | None]]:
-        found = _probe_all(runner, [s for s in sources if needs_header(s)], config, stop, progress)
-        for source in sources:
-            yield source, found.get(source.path) if needs_header(source) else None
+    def headers(sources: list[Source]) -> Iterator[tuple[Source, MediaInfo | MediaError]]:
+        paths = (path for path, _ in groupby(sources, attrgetter("path")))
+        probed = _probed(paths, runner, config, stop, progress)
+        for _, spans in groupby(sources, attrgetter("path")):
+            header = next(probed)
+            yield from ((source, header) for source in spans)
 
     return headers
 
 
-def _probe_all(
-    runner: Runner, sources: list[Source], config: JobConfig, stop: Stop, progress: Progress
-) -> dict[str, MediaInfo | MediaError]:
-    paths = iter(dict.fromkeys(source.path for source in sources))
+def _probed(
+    paths: Iterator[str], runner: Runner, config: JobConfig, stop: Stop, progress: Progress
+) -> Iterator[MediaInfo | MediaError]:
+    """The headers in the order of the paths. In memory are those that wait for one before them."""
     batches = iter(lambda: tuple(islice(paths, PROBE_BATCH)), ())
     tasks = (ProbeTask(i, str(config.root), batch) for i, batch in enumerate(batches))
     quarantine = Quarantine(
@@ -277,19 +280,22 @@ def _probe_all(
             {path: _verdict(was, watchdog_s(config, _PROBE_TIMEOUT_S)) for path, was in lost.items()}
         ),
     )
-    stage = _ProbeStage(watchdog_s(config, _PROBE_TIMEOUT_S))
-    found: dict[str, MediaInfo | MediaError] = {}
-    lost = tell_lost(progress)
-    for task, headers in quarantine.map(runner, stage, tasks, stop, lost):
-        found.update(zip(task.paths, headers, strict=True))
-        progress.planning(len(found))
+    stage = ProbeStage(watchdog_s(config, _PROBE_TIMEOUT_S))
+    waiting: dict[int, list[MediaInfo | MediaError]] = {}
+    count = following = 0
+    for task, headers in quarantine.map(runner, stage, tasks, stop, tell_lost(progress)):
+        waiting[task.index] = headers
+        count += len(headers)
+        progress.planning(count)
+        while following in waiting:
+            yield from waiting.pop(following)
+            following += 1
     stop.check()
-    return found
 
 
 @dataclass(frozen=True)
-class _ProbeStage:
-    watchdog_s: float | None
+class ProbeStage:
+    watchdog_s: float
 
     def __call__(self, task: ProbeTask) -> list[MediaInfo | MediaError]:
         return probe_batch(task, guard=lambda: watchdog(self.watchdog_s))
@@ -321,22 +327,20 @@ def clip_quarantine(config: JobConfig) -> Quarantine:
 class ClipStage:
     """`make_shard` under a watchdog a clip."""
 
-    watchdog_s: float | None
+    watchdog_s: float
 
     def __call__(self, task: ShardTask) -> ShardResult:
         return make_shard(task, guard=lambda: watchdog(self.watchdog_s))
 
 
-def watchdog_s(config: JobConfig, timeout_s: float) -> float | None:
-    """When a worker process is ended over what may take `timeout_s`; None where there is no such process."""
-    in_worker = config.runner.workers > 0 or config.runner.address is not None
-    timeout_s = min(timeout_s, config.source_timeout_s)
-    return timeout_s * _WATCHDOG_FACTOR + _WATCHDOG_SLACK_S if in_worker else None
+def watchdog_s(config: JobConfig, timeout_s: float) -> float:
+    """Seconds after which a worker process is ended over what may take `timeout_s`."""
+    return min(timeout_s, config.source_timeout_s) * _WATCHDOG_FACTOR + _WATCHDOG_SLACK_S
 
 
-def _verdict(lost: WorkerLost, limit_s: float | None) -> MediaError:
+def _verdict(lost: WorkerLost, limit_s: float) -> MediaError:
     """Why a source that was lost even alone is quarantined."""
-    if limit_s is not None and lost.seconds >= limit_s:
+    if lost.seconds >= limit_s:
         detail = f"the decoder did not return; its process was ended {limit_s:g} s after it began"
         return MediaError(Reason.TIMEOUT, detail)
     return MediaError(Reason.CRASHED, f"decoding it alone ended the process ({lost.detail})")

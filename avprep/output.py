@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from avprep.shards.plan import NAME as PLAN_NAME
 from avprep.shards.store import LocalStore, Store
@@ -24,6 +25,7 @@ REBUILDING = "rebuilding"  # of spec.json: begun by --rebuild and not at its end
 # Of spec.json, not compared: the inputs may move between runs, a batch size and a device are found by trying,
 # and a --rebuild is over some day.
 _REMEMBERED = ("fingerprint", "root", "batch_size", "device", REBUILDING)
+_LOCK_WAIT_S, _LOCK_POLL_S = 2.0, 0.02
 _FILES = (PLAN_NAME, "stats.json", "captions.safetensors", "spec.json")
 
 
@@ -88,12 +90,10 @@ def lock(store: Store) -> Iterator[None]:
         return
     store.root.mkdir(parents=True, exist_ok=True)
     with open(store.root / ".lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(file):
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise JobError(f"--out {store.uri}: {holder} is writing there; wait for it or stop it") from None
+            raise JobError(f"--out {store.uri}: {holder} is writing there; wait for it or stop it")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()
@@ -101,6 +101,19 @@ def lock(store: Store) -> Iterator[None]:
         yield
         store.sweep()  # what workers that were lost had begun
         file.truncate(0)
+
+
+def _locked(file: TextIO) -> bool:
+    """Takes the lock. A run that was killed holds it until its child process is gone too: that is awaited."""
+    ends = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > ends:
+                return False
+            time.sleep(_LOCK_POLL_S)
 
 
 def fingerprint_of(header: dict[str, Any]) -> str:

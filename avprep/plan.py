@@ -36,12 +36,12 @@ class PlanOptions:
 def plan_shards(
     sources: list[Source],
     options: PlanOptions,
-    headers: Callable[[Iterable[Source]], Iterator[tuple[Source, MediaInfo | MediaError | None]]],
+    headers: Callable[[Iterable[Source]], Iterator[tuple[Source, MediaInfo | MediaError]]],
 ) -> Iterator[list[PlanRow]]:
     """The plan's rows, shard by shard.
 
-    `headers` gives, in the same order, each source's header, or why it has none, or None where the
-    dataset's span is enough (`needs_header` is False).
+    `headers` gives, in the same order, each source's header, or why it has none. It is asked no further than
+    the limit needs.
     """
     shard: list[PlanRow] = []
     index = 0
@@ -101,16 +101,12 @@ def rows_again(source: Source, info: MediaInfo, options: PlanOptions, planned: s
     return rows
 
 
-def needs_header(source: Source) -> bool:
-    return source.stop_s is None or source.maybe_trimmed
-
-
 def _numbered(rows: list[PlanRow], index: int) -> list[PlanRow]:
     """Rows of one shard, ascending by key."""
     return [replace(row, shard=index) for row in sorted(rows, key=lambda row: row.key)]
 
 
-def _source_rows(source: Source, info: MediaInfo | MediaError | None, options: PlanOptions) -> list[PlanRow]:
+def _source_rows(source: Source, info: MediaInfo | MediaError, options: PlanOptions) -> list[PlanRow]:
     spec = options.spec
     if isinstance(info, MediaError):
         return [_row(source, _first_sample(source, spec), info)]
@@ -140,12 +136,10 @@ def _row(source: Source, start: int, verdict: MediaError | None) -> PlanRow:
     )
 
 
-def _spans(source: Source, info: MediaInfo | None) -> list[tuple[Fraction, Fraction]]:
+def _spans(source: Source, info: MediaInfo) -> list[tuple[Fraction, Fraction]]:
     """`[start_s, stop_s)` of the source in its file's own time: one for each part of the file that it has."""
     start_s = Fraction(source.start_s).limit_denominator(1_000_000)
     stop_s = None if source.stop_s is None else Fraction(source.stop_s).limit_denominator(1_000_000)
-    if info is None:
-        return [(start_s, stop_s)]
     parts = [(max(Fraction(0), part.start_s), part.stop_s) for part in info.parts]
     if source.maybe_trimmed and stop_s is not None:
         if parts[-1][1] - parts[0][0] <= stop_s - start_s + Fraction(_TRIMMED_SLACK_S):

@@ -1,4 +1,4 @@
-"""Runs tasks: in this process, or on Ray. The only module that knows Ray.
+"""Runs tasks: in one child process, or on Ray. The only module that knows Ray.
 
     Runner   a stage, a plain function, over tasks: any free CPU takes the next one
     Pool     workers that keep something between tasks (a model), a fixed number of them
@@ -16,10 +16,11 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from avprep.child import Child, ChildDied, StartMethod
 from avprep.pool import AHEAD, InProcessPool, MakeWorker, PoolConfig, Todo
 
 Task = TypeVar("Task")
@@ -35,8 +36,9 @@ _STORE_BYTES = 100 << 20    # Ray's object store carries results of a few hundre
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerConfig:
-    workers: int               # 0 = in this process, without Ray
+    workers: int               # 0 = one child process, without Ray
     address: str | None = None  # of a Ray cluster to join; None = start one here
+    start_method: StartMethod = "fork"  # of the child process of workers = 0
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Runner(Protocol):
 def open_runner(config: RunnerConfig) -> Iterator[Runner]:
     """The runner that the config asks for; its Ray, if it started one, ends with it."""
     if config.workers == 0 and config.address is None:
-        yield _InProcess()
+        with closing(Child(config.start_method)) as child:
+            yield _InChild(child)
         return
     with _ray(config.address, f"--workers {config.workers}", cpus=config.workers, store_bytes=_STORE_BYTES):
         yield _OnRay(config)
@@ -96,14 +99,22 @@ def _ray(address: str | None, option: str, *, cpus: int, store_bytes: int) -> It
         ray.shutdown()
 
 
-class _InProcess:
-    """One task after the other. A native crash ends the run: that is what workers are for."""
+class _InChild:
+    """One task after the other, in a process beside this one: a native crash is a lost worker here too."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
 
     def map(self, stage, tasks, should_stop):
         for task in tasks:
             if should_stop():
                 return
-            yield task, stage(task)
+            began = time.monotonic()
+            try:
+                result = self._child.call(stage, task)
+            except ChildDied as death:
+                result = WorkerLost(death.detail, time.monotonic() - began)
+            yield task, result
 
 
 class _OnRay:

@@ -8,6 +8,7 @@ bug: every test has a time limit.
 from __future__ import annotations
 
 import errno
+import importlib
 import multiprocessing
 import os
 import random
@@ -76,7 +77,8 @@ class Run(multiprocessing.get_context("forkserver").Process):
         try:
             main(self.arguments)  # ends by SystemExit, whose code is the process's
         finally:
-            growth = memory_of_this_process("VmHWM") - resident
+            child = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # which does the work
+            growth = max(memory_of_this_process("VmHWM"), child) - resident
             self.log.with_suffix(".growth").write_text(str(growth))
 
 
@@ -395,6 +397,39 @@ def test_another_disk_in_the_outputs_place_ends_the_run(media, undisturbed, tmp_
     shutil.rmtree(out)
     elsewhere.rename(out)
     assert_finishes(media, out, undisturbed)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("when", ["planning", "making"])
+def test_a_source_that_takes_its_process_down_is_a_row_without_ray_too(when, media, undisturbed, tmp_path):
+    root = tmp_path / "media"
+    shutil.copytree(media, root)
+    shutil.copy(media / "00.mp4", root / "killer.mp4")
+    code, said = finish(start(root, tmp_path / "out", before=DiesOf("killer.mp4", when)))
+    assert code == 0, said
+    rows = [row for _, rows, _ in read_ledgers(open_store(tmp_path / "out")) for row in rows]
+    assert {(row.status, row.reason) for row in rows if row.source == "killer.mp4"} == {("failed", "crashed")}
+    assert all("killed by SIGABRT" in row.detail for row in rows if row.source == "killer.mp4")
+    assert sum(row.status == "written" for row in rows) == 20 * 2
+
+
+class DiesOf:
+    """Replaces what opens a source, so that one of them aborts the process as a fault in FFmpeg does."""
+
+    def __init__(self, name: str, when: str) -> None:
+        self.name, self.module = name, {"planning": "probe", "making": "clip"}[when]
+
+    def __call__(self) -> None:
+        module = importlib.import_module(f"avprep.stages.{self.module}")
+        opens = {"probe": "probe", "clip": "open_source"}[self.module]
+        true_open = getattr(module, opens)
+
+        def open_or_die(path: str, *args: object):
+            if path.endswith(self.name):
+                os.abort()
+            return true_open(path, *args)
+
+        setattr(module, opens, open_or_die)
 
 
 def test_no_clip_is_lost_or_doubled(media, undisturbed, tmp_path):

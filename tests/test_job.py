@@ -13,11 +13,15 @@ import sys
 import time
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import webdataset
 from click.testing import CliRunner
 
 from avprep.cli import main
+from avprep.cli.clip import BarProgress
+from avprep.reasons import FILTERED, Reason
 from avprep.shards.ledger import read_ledger, read_ledgers, write_ledger
 from avprep.shards.store import open_store
 from avprep.shards.verify import verify
@@ -86,6 +90,35 @@ def test_plain_webdataset_reads_the_shards(finished):
         assert len(sample["json"]["frame_times_s"]) == 16
 
 
+def test_spans_past_the_end_of_a_file_end_with_it(clip_root, tmp_path):
+    """What a manifest says of a file's end is not believed: the header is asked."""
+    spans = {"alpha/scene 0.mp4": "0,100000", "beta/scene 0.mp4": "2,", "beta/scene 1.mp4": "50,60"}
+    rows = "".join(f"{path},{span}\n" for path, span in spans.items())
+    (tmp_path / "manifest.csv").write_text(f"path,start,stop\n{rows}")
+    listing = ["--dataset", "manifest", "--list", tmp_path / "manifest.csv"]
+    assert clip(clip_root, tmp_path / "out", *listing).exit_code == 0
+    assert sorted((row.source, row.start_s, row.status, row.reason) for row in rows_of(tmp_path / "out")) == [
+        ("alpha/scene 0.mp4", 0.0, "written", ""),
+        ("alpha/scene 0.mp4", 1.6, "written", ""),
+        ("beta/scene 0.mp4", 2.0, "written", ""),
+        ("beta/scene 1.mp4", 50.0, "filtered", "too_short"),
+    ]
+
+
+def test_a_limit_asks_for_no_more_headers_than_it_needs(clip_root, tmp_path, monkeypatch):
+    root = tmp_path / "media"
+    root.mkdir()
+    for i in range(12):
+        shutil.copy(clip_root / "alpha" / "scene 0.mp4", root / f"{i:02d}.mp4")
+    counts = []
+    with monkeypatch.context() as patch:
+        patch.setattr("avprep.job.PROBE_BATCH", 2)
+        patch.setattr(BarProgress, "_planning", lambda self, count: counts.append(count))
+        assert clip(root, tmp_path / "out", "--limit", 5).exit_code == 0
+    assert counts == [2, 4]
+    assert len(rows_of(tmp_path / "out")) == 5
+
+
 def test_a_second_run_does_nothing_and_says_so(finished, clip_root):
     before = digest(finished)
     result = clip(clip_root, finished, "--label-from-folder")
@@ -99,6 +132,15 @@ def test_status_gives_sums_reasons_and_the_command_that_tries_one(finished):
     assert "empty.webm at 0.000 s, not_media: the file is empty (0 bytes)" in result.output
     key = result.output.split("--try ")[1].split()[0]
     assert ": not_media:" in avprep("status", finished, "--try", key).output
+
+
+def test_a_clip_that_crashes_its_decoder_can_be_tried_alone(finished, monkeypatch):
+    key = next(row.key for row in rows_of(finished) if row.status == "written")
+    assert "s of sound, residual" in avprep("status", finished, "--try", key).output
+    monkeypatch.setattr("avprep.stages.clip.open_source", lambda path: os.abort())
+    result = avprep("status", finished, "--try", key)
+    assert result.exit_code == 0
+    assert "crashed: decoding it ended the process (killed by SIGABRT)" in result.output
 
 
 @pytest.mark.parametrize(
@@ -227,12 +269,12 @@ def test_only_failed_that_is_killed_leaves_no_ledger_beside_anothers_tar(clip_ro
     shutil.copytree(clip_root, tmp_path / "media")
     shutil.copy(clip_root / "beta" / "scene 1.mp4", tmp_path / "media" / "broken.mp4")
     with monkeypatch.context() as patch:
-        patch.setattr("avprep.stages.clip.write_ledger", lambda *_: os._exit(9))
+        patch.setattr("avprep.stages.clip.write_ledger", lambda *_: os.kill(os.getppid(), signal.SIGKILL))
         process = os.fork()
         if not process:
             clip(tmp_path / "media", out, "--only-failed")
             os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
     assert [str(d) for d in verify(open_store(out)) if "a shard without a ledger" not in d.detail] == []
     assert clip(tmp_path / "media", out).exit_code == 0
     assert avprep("verify", out).exit_code == 0
@@ -260,9 +302,12 @@ def test_media_that_are_gone_are_a_sentence_and_no_row(when, what, clip_root, tm
     root, out = tmp_path / "media", tmp_path / "out"
     shutil.copytree(clip_root, root)
     listing = ["--dataset", "manifest", "--list", tmp_path / "manifest.csv"]
-    span = ",0,4" if when == "making" else ",,"
     paths = sorted(str(path.relative_to(root)) for path in root.rglob("scene*.mp4"))
-    (tmp_path / "manifest.csv").write_text("path,start,stop\n" + "".join(f"{p}{span}\n" for p in paths))
+    (tmp_path / "manifest.csv").write_text("path\n" + "".join(f"{p}\n" for p in paths))
+    if when == "making":
+        assert clip(root, out, *listing).exit_code == 0
+        for name in ("ledger", "shards"):
+            shutil.rmtree(out / name)
     root.rename(tmp_path / "unmounted")
     if what == "empty":
         root.mkdir()
@@ -356,6 +401,7 @@ def test_two_spans_of_a_file_keep_their_own_labels(clip_root, tmp_path):
         (["--drop-silent", "-60"], "silent"),
         (["--drop-black", "254"], "black"),
         (["--drop-static", "250"], "static"),
+        (["--max-residual", "0"], "residual"),
     ],
 )
 def test_filters_count_what_they_leave_out(args, words, clip_root, tmp_path):
@@ -367,6 +413,84 @@ def test_filters_count_what_they_leave_out(args, words, clip_root, tmp_path):
     assert avprep("verify", tmp_path / "out").exit_code == 0
 
 
+@pytest.mark.parametrize(("limit_ms", "reason"), [(1500, "residual"), (2500, "")])
+def test_a_picture_that_stands_still_over_a_jump_of_the_clock_is_filtered_on_request(
+    limit_ms, reason, tmp_path
+):
+    """A source that froze for two seconds: its clips before and after are kept whatever the limit."""
+    root = tmp_path / "media"
+    root.mkdir()
+    write_frozen(root / "frozen.mp4", shown_s=2.0, frozen_s=2.0)
+    result = clip(root, tmp_path / "out", "--max-residual", limit_ms, "--stride", 0.5)
+    assert result.exit_code == 0, result.output
+    rows = {row.start_s: row for row in rows_of(tmp_path / "out")}
+    assert {rows[s].status for s in (0.0, 4.0)} == {"written"}
+    assert rows[2.0].reason == rows[2.5].reason == reason
+    assert avprep("verify", tmp_path / "out").exit_code == 0
+
+
+def write_frozen(path: Path, *, shown_s: float, frozen_s: float) -> None:
+    """10 pictures a second for `shown_s`, none for `frozen_s`, and 3 s of pictures more."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 64
+        count = round(10 * shown_s)
+        for i in range(count + 30):
+            level = np.full((64, 64, 3), 5 * i % 256, np.uint8)
+            frame = av.VideoFrame.from_ndarray(level, format="rgb24")
+            frame.pts = i if i < count else i + round(10 * frozen_s)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_an_output_from_before_an_option_goes_on_without_it(clip_root, tmp_path):
+    out = tmp_path / "out"
+    clip(clip_root, out)
+    before = digest(out)
+    spec = json.loads((out / "spec.json").read_text())
+    assert "max_residual_ms" not in spec["options"]
+    (out / "ledger" / "000001.parquet").unlink()
+    assert "made 1 of" in clip(clip_root, out).output
+    assert digest(out) == before
+    result = clip(clip_root, out, "--max-residual", 100)
+    assert result.exit_code == 2 and "options.max_residual_ms" in result.output.replace("\n", "")
+
+
+def test_status_says_of_every_reason_what_it_means_and_what_to_do(finished):
+    (line,) = [line for line in avprep("status", finished).output.splitlines() if "2 not_media: " in line]
+    assert Reason.NOT_MEDIA.meaning in line and Reason.NOT_MEDIA.advice in line
+
+
+def test_reasons_are_told_in_full_and_name_no_option():
+    for reason in Reason:
+        assert len(reason.meaning) > 10 and len(reason.advice) > 10
+        assert "--" not in reason.meaning + reason.advice, "options belong to the command line"
+    assert {reason.value for reason in FILTERED} == {"too_short", "silent", "static", "black", "residual"}
+
+
+@pytest.mark.parametrize(
+    ("root", "out", "words"),
+    [
+        ("media", "media", "is --root"),
+        ("media", "media/out", "lies in --root"),
+        ("media", "media/../media/out", "lies in --root"),
+        ("media", "link/out", "lies in --root"),
+        ("media/deep", "media", "holds --root"),
+        ("media", "", "--out '' names no folder"),
+        ("media", " ", "--out ' ' names no folder"),
+    ],
+)
+def test_an_output_among_the_media_is_refused(root, out, words, clip_root, tmp_path, monkeypatch):
+    shutil.copytree(clip_root, tmp_path / "media")
+    shutil.copytree(clip_root, tmp_path / "media" / "deep")
+    (tmp_path / "link").symlink_to("media")
+    monkeypatch.chdir(tmp_path)
+    before = digest(tmp_path / "media")
+    result = avprep("clip", "--dataset", "folder", "--root", root, "--out", out, "--workers", 0, "--rebuild")
+    assert result.exit_code == 2 and words in result.output.replace("\n", " ")
+    assert digest(tmp_path / "media") == before
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(clip_root, tmp_path):
     result = clip(clip_root, tmp_path / "out", "--dry-run")
     assert "plan: 10 clips of 1.6 s from 6 sources in 4 shards" in result.output
@@ -376,6 +500,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(clip_root, tmp_path):
 
 def test_dry_run_counts_a_source_of_many_shards_as_one(clip_root, tmp_path):
     result = clip(clip_root, tmp_path / "out", "--dry-run", "--stride", "0.1")
+    assert "from 6 sources" in result.output
     assert "at most 42 of one source" in result.output  # (5.7 s - 1.6 s) / 0.1 s + 1, in shards of 3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -58,7 +59,7 @@ def quarantine() -> Quarantine:
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_part_that_kills_its_process_is_found_and_the_rest_is_done(workers, tmp_path):
     jobs = [
         Job(0, ("a", "b")),
@@ -86,13 +87,69 @@ def refuse(job: Job) -> None:
 
 
 @pytest.mark.timeout(90)
-def test_a_fault_of_the_machine_ends_the_run_as_itself():
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fault_of_the_machine_ends_the_run_as_itself(workers):
     at_sigterm = signal.getsignal(signal.SIGTERM)
-    with open_runner(RunnerConfig(workers=1)) as runner:
+    with open_runner(RunnerConfig(workers=workers)) as runner:
         with pytest.raises(OSError, match="No space left") as raised:
             list(runner.map(refuse, iter([Job(0, ())]), lambda: False))
         assert signal.getsignal(signal.SIGTERM) is at_sigterm, "Ray took the signal that stops a run"
     assert type(raised.value) is OSError and raised.value.strerror == "No space left on device"
+
+
+def process_id(_: object) -> tuple[int, int]:
+    return os.getpid(), os.getpgid(0)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_without_ray_one_child_of_its_own_process_group_runs_all_tasks(start_method):
+    with open_runner(RunnerConfig(workers=0, start_method=start_method)) as runner:
+        results = [result for _, result in runner.map(process_id, range(3), lambda: False)]
+        (child, group), *others = results
+        assert others == [(child, group)] * 2
+        assert child == group != os.getpgid(0), "Ctrl-C would reach it"
+        assert child != os.getpid()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def run_child_until_killed(started: str) -> None:
+    with open_runner(RunnerConfig(workers=0)) as runner:
+        for _, (child, _) in runner.map(process_id, [None], lambda: False):
+            with open(started, "w") as file:
+                file.write(str(child))
+        list(runner.map(sleep, [60.0], lambda: False))
+
+
+@pytest.mark.timeout(60)
+def test_the_child_ends_with_the_run_that_is_killed(tmp_path):
+    """Else it would go on writing into an output that the next run has taken."""
+    run = multiprocessing.get_context("fork").Process(
+        target=run_child_until_killed, args=(str(tmp_path / "started"),)
+    )
+    run.start()
+    while not (tmp_path / "started").exists() or not (tmp_path / "started").read_text():
+        time.sleep(0.01)
+    child = int((tmp_path / "started").read_text())
+    run.kill()
+    run.join()
+    ends = time.monotonic() + 10
+    while is_running(child) and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert not is_running(child)
+
+
+def is_running(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(") ")[2][0] not in "ZX"
+    except FileNotFoundError:
+        return False
 
 
 class Lost:
@@ -137,7 +194,7 @@ def test_a_machine_that_loses_every_task_ends_the_run():
         list(quarantine().map(Lost(lambda job: True), stage, iter([Job(0, ("a", "b"))]), bool, Told()))
 
 
-def test_in_this_process_nothing_is_begun_after_a_stop():
+def test_in_the_child_process_nothing_is_begun_after_a_stop():
     asked = []
 
     def should_stop() -> bool:
@@ -150,7 +207,7 @@ def test_in_this_process_nothing_is_begun_after_a_stop():
 
 
 def test_a_watchdog_that_is_not_needed_does_nothing():
-    with watchdog(None), watchdog(60):
+    with watchdog(60):
         assert stage(Job(0, ("a",))) == ["A"]
 
 

@@ -14,8 +14,17 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from avprep.cli.common import Refused, absolute, print_sums, readable_bytes, told_in_sentences
+from avprep.cli.common import (
+    Refused,
+    absolute,
+    is_remote,
+    print_sums,
+    readable_bytes,
+    refuse_overlap,
+    told_in_sentences,
+)
 from avprep.datasets import DATASETS, default_root, list_dataset
+from avprep.datasets.listing import LINKS_NOT_ENTERED
 from avprep.datasets.source import DatasetError, DatasetOptions, Listing
 from avprep.job import JobConfig, JobReport, Progress, dry_run, run_clip_job
 from avprep.media.frames import CROPS
@@ -36,9 +45,10 @@ _MEDIA_OPTIONS = (
     click.option("--root", type=click.Path(path_type=Path),
                  help="The media. [default: $AVPREP_DATA/DATASET]"),
     click.option("--split", help="One of the dataset's splits. [default: all]"),
-    click.option("--list", "csv", type=click.Path(path_type=Path), help="The list (csv, tsv, parquet), "
-                 "where it does not lie under the root."),
+    click.option("--list", "csv", type=click.Path(path_type=Path), help="The list, where it does not lie "
+                 "under the root; of manifest a csv, tsv, jsonl or parquet."),
     click.option("--label-from-folder", is_flag=True, help="folder: the parent folder's name is the label."),
+    click.option("--follow-links", is_flag=True, help="Enter links to folders."),
     click.option("--fps", type=int, default=DEFAULT.fps, show_default=True, help="Frames a second."),
     click.option("--frames", type=int, default=DEFAULT.frames, show_default=True, help="Frames a clip."),
     click.option("--size", type=int, default=DEFAULT.size, show_default=True,
@@ -61,6 +71,9 @@ _MEDIA_OPTIONS = (
                  help="Leave out clips whose frames change less than this on average, e.g. 0.5."),
     click.option("--drop-black", type=click.FloatRange(0, 255), metavar="LEVEL",
                  help="Leave out clips darker than this on average, e.g. 3."),
+    click.option("--max-residual", type=click.FloatRange(min=0), metavar="MS",
+                 help="Leave out clips with a picture further than this from its instant, e.g. 500: the "
+                 "source froze, or its clock jumped."),
     click.option("--source-timeout", type=click.FloatRange(min=0, min_open=True), default=600.0,
                  show_default=True, metavar="SECONDS",
                  help="Time limit for the clips of one source in a shard."),
@@ -79,7 +92,8 @@ def media_options(command: Callable) -> Callable:
 @click.option("--out", required=True, help="Folder, or a URI that pyarrow.fs opens, for the shards.")
 @click.option("--video-codec", type=click.Choice(VIDEO_CODECS), default="jpeg", show_default=True,
               help="How frames are stored.")
-@click.option("--workers", type=click.IntRange(0), help="Ray workers; 0 = in this process. [default: CPUs]")
+@click.option("--workers", type=click.IntRange(0), help="Ray workers; 0 = one process, without Ray. "
+              "[default: CPUs]")
 @click.option("--address", help="Join this Ray cluster ('auto', or host:port).")
 @click.option("--dry-run", "is_dry_run", is_flag=True, help="Print clips, shards and disk; write nothing.")
 @click.option("--rebuild", is_flag=True, help="Start the output over.")
@@ -107,12 +121,13 @@ def clip_config(options: dict) -> tuple[JobConfig, Listing]:
         spec = ClipSpec(**{name: options[name] for name in DEFAULT.to_dict()})
         dataset = options["dataset"]
         root = options["root"] or default_root(dataset, os.environ)
+        refuse_overlap(options["out"], root)
         listing = list_dataset(dataset, DatasetOptions(
             root=root, split=options["split"], csv=options["csv"],
-            label_from_folder=options["label_from_folder"],
+            label_from_folder=options["label_from_folder"], follow_links=options["follow_links"],
         ))
     except (SpecError, DatasetError) as error:
-        raise Refused(str(error)) from error
+        raise Refused(_with_option(str(error))) from error
     workers = options["workers"]
     if workers is None:
         workers = 0 if options["address"] else available_cpus()
@@ -131,9 +146,12 @@ def clip_config(options: dict) -> tuple[JobConfig, Listing]:
         clip=ClipOptions(
             spec=spec, crop=options["crop"], video_codec=options["video_codec"],
             drop_silent_db=options["drop_silent"], drop_static=options["drop_static"],
-            drop_black=options["drop_black"],
+            drop_black=options["drop_black"], max_residual_ms=options["max_residual"],
         ),
-        runner=RunnerConfig(workers=workers, address=options["address"]),
+        runner=RunnerConfig(
+            workers=workers, address=options["address"],
+            start_method="spawn" if is_remote(options["out"]) else "fork",
+        ),
         source_timeout_s=options["source_timeout"],
         rebuild=options["rebuild"],
         only_failed=options["only_failed"],
@@ -184,17 +202,23 @@ class BarProgress:
 def print_listing(dataset: str, listing: Listing) -> None:
     click.echo(f"{dataset}: {len(listing.sources):,} sources under {listing.root}")
     for what, count in listing.notes.items():
-        click.echo(f"  {count:,} {what}")
+        click.echo(f"  {count:,} {_with_option(what)}")
+
+
+def _with_option(told: str) -> str:
+    """What a dataset tells, with the option that changes it."""
+    return told.replace(LINKS_NOT_ENTERED, f"{LINKS_NOT_ENTERED}: --follow-links enters them")
 
 
 def _print_dry_run(shards, config: JobConfig) -> None:
     count, clips, sources, reasons = 0, 0, 0, Counter()
-    longest, here = ("", 0), Counter()
+    longest, here, names = ("", 0), Counter(), set()
     for rows in shards:
         count += 1
         makes = [row for row in rows if not row.reason]
         clips += len(makes)
-        sources += len({row.source for row in rows})
+        names, last = {row.source for row in rows}, names
+        sources += len(names - last)
         before, here = here, Counter(row.source for row in makes)
         here.update({source: before[source] for source in here})  # a long source goes on in the next shard
         longest = max([longest, *here.most_common(1)], key=itemgetter(1))

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -46,8 +47,28 @@ class Sentences(click.Group):
 
 
 def absolute(uri: str) -> str:
-    """Workers may run in another folder."""
-    return uri if "://" in uri else os.path.abspath(uri)
+    """An --out or another output as workers find it, who may run in another folder. Raises Refused for ''."""
+    if not uri.strip():
+        raise Refused(f"--out {uri!r} names no folder")
+    return uri if is_remote(uri) else os.path.abspath(uri)
+
+
+def is_remote(uri: str) -> bool:
+    """Whether pyarrow.fs opens it, and not this machine's file system."""
+    return "://" in uri
+
+
+def refuse_overlap(out: str, root: Path) -> None:
+    """Raises Refused where an output would lie among the media, or the media in the output.
+
+    Then --rebuild could remove media, and the next listing could take the output for media.
+    """
+    if is_remote(absolute(out)):
+        return
+    ours, media = Path(out).resolve(), root.resolve()
+    if ours == media or ours.is_relative_to(media) or media.is_relative_to(ours):
+        how = "is" if ours == media else "lies in" if ours.is_relative_to(media) else "holds"
+        raise Refused(f"--out {out} {how} --root {root}; give an --out beside it")
 
 
 def failed_file(error: OSError, out: str) -> click.ClickException:
@@ -98,7 +119,21 @@ def print_sums(sums: Sums) -> None:
     counts = ", ".join(f"{sums.by_status[status]:,} {status}" for status in STATUSES)
     click.echo(f"{sums.planned:,} planned = {counts}")
     for reason, count in sums.by_reason.most_common():
-        click.echo(f"  {count:>9,} {reason}: {Reason(reason).meaning}")
+        click.echo(f"  {count:>9,} {told_reason(Reason(reason))}")
+
+
+# The options that a reason's meaning and advice are about.
+_OPTIONS = {
+    Reason.MISSING: "--only-failed", Reason.UNREADABLE: "--only-failed", Reason.TIMEOUT: "--source-timeout",
+    Reason.SILENT: "--drop-silent", Reason.STATIC: "--drop-static", Reason.BLACK: "--drop-black",
+    Reason.RESIDUAL: "--max-residual", Reason.TOO_SHORT: "--frames, --fps",
+}
+
+
+def told_reason(reason: Reason) -> str:
+    """What it means and what to do, in one line."""
+    option = f" ({_OPTIONS[reason]})" if reason in _OPTIONS else ""
+    return f"{reason}: {reason.meaning}. To do: {reason.advice}{option}"
 
 
 def readable_bytes(count: float) -> str:

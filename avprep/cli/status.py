@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import click
 from tqdm import tqdm
 
+from avprep.child import Child, ChildDied
 from avprep.cli.common import Refused, existing, print_sums
 from avprep.media.decode import FailedClip
+from avprep.media.frames import Crop
 from avprep.media.limits import Deadline
-from avprep.reasons import MediaError
+from avprep.reasons import MediaError, Reason
 from avprep.shards.ledger import Sums, finished_shards, read_ledgers
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import Store
@@ -88,11 +92,20 @@ def _try_again(store: Store, key: str) -> str:
     path = Path(header["root"]) / row.source
     began = time.monotonic()
     try:
-        outcome = next(read_source(str(path), [row.start], spec=spec, crop=header["options"]["crop"],
-                                   deadline=Deadline(None)))
-        if isinstance(outcome, FailedClip):
-            raise outcome.error
+        # In a process of its own: a clip that is tried may be one that crashes it.
+        with closing(Child("fork")) as child:
+            told = child.call(partial(_read_one, row.start, spec, header["options"]["crop"]), str(path))
+        told = f"read in {time.monotonic() - began:.2f} s, {told}"
     except MediaError as error:
-        return f"{path} at {row.start / spec.sample_rate:.3f} s: {error}"
-    return (f"{path} at {row.start / spec.sample_rate:.3f} s: read in {time.monotonic() - began:.2f} s, "
-            f"{outcome.sound.sounding_s:.3f} s of sound, residual {outcome.residual_ms:.1f} ms")
+        told = str(error)
+    except ChildDied as death:
+        told = f"{Reason.CRASHED}: decoding it ended the process ({death.detail})"
+    return f"{path} at {row.start / spec.sample_rate:.3f} s: {told}"
+
+
+def _read_one(start: int, spec: ClipSpec, crop: Crop, path: str) -> str:
+    """Reads one clip. Returns what was found; raises MediaError for what keeps it from being one."""
+    clip = next(read_source(path, [start], spec=spec, crop=crop, deadline=Deadline(None)))
+    if isinstance(clip, FailedClip):
+        raise clip.error
+    return f"{clip.sound.sounding_s:.3f} s of sound, residual {clip.residual_ms:.1f} ms"

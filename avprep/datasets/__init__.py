@@ -43,7 +43,7 @@ def list_dataset(name: str, options: DatasetOptions) -> Listing:
         raise DatasetError(f"--split {options.split!r} is no split of {name}; there are: {splits}")
     listing = dataset.list_sources(options)
     if not listing.sources:
-        why = "".join(f"; {count:,} {what}" for what, count in listing.notes.items() if count)
-        raise DatasetError(f"{name} has no source under {listing.root} (is its disk mounted?){why}. "
+        why = "; ".join(f"{count:,} {what}" for what, count in listing.notes.items() if count)
+        raise DatasetError(f"{name} has no source under {listing.root} ({why or 'is its disk mounted?'}). "
                            f"{dataset.layout}")
     return listing

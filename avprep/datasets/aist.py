@@ -38,7 +38,7 @@ def list_sources(options: DatasetOptions) -> Listing:
             raise DatasetError(f"no list for --split {options.split} under {options.root}. {LAYOUT}")
         wanted = _read_names(path)
     sources, seen = [], set()
-    for path in sorted(media_files(options.root, notes)):
+    for path in sorted(media_files(options.root, notes, follow_links=options.follow_links)):
         found = _NAME.match(stem_of(path))
         if found is None or found[1] not in GENRES:
             notes["files not named as AIST++ names them"] += 1

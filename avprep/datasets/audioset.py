@@ -26,8 +26,8 @@ LISTS = {
 LAYOUT = (
     "Expected: one or more of balanced_train_segments.csv, unbalanced_train_segments.csv and "
     "eval_segments.csv (in --root or its csv/ or metadata/ folder, or one given by --list), and the "
-    "videos in any folders below, named <id>.mp4 (whole or trimmed), <id>_<start_ms>_<end_ms>.mp4, "
-    "<id>_<seconds>.mp4 or id_<id>.mp4."
+    "videos in any folders below, named <id>.mp4 (whole or trimmed), <id>_<start>_<end>.mp4 (milliseconds or "
+    "whole seconds), <id>_<seconds>.mp4 or id_<id>.mp4."
 )
 _MID = re.compile(r"/[mgt]/[0-9a-z_]+")
 
@@ -44,9 +44,9 @@ def list_sources(options: DatasetOptions) -> Listing:
     lists = [path for path in lists if path is not None]
     if lists:
         segments = [segment for path in lists for segment in read_segments(path, notes)]
-        return Listing(options.root, match(options.root, segments, notes), dict(notes))
+        return Listing(options.root, match(options, segments, notes), dict(notes))
     by_name = {name.lower(): name for name in class_names().values()}
-    sources = [] if options.split else list(labelled_by_folder(options.root, by_name, notes))
+    sources = [] if options.split else list(labelled_by_folder(options, by_name, notes))
     if not sources:
         asked = f" for --split {options.split}" if options.split else ""
         raise DatasetError(f"no AudioSet list{asked} under {options.root}. {LAYOUT}")

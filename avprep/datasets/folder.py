@@ -17,7 +17,7 @@ def list_sources(options: DatasetOptions) -> Listing:
     require_folder(options.root, LAYOUT)
     notes: Counter[str] = Counter()
     sources = []
-    for path in media_files(options.root, notes):
+    for path in media_files(options.root, notes, follow_links=options.follow_links):
         folders = folders_of(path)
         labels = (folders[-1],) if options.label_from_folder and folders else ()
         sources.append(Source(path=path, labels=labels, caption=caption_of(labels)))

@@ -29,9 +29,9 @@ def list_sources(options: DatasetOptions) -> Listing:
     notes: Counter[str] = Counter()
     path = options.csv or find_list(options.root, ("landscape.csv",))
     if path is not None:
-        segments = read_segments(path, notes, options.split)
-        return Listing(options.root, match(options.root, segments, notes), dict(notes))
-    sources = list(labelled_by_folder(options.root, {name: name for name in CLASSES}, notes))
+        segments = list(read_segments(path, notes, options.split))
+        return Listing(options.root, match(options, segments, notes), dict(notes))
+    sources = list(labelled_by_folder(options, {name: name for name in CLASSES}, notes))
     if options.split is not None:
         sources = [s for s in sources if options.split in s.path.split("/")[:-1]]
     if not sources:

@@ -1,47 +1,53 @@
-"""A list of your own: csv, tsv or parquet with the columns path, start, stop, labels, caption and split.
+"""A list of your own: csv, tsv, JSON lines or parquet with the columns path, start, stop, labels, caption and
+split.
 
-Only `path` is required. start and stop are seconds of the file; labels are separated by '|' (or a list column
-in parquet). Paths are relative to the root, or absolute.
+Only `path` is required. start and stop are seconds of the file; labels are separated by '|' (or a list in
+parquet and JSON). Paths are relative to the root, or absolute.
 """
 
 from __future__ import annotations
 
 import math
+import posixpath
 from collections import Counter
-from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
-
-import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
+from pathlib import Path
 
 from avprep.datasets.listing import find_list, unique
 from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listing, Source, caption_of
+from avprep.datasets.table import Cell, Row, read_table
 
+NAMES = ("manifest.csv", "manifest.tsv", "manifest.parquet", "manifest.jsonl", "manifest.ndjson")
 LAYOUT = (
-    "Expected: a manifest.csv, .tsv or .parquet under --root (or given by --list) with a column 'path' and, "
-    "if known, start, stop (seconds), labels (separated by '|'), caption and split."
+    "Expected: a manifest.csv, .tsv, .jsonl or .parquet under --root (or given by --list) with a column "
+    "'path' and, if known, start, stop (seconds), labels (separated by '|'), caption and split."
 )
 COLUMNS = ("path", "start", "stop", "labels", "caption", "split")
+MAX_START_S = 24 * 3600     # no file is believed to be longer
+_MAX_PATH = 4096            # PATH_MAX
+
+NO_PATH = "rows without a usable path (empty, or one that leaves the root by '..')"
+NO_SPAN = "rows whose start and stop are no span in seconds"
+NAN_CELLS = "start and stop cells that say NaN, taken for empty"
 
 
 def list_sources(options: DatasetOptions) -> Listing:
     """The rows of the manifest; those that say nothing usable are counted.
 
     Raises:
-        DatasetError: no manifest, no 'path' column, a --split without a split column.
+        DatasetError: no manifest, one that cannot be read, no 'path' column, a split that it does not have.
     """
-    path = options.csv or find_list(options.root, ("manifest.csv", "manifest.tsv", "manifest.parquet"))
+    path = options.csv or find_list(options.root, NAMES)
     if path is None or not path.is_file():
         raise DatasetError(f"no manifest at {path or options.root}. {LAYOUT}")
     notes: Counter[str] = Counter()
     sources, splits = [], set()
-    for row in _rows(path, notes):
+    roots = _spellings(options.root)
+    for row in read_table(path, COLUMNS, notes):
         splits.add(row["split"])
         if options.split is not None and row["split"] != options.split:
             continue
-        source = _source(row, notes)
+        source = _source(row, roots, notes)
         if source is not None:
             sources.append(source)
     if options.split is not None and options.split not in splits:
@@ -50,63 +56,62 @@ def list_sources(options: DatasetOptions) -> Listing:
     return Listing(options.root, unique(sources, notes), dict(notes))
 
 
-def _rows(path: Path, notes: Counter[str]) -> Iterator[dict]:
-    """Rows as dicts of the six columns, None where there is no such column or nothing in it; in batches."""
-    try:
-        if path.suffix == ".parquet":
-            batches = pq.ParquetFile(path).iter_batches()
-        else:
-            as_text = pacsv.ConvertOptions(column_types={name: pa.string() for name in COLUMNS})
-            delimiter = "\t" if path.suffix == ".tsv" else ","
-            batches = pacsv.open_csv(path, parse_options=pacsv.ParseOptions(delimiter=delimiter),
-                                     convert_options=as_text)
-        for batch in batches:
-            if "path" not in batch.schema.names:
-                raise DatasetError(f"{path} has no column 'path' (it has {', '.join(batch.schema.names)})")
-            unread = [name for name in batch.schema.names if name not in COLUMNS]
-            if unread:
-                notes[f"columns that are not read ({', '.join(unread)})"] = len(unread)
-            columns = {name: batch[name].to_pylist() if name in batch.schema.names else [None] * len(batch)
-                       for name in COLUMNS}
-            for i in range(len(batch)):
-                yield {name: _known(columns[name][i]) for name in COLUMNS}
-    except pa.ArrowInvalid as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
-
-
-def _known(value: object) -> object:
-    """None where nothing is known: an empty cell, or the NaN that pandas leaves in its place."""
-    return None if value == "" or isinstance(value, float) and math.isnan(value) else value
-
-
-def _source(row: dict, notes: Counter[str]) -> Source | None:
-    path = row["path"]
-    if not isinstance(path, str) or ".." in PurePosixPath(path).parts:
-        notes["rows without a usable path (empty, or with '..')"] += 1
+def _source(row: Row, roots: tuple[str, ...], notes: Counter[str]) -> Source | None:
+    path = _path(row["path"], roots)
+    if path is None:
+        notes[NO_PATH] += 1
         return None
     try:
-        start_s, stop_s = _seconds(row["start"]) or 0.0, _seconds(row["stop"])
+        start_s, stop_s = _seconds(row["start"], notes) or 0.0, _seconds(row["stop"], notes)
     except (ValueError, TypeError):
         start_s, stop_s = math.nan, None
-    if not (math.isfinite(start_s) and start_s >= 0 and (stop_s is None or start_s < stop_s < math.inf)):
-        notes["rows whose start and stop are no span in seconds"] += 1
+    if not (0 <= start_s <= MAX_START_S and (stop_s is None or start_s < stop_s < math.inf)):
+        notes[NO_SPAN] += 1
         return None
     labels = _same(_labels(row["labels"]))
     return Source(path=path, start_s=start_s, stop_s=stop_s, labels=labels,
-                  caption=str(row["caption"] or "") or caption_of(labels))
+                  caption=row["caption"] or caption_of(labels))
 
 
-def _seconds(value: object) -> float | None:
-    """A cell's; text may say 'nan' too."""
-    return None if value is None else _known(float(value))
+# --- one file, one path ------------------------------------------------------------------------------------
 
 
-def _labels(value: object) -> tuple[str, ...]:
-    """'a|b', or a list column's; what is empty is no label."""
-    if value is None:
-        return ()
-    parts = value if isinstance(value, list) else str(value).split("|")
-    return tuple(label for part in parts if part is not None and (label := str(part).strip()))
+def _spellings(root: Path) -> tuple[str, ...]:
+    """The absolute paths by which a manifest may name the root, each with its '/'."""
+    return tuple(dict.fromkeys(str(folder).rstrip("/") + "/" for folder in (root.absolute(), root.resolve())))
+
+
+def _path(cell: Cell, roots: tuple[str, ...]) -> str | None:
+    """The path relative to the root where the file is under it, written in one way; None for no usable one.
+
+    However a row spells a file ('x', './x', 'a/../x', '/root/x'), it is one source, and its clips have one
+    key.
+    """
+    if not isinstance(cell, str) or "\0" in cell or len(cell) > _MAX_PATH:
+        return None
+    path = posixpath.normpath(cell)
+    if path.startswith("/"):
+        path = "/" + path.lstrip("/")
+        path = next((path.removeprefix(root) for root in roots if path.startswith(root)), path)
+    return None if path in (".", "/") or path.split("/", 1)[0] == ".." else path
+
+
+# --- cells -------------------------------------------------------------------------------------------------
+
+
+def _seconds(cell: Cell, notes: Counter[str]) -> float | None:
+    """Raises ValueError or TypeError for what is no number."""
+    seconds = None if cell is None else float(cell)
+    if seconds is None or not math.isnan(seconds):
+        return seconds
+    notes[NAN_CELLS] += 1
+    return None
+
+
+def _labels(cell: Cell) -> tuple[str, ...]:
+    """'a|b', or a list's; what is empty is no label."""
+    parts = cell if isinstance(cell, list) else (cell or "").split("|")
+    return tuple(label for part in parts if part is not None and (label := part.strip()))
 
 
 @lru_cache(maxsize=1 << 16)

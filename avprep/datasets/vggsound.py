@@ -35,7 +35,7 @@ def list_sources(options: DatasetOptions) -> Listing:
         raise DatasetError(f"no VGGSound list under {options.root}. {LAYOUT}")
     split = options.split if whole is not None and lists == [whole] else None
     segments = [segment for path in lists for segment in read_segments(path, notes, split)]
-    return Listing(options.root, match(options.root, segments, notes), dict(notes))
+    return Listing(options.root, match(options, segments, notes), dict(notes))
 
 
 def read_segments(path: Path, notes: Counter[str], split: str | None = None) -> Iterator[Segment]:

@@ -35,6 +35,7 @@ class ClipOptions:
     drop_silent_db: float | None   # RMS of the clip in dB of full scale; None = keep all
     drop_static: float | None      # mean absolute change between frames, in levels of 255
     drop_black: float | None       # mean of the pictures, in levels of 255
+    max_residual_ms: float | None = None  # of the clip's residual, whatever its sign; None = keep all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,6 +297,10 @@ def _clip_header(source: PlannedSource, clip: RawClip, spec: ClipSpec) -> dict[s
 
 def _dropped(clip: RawClip, options: ClipOptions) -> MediaError | None:
     """Why the filters leave a clip out; None where they keep it."""
+    limit_ms = options.max_residual_ms
+    if limit_ms is not None and abs(clip.residual_ms) > limit_ms:
+        detail = f"a picture is {abs(clip.residual_ms):.1f} ms from its instant, more than {limit_ms:g} ms"
+        return MediaError(Reason.RESIDUAL, detail)
     if options.drop_silent_db is not None:
         rms = float(np.sqrt(np.mean(np.square(clip_waveform(clip, options.spec), dtype=np.float64))))
         level_db = 20 * np.log10(max(rms, 1e-9))

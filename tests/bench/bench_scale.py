@@ -1,8 +1,8 @@
 """What size costs `avprep clip`'s driver: `python -m tests.bench.bench_scale [--sources N] [--shards N]`.
 
-    plan      a manifest of N names and spans with no files behind them: listed, planned and written
+    plan      a manifest of N names and spans, and one header said of every file: listed, planned and written
     shards    the whole job with a stage that only writes its ledger: memory and seconds, from 10 shards to N,
-              in this process and with one Ray worker
+              with one child process and with one Ray worker
 
 Each row is a process of its own, so that its peak memory is its own.
 """
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +26,8 @@ import avprep.job
 from avprep.datasets import list_dataset
 from avprep.datasets.source import DatasetOptions, Source
 from avprep.job import JobConfig, Progress, run_clip_job
+from avprep.media.probe import MediaInfo
+from avprep.media.timeline import Part
 from avprep.plan import PlanOptions, plan_shards
 from avprep.runner import RunnerConfig
 from avprep.shards.ledger import LedgerRow, ShardRecord, Sums, write_ledger
@@ -32,6 +35,7 @@ from avprep.shards.plan import PlanReader, write_plan
 from avprep.shards.store import open_store
 from avprep.spec import ClipSpec
 from avprep.stages.clip import ClipOptions, ShardResult, ShardTask
+from avprep.stages.probe import ProbeTask
 from tests.test_faults import memory_of_this_process
 
 SPEC = ClipSpec()
@@ -39,11 +43,31 @@ PLAN_LIMIT_BYTES = 2_000_000_000
 ROWS_AT_ONCE = 100_000  # of the manifest, as it is written
 
 
+INFO = MediaInfo(
+    format="mp4",
+    parts=(Part(Fraction(0), Fraction(300)),),
+    width=256,
+    height=256,
+    video_codec="h264",
+    audio_codec="aac",
+)
+
+
+@dataclass(frozen=True)
+class HeaderStage:
+    """In the place of `avprep.job.ProbeStage`: no media is opened."""
+
+    watchdog_s: float
+
+    def __call__(self, task: ProbeTask) -> list[MediaInfo]:
+        return [INFO] * len(task.paths)
+
+
 @dataclass(frozen=True)
 class LedgerStage:
     """In the place of `avprep.job.ClipStage`: every clip is said to be silent, and no media is opened."""
 
-    watchdog_s: float | None
+    watchdog_s: float
 
     def __call__(self, task: ShardTask) -> ShardResult:
         rows = [
@@ -75,7 +99,7 @@ def plan_in_this_process(folder: Path) -> str:
     )
     (folder / "out").mkdir()
     store = open_store(str(folder / "out"))
-    write_plan(store, plan_shards(listing.sources, options, lambda sources: ((s, None) for s in sources)))
+    write_plan(store, plan_shards(listing.sources, options, lambda sources: ((s, INFO) for s in sources)))
     seconds = time.perf_counter() - began
     plan = PlanReader(store)
     peak = memory_of_this_process("VmHWM")
@@ -88,7 +112,7 @@ def plan_in_this_process(folder: Path) -> str:
 
 
 def job_in_this_process(folder: Path, shards: int, workers: int) -> str:
-    avprep.job.ClipStage = LedgerStage
+    avprep.job.ProbeStage, avprep.job.ClipStage = HeaderStage, LedgerStage
     clip = ClipOptions(
         spec=SPEC, crop="center", video_codec="jpeg", drop_silent_db=None, drop_static=None, drop_black=None
     )

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from avprep.datasets import DATASETS, default_root, landscape, list_dataset, vggsound
 from avprep.datasets.audioset import class_names, read_segments
+from avprep.datasets.listing import LINKS_NOT_ENTERED
+from avprep.datasets.manifest import NO_PATH
 from avprep.datasets.source import DatasetError, DatasetOptions, Listing
-from avprep.datasets.youtube import parse_name
+from avprep.datasets.youtube import Segment, match, parse_name
 from tests.conftest import shared_file
 
 
@@ -112,8 +118,137 @@ def test_two_segments_of_one_video_find_their_own_files(tmp_path):
 def test_names_that_only_look_like_ids_are_none():
     assert parse_name("a/short.mp4") is None
     assert parse_name("a/abcdefghij0 copy.mp4") is None
-    assert parse_name("a/abcdefghij0_40.000.mp4").seconds == (40.0,)
-    assert parse_name("a/abcdefghij0_000361.mp4").seconds == (361.0,)
+    assert parse_name("a/abcdefghij0_40.000.mp4").readings == ((40.0,),)
+    assert parse_name("a/abcdefghij0_000361.mp4").readings == ((361.0,),)
+    assert parse_name("a/abcdefghij0_30_40").readings == ((0.03, 0.04), (30.0, 40.0))
+
+
+@pytest.mark.parametrize(
+    ("files", "rows", "found"),
+    [
+        (["_30_40"], [(30, 40)], {"_30_40": "30"}),
+        (["_30000_40000"], [(30, 40)], {"_30000_40000": "30"}),
+        (["_30_40"], [(0, 10), (30, 40)], {"_30_40": "30"}),  # 30 ms are near 0
+        (["_30_40"], [(0, 10)], {}),
+        (["_0_10"], [(0, 10)], {"_0_10": "0"}),
+        (["_0_10000"], [(0, 10)], {"_0_10000": "0"}),
+        (["_0_10", "_10_20"], [(0, 10), (10, 20)], {"_0_10": "0", "_10_20": "10"}),
+        (["_30000_40000"], [(30, 40), (30000, 40000)], {"_30000_40000": "30"}),
+        (["_30000_40000"], [(30000, 40000)], {"_30000_40000": "30000"}),
+        (["_30_40"], [(30, 50), (20, 40)], {}),
+        (["_30.0_40.0"], [(30, 40), (30000, 40000)], {"_30.0_40.0": "30"}),
+        (["_30_40", "_30000_40000"], [(30, 40)], {"_30000_40000": "30"}),  # a copy of the other
+    ],
+)
+def test_two_whole_numbers_are_milliseconds_or_seconds_as_the_rows_say(files, rows, found, tmp_path):
+    segments = [Segment("abcdefghij0", float(a), float(b), (f"{a}",)) for a, b in rows]
+    tree(tmp_path, *(f"abcdefghij0{name}.mp4" for name in files))
+    sources = match(DatasetOptions(root=tmp_path), segments, Counter())
+    assert {s.path[11:-4]: s.labels[0] for s in sources} == found
+    assert all((s.start_s, s.stop_s) == (0.0, None) for s in sources)
+
+
+def test_files_named_by_an_id_are_taken_whatever_their_suffix_but_no_sidecar(tmp_path):
+    ids = [f"abcdefghij{i}" for i in range(6)]
+    tree(tmp_path, f"a/{ids[0]}.bin", f"b/{ids[0]}.webm", f"{ids[1]}", f"{ids[2]}.video", f"{ids[3]}.M2T")
+    tree(
+        tmp_path,
+        *(
+            f"{id_}{suffix}"
+            for id_ in ids
+            for suffix in (".json", ".JPG", ".webp", ".vtt", ".part", ".wav", ".npy", ".description")
+        ),
+    )
+    tree(tmp_path, f"{ids[4]}.en.vtt", f"{ids[4]}.info.json", f"{ids[4]}.mp4.part", f"{ids[4]}.f137.mp4")
+    rows = "".join(f'{id_}, 0.000, 10.000, "/m/09x0r"\n' for id_ in ids)
+    (tmp_path / "eval_segments.csv").write_text(rows)
+    found = listing("audioset", tmp_path)
+    assert [s.path for s in found.sources] == [
+        f"{ids[1]}",
+        f"{ids[2]}.video",
+        f"{ids[3]}.M2T",
+        f"b/{ids[0]}.webm",
+    ]
+    assert found.notes == {
+        "copies of a file in other folders": 1,
+        "files not named by a video id": 1,
+        "files that are no media, by their suffix": 6 * 8 + 3 + 1,
+        "rows without a file (deleted videos are normal)": 2,
+    }
+
+
+SUFFIXES = "vob mxf dv f4v qt m2t rm rmvb nut mpe m2v m1v divx amv wtv gxf mk3d ogm trp ivf MP4".split()
+
+
+def test_suffixes_of_containers_that_ffmpeg_opens_are_found(tmp_path):
+    tree(tmp_path, *(f"a.{suffix}" for suffix in SUFFIXES), "a.txt", "a.mp3", "a", "a.json")
+    found = listing("folder", tmp_path)
+    assert [s.path for s in found.sources] == sorted(f"a.{suffix}" for suffix in SUFFIXES)
+    assert found.notes == {"files that are no media, by their suffix": 4}
+
+
+# --- links to folders
+
+
+def linked_tree(tmp_path: Path) -> Path:
+    """A root beside real/{x.mp4, sub/y.mp4}, with links to it, to itself, to its parent and to nothing."""
+    root = tree(tmp_path / "root", "z.mp4", "dir/w.mp4")
+    tree(tmp_path / "real", "x.mp4", "sub/y.mp4")
+    for name, target in {
+        "b": "../real",
+        "a": "../real",
+        "up": ".",
+        "lost": "nowhere",
+        "dir/back": "../..",
+        "self.mp4": "self.mp4",
+        "c.mp4": "../real/x.mp4",
+    }.items():
+        (root / name).symlink_to(target)
+    return root
+
+
+def test_links_to_folders_are_told_and_entered_on_request(tmp_path):
+    root = linked_tree(tmp_path)
+    plain = listing("folder", root)
+    # Links to files are files, and what a link to itself is, the plan finds out.
+    assert [s.path for s in plain.sources] == ["c.mp4", "dir/w.mp4", "self.mp4", "z.mp4"]
+    assert plain.notes[LINKS_NOT_ENTERED] == 4
+    followed = listing("folder", root, follow_links=True)
+    assert [s.path for s in followed.sources] == [
+        "a/sub/y.mp4",
+        "a/x.mp4",
+        *[s.path for s in plain.sources],
+    ]
+    assert LINKS_NOT_ENTERED not in followed.notes
+    assert followed.notes["folders reached twice, by links, and entered once"] >= 3
+
+
+def test_a_root_of_nothing_but_a_link_says_so(tmp_path):
+    tree(tmp_path / "real", "a.mp4")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "videos").symlink_to("../real")
+    with pytest.raises(DatasetError, match="1 links to folders, which were not entered") as raised:
+        listing("folder", tmp_path / "root")
+    assert "mounted" not in str(raised.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="is its disk mounted?"):
+        listing("folder", tmp_path / "empty")
+    assert [s.path for s in listing("folder", tmp_path / "root", follow_links=True).sources] == [
+        "videos/a.mp4"
+    ]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    links=st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd.")), max_size=8, unique_by=str)
+)
+def test_any_graph_of_links_ends_and_gives_every_file_once(links):
+    with TemporaryDirectory() as folder:
+        root = tree(Path(folder), *(f"{name}/{name}.mp4" for name in "abcd"))
+        for i, (place, target) in enumerate(links):
+            (root / place / f"link{i}").symlink_to(root / target)
+        found = [s.path for s in listing("folder", root, follow_links=True).sources]
+    assert found == [f"{name}/{name}.mp4" for name in "abcd"]
 
 
 # --- the others
@@ -193,7 +328,7 @@ def test_a_manifest_in_any_of_its_forms(tmp_path):
     rows = [
         ("a.mp4", "0", "10", "dog|bark", "", "train"),
         ("b.mp4", "2.5", "", "", "a cat", "test"),
-        ("../evil.mp4", "0", "1", "", "", "train"),
+        ("x/../../evil.mp4", "0", "1", "", "", "train"),
         ("c.mp4", "9", "3", "", "", "train"),
     ]
     for suffix, delimiter in ((".csv", ","), (".tsv", "\t")):
@@ -212,13 +347,25 @@ def test_a_manifest_in_any_of_its_forms(tmp_path):
         pa.table({k: list(v) for k, v in columns.items()} | {"labels": [["dog", "bark"], [], [], []]}),
         tmp_path / "manifest.parquet",
     )
-    for suffix in (".csv", ".tsv", ".parquet"):
+    with open(tmp_path / "manifest.jsonl", "w") as file:
+        for path, start, stop, labels, caption, split in rows:
+            row = {
+                "path": path,
+                "start": float(start),
+                "stop": float(stop) if stop else None,
+                "labels": labels.split("|"),
+                "caption": caption,
+                "split": split,
+                "extra": {"path": []},
+            }
+            file.write(json.dumps(row) + "\n\n")
+    for suffix in (".csv", ".tsv", ".parquet", ".jsonl"):
         found = listing("manifest", tmp_path, csv=tmp_path / f"manifest{suffix}")
         assert [(s.path, s.start_s, s.stop_s, s.labels, s.caption) for s in found.sources] == [
             ("a.mp4", 0.0, 10.0, ("dog", "bark"), "a video of dog, bark"),
             ("b.mp4", 2.5, None, (), "a cat"),
         ]
-        assert sum(found.notes.values()) == 2
+        assert sum(found.notes.values()) == 2 + (suffix == ".jsonl")
     assert [s.path for s in listing("manifest", tmp_path, split="test").sources] == ["b.mp4"]
     with pytest.raises(DatasetError, match="--split 'dev'.*test, train"):
         listing("manifest", tmp_path, split="dev")
@@ -242,14 +389,14 @@ def test_a_manifest_of_odd_cells(tmp_path):
     ]
     assert found.notes["rows whose start and stop are no span in seconds"] == 1
     assert found.notes["columns that are not read (end)"] == 1
-    assert found.notes["rows without a usable path (empty, or with '..')"] == 1
+    assert found.notes[NO_PATH] == 1
     nothing = [math.nan]  # a whole column of which pandas knows nothing
     table = {"path": ["a.mp4"], "labels": nothing, "caption": nothing, "split": nothing}
     pq.write_table(pa.table(table), tmp_path / "manifest.parquet")
     assert [(s.labels, s.caption) for s in listing("manifest", tmp_path).sources] == [((), "")]
     with pytest.raises(DatasetError, match="--split 'test' is no split .*there are: none"):
         listing("manifest", tmp_path, split="test")
-    pq.write_table(pa.table({"path": [1], "start": [[0.5]]}), tmp_path / "manifest.parquet")
+    pq.write_table(pa.table({"path": [""], "start": ["0.5"]}), tmp_path / "manifest.parquet")
     with pytest.raises(DatasetError, match="manifest has no source .*1 rows without a usable path"):
         listing("manifest", tmp_path)
 

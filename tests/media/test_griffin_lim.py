@@ -6,6 +6,7 @@ import torch
 
 from avprep.media.decode import RawClip, read_clips
 from avprep.media.griffin_lim import _solver, invert
+from avprep.media.limits import Deadline
 from avprep.media.mel import (
     context_samples,
     magnitude_of,
@@ -16,7 +17,7 @@ from avprep.media.mel import (
     stft,
     unit_to_amplitude,
 )
-from avprep.media.probe import Deadline, open_source
+from avprep.media.source import open_source
 from avprep.spec import ClipSpec
 from tests.conftest import shared_file
 

@@ -1,0 +1,218 @@
+"""Rows of a table that a person or a tool wrote: csv, tsv, JSON lines or parquet.
+
+Only the columns that are asked for are read, as text: the type of no other column is guessed, and nothing in
+it can refuse the file. The file may be damaged or hostile: every line and cell is bounded, and a row that
+cannot be read is counted.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from avprep.datasets.listing import is_utf8
+from avprep.datasets.source import DatasetError
+
+Cell = str | list[str | None] | None    # a list column of parquet or JSON; None = nothing is known
+Row = dict[str, Cell]
+
+LISTS = ("labels",)         # columns that may hold lists
+MAX_CELL = 131_072          # characters: the bound of Python's csv module
+_MAX_LINE = 16 << 20        # characters
+_ROWS_AT_ONCE = 1 << 14     # of parquet
+_NAMES_SHOWN = 10
+
+UNREADABLE_ROWS = "rows that cannot be read"
+OVERFULL_ROWS = "rows with more or fewer cells than the header"
+LONG_ROWS = f"rows with a cell of more than {MAX_CELL:,} characters"
+NO_UTF8_ROWS = "rows that are no UTF-8"
+
+
+def read_table(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[Row]:
+    """The rows, each with exactly these columns; None where there is no such column or an empty cell.
+
+    A column's name is found whatever its case and the blanks around it. Cells of csv and tsv come without
+    blanks around them. Only the column 'labels' may hold lists.
+
+    Raises:
+        DatasetError: the file cannot be read as what its suffix says, does not have the first of the columns,
+            has one of them twice, or holds in one what is neither text nor numbers.
+    """
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
+        raise DatasetError(f"{path} has none of the suffixes {', '.join(_READERS)}")
+    try:
+        for row in read(path, columns, notes):
+            fault = _fault(row)
+            if fault is None:
+                yield row
+            else:
+                notes[fault] += 1
+    except (pa.ArrowException, csv.Error, OSError, ValueError) as error:
+        why = " ".join(str(error).split())[:500]
+        raise DatasetError(f"{path} cannot be read: {why}") from error
+
+
+def _fault(row: Row) -> str | None:
+    """What keeps a row from being used, whatever its cells say."""
+    for cell in row.values():
+        if cell is None:
+            continue
+        text = "".join(part or "" for part in cell) if isinstance(cell, list) else cell
+        if len(text) > MAX_CELL:
+            return LONG_ROWS
+        if not text.isascii() and not is_utf8(text):  # bytes that are no UTF-8 were read as lone surrogates
+            return NO_UTF8_ROWS
+    return None
+
+
+def _places(
+    found: Iterable[str], columns: tuple[str, ...], path: Path, notes: Counter[str]
+) -> dict[str, int]:
+    """Where each of the columns stands among those found."""
+    names = [name.strip().lower() for name in found]
+    shown = ", ".join(repr(name[:50]) for name in names[:_NAMES_SHOWN])
+    for column in columns:
+        if names.count(column) > 1:
+            raise DatasetError(f"{path} has the column {column!r} {names.count(column)} times ({shown})")
+    if columns[0] not in names:
+        raise DatasetError(f"{path} has no column {columns[0]!r} (it has {shown or 'none'})")
+    _note_unread((name for name in names if name not in columns), notes)
+    return {name: names.index(name) for name in columns if name in names}
+
+
+def _note_unread(names: Iterable[str], notes: Counter[str]) -> None:
+    unread = list(dict.fromkeys(name[:50] for name in names))
+    if unread:
+        more = ", ..." if len(unread) > _NAMES_SHOWN else ""
+        notes[f"columns that are not read ({', '.join(unread[:_NAMES_SHOWN])}{more})"] = len(unread)
+
+
+# --- csv and tsv -------------------------------------------------------------------------------------------
+
+
+def _csv_rows(
+    path: Path, columns: tuple[str, ...], notes: Counter[str], delimiter: str = ","
+) -> Iterator[Row]:
+    with _opened(path) as file:
+        rows = csv.reader(_lines(file), delimiter=delimiter, skipinitialspace=True)
+        header = next(rows, [])
+        places = _places(header, columns, path, notes)
+        try:
+            for cells in rows:
+                if len(cells) == len(header):
+                    yield {name: cells[places[name]].strip() or None if name in places else None
+                           for name in columns}
+                elif any(cells):
+                    notes[OVERFULL_ROWS] += 1
+        except csv.Error as error:
+            raise DatasetError(f"{path}, line {rows.line_num}: {error} (a quotation mark that is not "
+                               f"closed?)") from error
+
+
+def _tsv_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[Row]:
+    return _csv_rows(path, columns, notes, "\t")
+
+
+def _opened(path: Path) -> TextIO:
+    return open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """Lines with their ends. Raises ValueError at one that is too long to be one."""
+    for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE), ""), 1):
+        if len(line) == _MAX_LINE:
+            raise ValueError(f"line {number} has {_MAX_LINE:,} characters or more")
+        yield line
+
+
+# --- JSON lines --------------------------------------------------------------------------------------------
+
+
+def _json_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[Row]:
+    unread: dict[str, None] = {}
+    with _opened(path) as file:
+        for line in _lines(file):
+            if line.isspace():
+                continue
+            try:
+                row = _json_row(json.loads(line, object_pairs_hook=_Object), columns, unread)
+            except (ValueError, RecursionError):
+                notes[UNREADABLE_ROWS] += 1
+            else:
+                yield row
+    _note_unread(unread, notes)
+
+
+class _Object(list):
+    """A JSON object as its (name, value) pairs in order: a name may come twice."""
+
+
+def _json_row(found: object, columns: tuple[str, ...], unread: dict[str, None]) -> Row:
+    """Raises ValueError for what is no object, names a column twice or has one of another kind."""
+    if not isinstance(found, _Object):
+        raise ValueError("no object")
+    row: Row = {}
+    for name, value in found:
+        name = name.strip().lower()
+        if name in row:
+            raise ValueError("a column twice")
+        if name in columns:
+            is_list = type(value) is list and name in LISTS
+            row[name] = [_json_text(item) for item in value] if is_list else _json_text(value)
+        elif len(unread) <= _NAMES_SHOWN:
+            unread[name] = None
+    return dict.fromkeys(columns) | row
+
+
+def _json_text(value: object) -> str | None:
+    if value is None or value == "" or value != value:  # NaN, as pandas writes nothing
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(value)
+    raise ValueError(f"neither text nor a number: {type(value).__name__}")
+
+
+# --- parquet -----------------------------------------------------------------------------------------------
+
+
+def _parquet_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[Row]:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        schema = file.schema_arrow
+        places = _places(schema.names, columns, path, notes)
+        wanted = {name: schema.field(place) for name, place in places.items()}
+        as_text = {name: _caster(name, field, path) for name, field in wanted.items()}
+        names = [field.name for field in wanted.values()]
+        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=names, use_threads=False):
+            read = {name: as_text[name](batch.column(field.name)).to_pylist()
+                    for name, field in wanted.items()}
+            for i in range(len(batch)):
+                yield {name: read[name][i] or None if name in read else None for name in columns}
+
+
+def _caster(name: str, field: pa.Field, path: Path) -> Callable[[pa.Array], pa.Array]:
+    """What turns a column into text, or into lists of text. Raises DatasetError where it holds neither."""
+    kind = field.type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    item, target = (kind.value_type, pa.list_(pa.string())) if is_list else (kind, pa.string())
+    if pa.types.is_nested(item) or pa.types.is_boolean(item) or is_list and name not in LISTS:
+        raise DatasetError(f"{path}: the column {field.name!r} holds {str(kind)[:100]}, not text or numbers")
+    if pa.types.is_floating(kind):
+        return lambda column: pc.if_else(pc.is_nan(column), None, column).cast(target)
+    return lambda column: column.cast(target)
+
+
+_READERS = {
+    ".csv": _csv_rows, ".txt": _csv_rows, ".tsv": _tsv_rows, ".jsonl": _json_rows, ".ndjson": _json_rows,
+    ".parquet": _parquet_rows,
+}
