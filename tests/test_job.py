@@ -90,6 +90,7 @@ def test_plain_webdataset_reads_the_shards(finished):
         assert len(sample["json"]["frame_times_s"]) == 16
 
 
+@pytest.mark.timeout(60)
 def test_spans_past_the_end_of_a_file_end_with_it(clip_root, tmp_path):
     """What a manifest says of a file's end is not believed: the header is asked."""
     spans = {"alpha/scene 0.mp4": "0,100000", "beta/scene 0.mp4": "2,", "beta/scene 1.mp4": "50,60"}
