@@ -324,7 +324,13 @@ def mounted(folder: Path, kind: str) -> Iterator[Path]:
 
 
 def remount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+    """Tried for a moment: a run's child that was just killed may still have a file open there."""
+    command = ["mount", "-o", f"remount,{options}", str(folder)]
+    for _ in range(100):
+        if not subprocess.run(command, capture_output=True, check=False).returncode:
+            return
+        time.sleep(0.05)
+    subprocess.run(command, check=True)
 
 
 @pytest.mark.timeout(120)
