@@ -476,12 +476,17 @@ def _sound_file(folder: Path, seconds: int, *, is_amr: bool) -> Path:
     if is_amr:
         _write_amr(path, _int16(resample_poly(noise(seconds), 1, NOISE_RATE // 8000)))
         return path
+    write_wave(path, noise(seconds))
+    return path
+
+
+def write_wave(path: Path, samples: np.ndarray) -> None:
+    """A WAV file, mono at NOISE_RATE, of float samples (n,) within full scale 1."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(NOISE_RATE)
-        file.writeframes(_int16(noise(seconds)).tobytes())
-    return path
+        file.writeframes(_int16(samples).tobytes())
 
 
 def _int16(samples: np.ndarray) -> np.ndarray:

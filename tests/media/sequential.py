@@ -234,8 +234,8 @@ def _claimed_stop_s(container: InputContainer, video: VideoStream) -> Fraction |
         return _seconds(video, (video.start_time or 0) + video.duration) - origin_s
     if container.duration is None:
         return None
-    counts_from_zero = container.format.name == "matroska,webm"  # its stamps may begin hours later
-    return Fraction(container.duration, av.time_base) - (origin_s if counts_from_zero else 0)
+    counts_from_0 = container.format.name in ("matroska,webm", "asf", "nut")  # stamps may begin hours later
+    return Fraction(container.duration, av.time_base) - (origin_s if counts_from_0 else 0)
 
 
 def _origin_s(container: InputContainer) -> Fraction:
