@@ -410,7 +410,7 @@ class _DecodeOnRay:
     def __call__(
         self, task: EncodeTask, should_stop: Callable[[], bool], tell: Callable[[str], None]
     ) -> Iterator[InputClip | LedgerRow]:
-        stage = DecodeStage(watchdog_s(self.config, self.config.source_timeout_s))
+        stage = DecodeStage(watchdog_s(self.config))
         quarantine = clip_quarantine(self.config)
 
         def on_lost(piece: ShardTask, lost: WorkerLost) -> None:

@@ -51,7 +51,6 @@ from avprep.stages.probe import ProbeTask, probe_batch
 
 # The watchdog ends a worker this much later than the time limit that the decoder itself looks at.
 _WATCHDOG_FACTOR, _WATCHDOG_SLACK_S = 1.5, 10.0
-_PROBE_TIMEOUT_S = 60.0  # for a header, which takes milliseconds; --source-timeout where that is less
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,15 +271,16 @@ def _probed(
 ) -> Iterator[MediaInfo | MediaError]:
     """The headers in the order of the paths. In memory are those that wait for one before them."""
     batches = iter(lambda: tuple(islice(paths, PROBE_BATCH)), ())
-    tasks = (ProbeTask(i, str(config.root), batch) for i, batch in enumerate(batches))
+    root, limit_s = str(config.root), config.source_timeout_s
+    tasks = (ProbeTask(i, root, batch, limit_s) for i, batch in enumerate(batches))
     quarantine = Quarantine(
         parts=lambda task: task.paths,
         trial=lambda task, paths: task.trial(paths),
         without=lambda task, lost: task.without(
-            {path: _verdict(was, watchdog_s(config, _PROBE_TIMEOUT_S)) for path, was in lost.items()}
+            {path: _verdict(was, watchdog_s(config)) for path, was in lost.items()}
         ),
     )
-    stage = ProbeStage(watchdog_s(config, _PROBE_TIMEOUT_S))
+    stage = ProbeStage(watchdog_s(config))
     waiting: dict[int, list[MediaInfo | MediaError]] = {}
     count = following = 0
     for task, headers in quarantine.map(runner, stage, tasks, stop, tell_lost(progress)):
@@ -307,7 +307,7 @@ class ProbeStage:
 def _make_shards(
     runner: Runner, tasks: Iterable[ShardTask], config: JobConfig, stop: Stop, progress: Progress
 ) -> Iterator[ShardResult]:
-    stage = ClipStage(watchdog_s(config, config.source_timeout_s))
+    stage = ClipStage(watchdog_s(config))
     for _, result in clip_quarantine(config).map(runner, stage, tasks, stop, tell_lost(progress)):
         yield result
 
@@ -318,7 +318,7 @@ def clip_quarantine(config: JobConfig) -> Quarantine:
         parts=lambda task: task.sources,
         trial=lambda task, sources: task.trial(sources),
         without=lambda task, lost: task.without(
-            {s.path: _verdict(was, watchdog_s(config, config.source_timeout_s)) for s, was in lost.items()}
+            {s.path: _verdict(was, watchdog_s(config)) for s, was in lost.items()}
         ),
     )
 
@@ -333,9 +333,9 @@ class ClipStage:
         return make_shard(task, guard=lambda: watchdog(self.watchdog_s))
 
 
-def watchdog_s(config: JobConfig, timeout_s: float) -> float:
-    """Seconds after which a worker process is ended over what may take `timeout_s`."""
-    return min(timeout_s, config.source_timeout_s) * _WATCHDOG_FACTOR + _WATCHDOG_SLACK_S
+def watchdog_s(config: JobConfig) -> float:
+    """Seconds after which a worker process is ended over one source."""
+    return config.source_timeout_s * _WATCHDOG_FACTOR + _WATCHDOG_SLACK_S
 
 
 def _verdict(lost: WorkerLost, limit_s: float) -> MediaError:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
-from avprep.media.limits import bounded
+from avprep.media.limits import Deadline, bounded
 from avprep.media.probe import MediaInfo, probe
 from avprep.media.source import require_media
 from avprep.reasons import MediaError, Reason
@@ -20,6 +20,7 @@ class ProbeTask:
     index: int
     root: str
     paths: tuple[str, ...]
+    source_timeout_s: float
     verdicts: tuple[tuple[str, MediaError], ...] = ()
 
     def trial(self, paths: tuple[str, ...]) -> ProbeTask:
@@ -38,14 +39,15 @@ def probe_batch(
         MediaGone: a source is missing, and so is the folder of all of them.
     """
     known = dict(task.verdicts)
-    return [known[path] if path in known else _probe(task.root, path, guard) for path in task.paths]
+    return [known[path] if path in known else _probe(task, path, guard) for path in task.paths]
 
 
-def _probe(root: str, path: str, guard: Callable[[], AbstractContextManager]) -> MediaInfo | MediaError:
+def _probe(task: ProbeTask, path: str, guard: Callable[[], AbstractContextManager]) -> MediaInfo | MediaError:
     try:
         with guard():
-            return next(bounded(probe(p) for p in (os.path.join(root, path),)))
+            deadline = Deadline(task.source_timeout_s)
+            return next(bounded(probe(p, deadline) for p in (os.path.join(task.root, path),)))
     except MediaError as error:
         if error.reason in (Reason.MISSING, Reason.UNREADABLE):
-            require_media(root)
+            require_media(task.root)
         return error
