@@ -30,6 +30,7 @@ FORMATS = (
 MAX_PIXELS = 1 << 26         # 8192 x 8192
 SAMPLE_RATES = range(1000, 768001)
 MAX_CHANNELS = 64
+_DEFINED_LAYOUTS = {7: "6.1", 8: "7.1"}  # by their channels; any other count has channels without names
 _NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]", b"<smil")
 # Containers whose seeks were found to lead where they are asked to, by the index that they bring.
@@ -144,6 +145,7 @@ def _choose_streams(path: str, container: InputContainer) -> OpenSource:
             stream.codec_context.thread_count = 1
     _check_pictures(video)
     if audio is not None:
+        _own_layout(audio)
         _check_sound(audio)
     video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     clock = Clock(Fraction(video.time_base), Fraction(container.start_time or 0, av.time_base))
@@ -180,6 +182,18 @@ def _check_pictures(video: VideoStream) -> None:
     codec = video.codec_context
     if codec.width < 2 or codec.height < 2 or codec.width * codec.height > MAX_PIXELS:
         raise MediaError(Reason.BAD_HEADER, f"a picture of {codec.width} x {codec.height} pixels")
+
+
+def _own_layout(audio: AudioStream) -> None:
+    """Replaces a custom channel layout (MOV's for 8-channel PCM) by one that FFmpeg defines.
+
+    PyAV 18.1 copies a custom layout without the map that it points to, and frees the map with each copy: the
+    process crashes when the stream is closed. Its setter lets go of the map, which then has one owner.
+    """
+    layout = audio.codec_context.layout
+    if " channels (" in layout.name:
+        count = layout.nb_channels
+        audio.codec_context.layout = _DEFINED_LAYOUTS.get(count, f"{count} channels")
 
 
 def _check_sound(audio: AudioStream) -> None:
