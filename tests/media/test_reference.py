@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.signal import correlate, resample_poly
 
-from avprep.media.decode import RawClip
+from avprep.media.decode import FailedClip, RawClip
 from avprep.reasons import MediaError, Reason
 from avprep.spec import ClipSpec
 from tests.conftest import SHARED, shared_file
 from tests.media import against_reference, sequential
-from tests.media.against_reference import Failure, differences, lag
+from tests.media.against_reference import differences, lag
 from tests.media.matrix import code_picture, noise, number_of, write_wave
 from tests.media.sequential import ExpectedClip, expected_clips, read_timeline
 
@@ -146,7 +146,8 @@ def test_samples_whose_stamps_drift_sound_at_their_stamps(tmp_path):
         container.mux([*video.encode(None), *audio.encode(None)])
     for clip in expected_clips(path, SPEC):
         for at in range(0, 24000, 3000):
-            sounds_s, _ = _noise_place_s(clip.sound[at : at + 300])
+            as_recorded = np.interp(1.088 * np.arange(300), np.arange(330), clip.sound[at : at + 330])
+            sounds_s, _ = _noise_place_s(as_recorded)
             assert 1.088 * sounds_s == pytest.approx((clip.start + at) / 16000, abs=0.003)
 
 
@@ -266,12 +267,13 @@ def test_samples_run_on_over_rounded_stamps_a_missing_and_a_single_wrong_one():
     assert _pieces([*steady[:5], 480, *steady[6:]]) == [(0, 2000)]
 
 
-def test_a_gap_and_an_overlap_begin_a_stretch_and_a_drift_places_each_packet():
+def test_a_gap_and_an_overlap_begin_a_stretch_and_a_drift_is_another_rate():
     steady = [100 * i for i in range(10)]
     assert _pieces([*steady, *(s + 1500 for s in steady)]) == [(0, 1000), (1500, 1000)]
     assert _pieces([*steady, *(s + 950 for s in steady)]) == [(0, 1000), (950, 1000)]
     for step in (109, 101):
-        assert _pieces([step * i for i in range(20)])[:4] == [(step * i, 100) for i in range(4)]
+        ((begin, length),) = _pieces([step * i for i in range(20)])
+        assert begin == pytest.approx(0, abs=1) and length == pytest.approx(20 * step, abs=2)
 
 
 def test_vorbis_stamped_at_the_end_of_what_a_packet_gives_is_told_from_vorbis_stamped_at_its_begin():
@@ -300,8 +302,8 @@ def _changed_sound(clip: RawClip, waveform: np.ndarray) -> RawClip:
 _CORRUPT = MediaError(Reason.CORRUPT, "by the test")
 _CHANGES = {
     "missing": lambda clips: clips[1:],
-    "failed though whole": lambda clips: [Failure(clips[0].start, _CORRUPT), *clips[1:]],
-    "planned in vain": lambda clips: [*clips, Failure(10**6, MediaError(Reason.TRUNCATED, "by the test"))],
+    "failed though whole": lambda clips: [FailedClip(clips[0].start, _CORRUPT), *clips[1:]],
+    "planned in vain": lambda clips: [*clips, FailedClip(10**6, MediaError(Reason.TRUNCATED, "by the test"))],
     "the reference has none": lambda clips: [*clips, replace(clips[0], start=10**6)],
     "another picture": lambda clips: [replace(c, frames=np.roll(c.frames, 1, axis=0)) for c in clips],
     "is of": lambda clips: [replace(c, frame_times_s=[t + 0.04 for t in c.frame_times_s]) for c in clips],
