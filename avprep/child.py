@@ -1,26 +1,25 @@
 """A child process that runs calls one after the other, for runs without Ray: a native crash ends the child,
 not the run.
 
-The child is forked, as the workers of torch's DataLoader are: that takes milliseconds, while a new
-interpreter takes seconds to import torch. Libraries whose threads hold locks (the clients of object stores)
-must not be forked; `start_method` 'spawn' starts a new interpreter instead.
+The child is a new interpreter. A fork would start faster, but a copy of a process whose libraries have
+threads (Ray, object stores, torch) crashes now and then, and healthy files would be blamed for it.
 """
 
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
-StartMethod = Literal["fork", "spawn"]
 
 _PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
@@ -36,9 +35,8 @@ class ChildDied(Exception):
 class Child:
     """Starts its process at the first call, and a new one at the first call after that one has died."""
 
-    def __init__(self, start_method: StartMethod) -> None:
-        self._context = multiprocessing.get_context(start_method)
-        self._process: BaseProcess | None = None
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
     def call(self, function: Callable[[Argument], Result], argument: Argument) -> Result:
@@ -66,30 +64,28 @@ class Child:
             self._end()
 
     def _start(self) -> None:
-        self._pipe, theirs = self._context.Pipe()
-        self._process = self._context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
-        self._process.start()
+        self._pipe, theirs = Pipe()
+        command = [sys.executable, "-m", "avprep.child", str(theirs.fileno()), str(os.getpid())]
+        # A process group of its own: a signal to the parent's (Ctrl-C, timeout, Slurm) is the parent's to
+        # answer, which lets the call in hand finish.
+        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], process_group=0)
         theirs.close()  # the child holds the only other end: its death is the end of the pipe
+        self._pipe.send(sys.path)
 
     def _end(self) -> str:
         """Forgets a process that has ended or is about to. Returns how it ended."""
         process, pipe = self._process, self._pipe
         self._process = self._pipe = None
         pipe.close()
-        process.join()
-        code = process.exitcode
-        process.close()
+        code = process.wait()
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _serve(pipe: Connection, parent: int) -> None:
+def serve(pipe: Connection, parent: int) -> None:
     """The child's whole life: it is ended from outside, or with its parent."""
-    # A signal to the parent's process group (Ctrl-C, timeout, Slurm) is the parent's to answer: it lets the
-    # call in hand finish.
-    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    sys.path[:] = pipe.recv()
     while os.getppid() == parent:
         function, argument = pipe.recv()
         try:
@@ -98,3 +94,7 @@ def _serve(pipe: Connection, parent: int) -> None:
             error.add_note(f"In the child process: {traceback.format_exc()}")
             outcome = False, error
         pipe.send(outcome)
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))

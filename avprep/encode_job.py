@@ -434,7 +434,7 @@ class _DecodeOnRay:
 class DecodeStage:
     """`decode_piece` under a watchdog a clip."""
 
-    watchdog_s: float
+    watchdog_s: float | None
 
     def __call__(self, piece: ShardTask) -> list[InputClip | LedgerRow]:
         return decode_piece(piece, guard=lambda: watchdog(self.watchdog_s))

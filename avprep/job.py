@@ -295,7 +295,7 @@ def _probed(
 
 @dataclass(frozen=True)
 class ProbeStage:
-    watchdog_s: float
+    watchdog_s: float | None
 
     def __call__(self, task: ProbeTask) -> list[MediaInfo | MediaError]:
         return probe_batch(task, guard=lambda: watchdog(self.watchdog_s))
@@ -327,20 +327,22 @@ def clip_quarantine(config: JobConfig) -> Quarantine:
 class ClipStage:
     """`make_shard` under a watchdog a clip."""
 
-    watchdog_s: float
+    watchdog_s: float | None
 
     def __call__(self, task: ShardTask) -> ShardResult:
         return make_shard(task, guard=lambda: watchdog(self.watchdog_s))
 
 
-def watchdog_s(config: JobConfig) -> float:
-    """Seconds after which a worker process is ended over one source."""
+def watchdog_s(config: JobConfig) -> float | None:
+    """Seconds after which a worker process is ended over one source; None where there is no such process."""
+    if not config.runner.has_processes:
+        return None
     return config.source_timeout_s * _WATCHDOG_FACTOR + _WATCHDOG_SLACK_S
 
 
-def _verdict(lost: WorkerLost, limit_s: float) -> MediaError:
+def _verdict(lost: WorkerLost, limit_s: float | None) -> MediaError:
     """Why a source that was lost even alone is quarantined."""
-    if lost.seconds >= limit_s:
+    if limit_s is not None and lost.seconds >= limit_s:
         detail = f"the decoder did not return; its process was ended {limit_s:g} s after it began"
         return MediaError(Reason.TIMEOUT, detail)
     return MediaError(Reason.CRASHED, f"decoding it alone ended the process ({lost.detail})")

@@ -16,12 +16,15 @@ from avprep.runner import Result, Runner, RunnerError, Task, WorkerLost
 
 
 @contextmanager
-def watchdog(seconds: float) -> Iterator[None]:
-    """Ends this process if the block takes longer, even inside native code that never returns.
+def watchdog(seconds: float | None) -> Iterator[None]:
+    """Ends this process if the block takes longer, even inside native code that never returns; None: never.
 
     Only for a worker process: its end is a lost worker, which the caller looks into. The timer lives in
     a C thread and needs no interpreter.
     """
+    if seconds is None:
+        yield
+        return
     faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
     try:
         yield

@@ -20,7 +20,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from avprep.child import Child, ChildDied, StartMethod
+from avprep.child import Child, ChildDied
 from avprep.pool import AHEAD, InProcessPool, MakeWorker, PoolConfig, Todo
 
 Task = TypeVar("Task")
@@ -36,9 +36,14 @@ _STORE_BYTES = 100 << 20    # Ray's object store carries results of a few hundre
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerConfig:
-    workers: int               # 0 = one child process, without Ray
+    workers: int                # 0 = one child process, without Ray
     address: str | None = None  # of a Ray cluster to join; None = start one here
-    start_method: StartMethod = "fork"  # of the child process of workers = 0
+    isolated: bool = True       # False: workers = 0 runs in this process, which a native crash then ends
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether stages run in processes that may be lost."""
+        return self.isolated or self.workers > 0 or self.address is not None
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,10 @@ class Runner(Protocol):
 def open_runner(config: RunnerConfig) -> Iterator[Runner]:
     """The runner that the config asks for; its Ray, if it started one, ends with it."""
     if config.workers == 0 and config.address is None:
-        with closing(Child(config.start_method)) as child:
+        if not config.isolated:
+            yield _InProcess()
+            return
+        with closing(Child()) as child:
             yield _InChild(child)
         return
     with _ray(config.address, f"--workers {config.workers}", cpus=config.workers, store_bytes=_STORE_BYTES):
@@ -97,6 +105,16 @@ def _ray(address: str | None, option: str, *, cpus: int, store_bytes: int) -> It
         yield
     finally:
         ray.shutdown()
+
+
+class _InProcess:
+    """One task after the other, here: for a debugger, and where a crash may end the program."""
+
+    def map(self, stage, tasks, should_stop):
+        for task in tasks:
+            if should_stop():
+                return
+            yield task, stage(task)
 
 
 class _InChild:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from avprep.runner import RunnerConfig
 from tests.media.flash_click import write_flash_click
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -17,6 +20,16 @@ def shared_file(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs the real file {'/'.join(parts)}, which is not here")
     return path
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """`--workers 0` of commands that are called here runs here: a child takes seconds to start. A test that
+    is about the child is marked `isolated`."""
+    if request.node.get_closest_marker("isolated") is None:
+        # By name, `avprep.cli.clip` is the command and not its module.
+        module = importlib.import_module("avprep.cli.clip")
+        monkeypatch.setattr(module, "RunnerConfig", partial(RunnerConfig, isolated=False))
 
 
 @pytest.fixture(scope="session")

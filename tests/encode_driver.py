@@ -58,7 +58,7 @@ def media_job(root: Path, out: Path, spec: ClipSpec, workers: int) -> tuple[JobC
             drop_static=None,
             drop_black=None,
         ),
-        runner=RunnerConfig(workers=workers),
+        runner=RunnerConfig(workers=workers, isolated=False),
         source_timeout_s=60.0,
     )
     return config, list_dataset("folder", options).sources

@@ -8,7 +8,6 @@ bug: every test has a time limit.
 from __future__ import annotations
 
 import errno
-import importlib
 import multiprocessing
 import os
 import random
@@ -20,10 +19,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+import avprep.job
+import avprep.stages.clip
+import avprep.stages.probe
 from avprep.cli import main
 from avprep.shards.ledger import finished_shards, read_ledgers
 from avprep.shards.store import open_store
@@ -410,32 +413,53 @@ def test_another_disk_in_the_outputs_place_ends_the_run(media, undisturbed, tmp_
 def test_a_source_that_takes_its_process_down_is_a_row_without_ray_too(when, media, undisturbed, tmp_path):
     root = tmp_path / "media"
     shutil.copytree(media, root)
-    shutil.copy(media / "00.mp4", root / "killer.mp4")
-    code, said = finish(start(root, tmp_path / "out", before=DiesOf("killer.mp4", when)))
+    shutil.copy(media / "00.mp4", root / KILLER)
+    code, said = finish(start(root, tmp_path / "out", before=DiesOf(when)))
     assert code == 0, said
     rows = [row for _, rows, _ in read_ledgers(open_store(tmp_path / "out")) for row in rows]
-    assert {(row.status, row.reason) for row in rows if row.source == "killer.mp4"} == {("failed", "crashed")}
-    assert all("killed by SIGABRT" in row.detail for row in rows if row.source == "killer.mp4")
+    assert {(row.status, row.reason) for row in rows if row.source == KILLER} == {("failed", "crashed")}
+    assert all("killed by SIGABRT" in row.detail for row in rows if row.source == KILLER)
     assert sum(row.status == "written" for row in rows) == 20 * 2
 
 
-class DiesOf:
-    """Replaces what opens a source, so that one of them aborts the process as a fault in FFmpeg does."""
+KILLER = "killer.mp4"
 
-    def __init__(self, name: str, when: str) -> None:
-        self.name, self.module = name, {"planning": "probe", "making": "clip"}[when]
+
+def _open_or_die(module: object, opens: str) -> None:
+    """Replaces what opens a source, so that one of them aborts the process as a fault in FFmpeg does."""
+    true_open = getattr(module, opens)
+
+    def open_or_die(path: str, *args: object):
+        if path.endswith(KILLER):
+            os.abort()
+        return true_open(path, *args)
+
+    setattr(module, opens, open_or_die)
+
+
+class DyingProbeStage(avprep.job.ProbeStage):
+    def __call__(self, task):
+        _open_or_die(avprep.stages.probe, "probe")
+        return super().__call__(task)
+
+
+class DyingClipStage(avprep.job.ClipStage):
+    def __call__(self, task):
+        _open_or_die(avprep.stages.clip, "open_source")
+        return super().__call__(task)
+
+
+@dataclass(frozen=True)
+class DiesOf:
+    """Before a run: its workers, which are other processes, get a stage that dies."""
+
+    when: str
 
     def __call__(self) -> None:
-        module = importlib.import_module(f"avprep.stages.{self.module}")
-        opens = {"probe": "probe", "clip": "open_source"}[self.module]
-        true_open = getattr(module, opens)
-
-        def open_or_die(path: str, *args: object):
-            if path.endswith(self.name):
-                os.abort()
-            return true_open(path, *args)
-
-        setattr(module, opens, open_or_die)
+        if self.when == "planning":
+            avprep.job.ProbeStage = DyingProbeStage
+        else:
+            avprep.job.ClipStage = DyingClipStage
 
 
 def test_no_clip_is_lost_or_doubled(media, undisturbed, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -135,10 +136,15 @@ def test_status_gives_sums_reasons_and_the_command_that_tries_one(finished):
     assert ": not_media:" in avprep("status", finished, "--try", key).output
 
 
+def abort(*_: object) -> None:
+    """In the place of a decoder that crashes."""
+    os.abort()
+
+
 def test_a_clip_that_crashes_its_decoder_can_be_tried_alone(finished, monkeypatch):
     key = next(row.key for row in rows_of(finished) if row.status == "written")
     assert "s of sound, residual" in avprep("status", finished, "--try", key).output
-    monkeypatch.setattr("avprep.stages.clip.open_source", lambda path: os.abort())
+    monkeypatch.setattr(importlib.import_module("avprep.cli.status"), "_read_one", abort)
     result = avprep("status", finished, "--try", key)
     assert result.exit_code == 0
     assert "crashed: decoding it ended the process (killed by SIGABRT)" in result.output
@@ -270,7 +276,7 @@ def test_only_failed_that_is_killed_leaves_no_ledger_beside_anothers_tar(clip_ro
     shutil.copytree(clip_root, tmp_path / "media")
     shutil.copy(clip_root / "beta" / "scene 1.mp4", tmp_path / "media" / "broken.mp4")
     with monkeypatch.context() as patch:
-        patch.setattr("avprep.stages.clip.write_ledger", lambda *_: os.kill(os.getppid(), signal.SIGKILL))
+        patch.setattr("avprep.stages.clip.write_ledger", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         process = os.fork()
         if not process:
             clip(tmp_path / "media", out, "--only-failed")

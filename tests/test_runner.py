@@ -102,9 +102,8 @@ def process_id(_: object) -> tuple[int, int]:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_without_ray_one_child_of_its_own_process_group_runs_all_tasks(start_method):
-    with open_runner(RunnerConfig(workers=0, start_method=start_method)) as runner:
+def test_without_ray_one_child_of_its_own_process_group_runs_all_tasks():
+    with open_runner(RunnerConfig(workers=0)) as runner:
         results = [result for _, result in runner.map(process_id, range(3), lambda: False)]
         (child, group), *others = results
         assert others == [(child, group)] * 2

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from avprep.cli.common import (
     Refused,
     absolute,
-    is_remote,
     print_sums,
     readable_bytes,
     refuse_overlap,
@@ -148,10 +147,7 @@ def clip_config(options: dict) -> tuple[JobConfig, Listing]:
             drop_silent_db=options["drop_silent"], drop_static=options["drop_static"],
             drop_black=options["drop_black"], max_residual_ms=options["max_residual"],
         ),
-        runner=RunnerConfig(
-            workers=workers, address=options["address"],
-            start_method="spawn" if is_remote(options["out"]) else "fork",
-        ),
+        runner=RunnerConfig(workers=workers, address=options["address"]),
         source_timeout_s=options["source_timeout"],
         rebuild=options["rebuild"],
         only_failed=options["only_failed"],

@@ -93,7 +93,7 @@ def _try_again(store: Store, key: str) -> str:
     began = time.monotonic()
     try:
         # In a process of its own: a clip that is tried may be one that crashes it.
-        with closing(Child("fork")) as child:
+        with closing(Child()) as child:
             told = child.call(partial(_read_one, row.start, spec, header["options"]["crop"]), str(path))
         told = f"read in {time.monotonic() - began:.2f} s, {told}"
     except MediaError as error:

@@ -333,7 +333,7 @@ def runner_row(paths: list[Path], folder: Path) -> Row:
             spec=SPEC, stride_samples=SPEC.samples, clips_per_source=None, limit=None, shard_size=64
         ),
         clip=options,
-        runner=RunnerConfig(workers=0),
+        runner=RunnerConfig(workers=0, isolated=False),
         source_timeout_s=600,
         rebuild=True,
     )
