@@ -11,12 +11,12 @@ from typing import Any
 import click
 
 from avmodel.config import KL_TERMS, MDSA_PRESETS, STDIT_PRESETS, STREAMS, ConfigError
-from avmodel.flow import SOLVERS
-from avmodel.given import GivenError
-from avmodel.losses import LossWeights
-from avmodel.lpips import TRUNKS, LPIPSConfig, WeightsError
-from avmodel.text import TextError
-from avmodel.training import CheckpointError, TrainingError
+from avmodel.dit.flow import SOLVERS
+from avmodel.dit.given import GivenError
+from avmodel.dit.text import TextError
+from avmodel.mdsa.losses import LossWeights
+from avmodel.mdsa.lpips import TRUNKS, LPIPSConfig, WeightsError
+from avmodel.training.loop import CheckpointError, TrainingError
 from avprep.media.mux import MuxError
 from avprep.shards.clips import ShardError
 
@@ -128,7 +128,7 @@ def train_mdsa_command(
 ) -> None:
     """Train the autoencoder on clips; the same command again goes on where it stopped."""
     from avmodel.export import export_safetensors
-    from avmodel.train_mdsa import MDSATraining, train_mdsa
+    from avmodel.mdsa.train import MDSATraining, train_mdsa
 
     model = replace(
         MDSA_PRESETS[preset], streams=streams, mt_self_attn=mt_self_attn, gcm_attn=gcm_attn,
@@ -164,7 +164,7 @@ def train_mdsa_command(
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 def reconstruct_command(**options: Any) -> None:
     """Write clips beside their reconstructions, in picture (left, right) and sound (left, right)."""
-    from avmodel.reconstruct import ReconstructOptions, reconstruct
+    from avmodel.mdsa.reconstruct import ReconstructOptions, reconstruct
 
     rows = []
     for row in reconstruct(ReconstructOptions(**options)):
@@ -204,7 +204,7 @@ def reconstruct_command(**options: Any) -> None:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 def train_dit_command(preset: str, packed: bool, caption_dropout: float, **options: Any) -> None:
     """Train the diffusion transformer on latents; the same command again goes on where it stopped."""
-    from avmodel.train_dit import DiTTraining, train_dit
+    from avmodel.dit.train import DiTTraining, train_dit
 
     model = replace(STDIT_PRESETS[preset], packed=packed, caption_dropout=caption_dropout)
     if options["warmup_steps"] is None:
@@ -238,7 +238,7 @@ def train_dit_command(preset: str, packed: bool, caption_dropout: float, **optio
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 def sample_command(**options: Any) -> None:
     """Generate clips: mp4, wav, a contact sheet, and their latents as a shard."""
-    from avmodel.sample import SampleOptions, sample
+    from avmodel.dit.sample import SampleOptions, sample
 
     for made in sample(SampleOptions(**options)):
         click.echo(f"{made.key}.mp4  {made.caption or ', '.join(made.labels) or '(no text)'}")

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from avmodel.latents import LatentLayout
-from avprep.media.mel import stack_to_frames
+from avprep.dsp.mel import stack_to_frames
 from avprep.media.mux import decode_frames
 from avprep.shards.clips import ShardError, load_npy, unpack_frames
 from avprep.shards.index import ClipReader, ShardIndex, index_shards

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import safetensors.torch
 
-from avmodel.codec import KIND
-from avmodel.training import load_checkpoint
+from avmodel.mdsa.checkpoint import KIND
+from avmodel.training.loop import load_checkpoint
 
 
 def export_safetensors(ckpt: Path, path: Path) -> None:

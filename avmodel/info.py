@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from avmodel.config import MDSAConfig, STDiTConfig
+from avmodel.dit.model import Captions, STDiT
 from avmodel.latents import LatentLayout
-from avmodel.mdsa import MDSA, Clips
-from avmodel.stdit import Captions, STDiT
+from avmodel.mdsa.model import MDSA, Clips
 
 
 def mdsa_report(config: MDSAConfig) -> str:

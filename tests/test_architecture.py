@@ -15,25 +15,24 @@ MODULES = sorted(p for name in ("avprep", "avmodel") for p in (TOP / name).rglob
 FLOORS = {
     "avprep.spec": (),
     "avprep.reasons": (),
-    "avprep.media": ("avprep.spec", "avprep.reasons"),
+    "avprep.dsp": ("avprep.spec",),
+    "avprep.media": ("avprep.spec", "avprep.reasons", "avprep.dsp"),
+    "avprep.scenes": ("avprep.spec", "avprep.reasons", "avprep.media"),
     "avprep.datasets": (),
     "avprep.shards": ("avprep.spec", "avprep.reasons"),
-    "avprep.stages": ("avprep.spec", "avprep.reasons", "avprep.media", "avprep.shards"),
-    "avprep.pool": (),
-    "avprep.child": (),
-    "avprep.runner": ("avprep.pool", "avprep.child"),
-    "avprep.quarantine": ("avprep.runner",),
-    "avprep.output": ("avprep.shards",),
-    "avprep.plan": ("avprep.spec", "avprep.reasons", "avprep.media", "avprep.shards", "avprep.datasets"),
+    "avprep.stages": ("avprep.spec", "avprep.reasons", "avprep.dsp", "avprep.media", "avprep.shards"),
+    "avprep.execution": (),
+    "avprep.jobs": (
+        "avprep.spec", "avprep.reasons", "avprep.dsp", "avprep.media", "avprep.datasets", "avprep.shards",
+        "avprep.stages", "avprep.execution",
+    ),
     "avmodel": (
         "avprep.spec",
         "avprep.reasons",
         "avprep.shards",
-        "avprep.media.mel",
-        "avprep.media.griffin_lim",
+        "avprep.dsp",
         "avprep.media.mux",
-        "avprep.media.psnr",
-        # avmodel.given alone, inside a function: a given video must be cut as the clips were.
+        # avmodel.dit.given alone, inside a function: a given video must be cut as the clips were.
         "avprep.media.source",
         "avprep.media.limits",
         "avprep.media.decode",
@@ -67,8 +66,8 @@ def test_data_flows_down_the_floors(path: Path):
     module = ".".join(path.relative_to(TOP).with_suffix("").parts).removesuffix(".__init__")
     imports = _imports(path)
     roots = {name.split(".")[0] for name in imports}
-    if module != "avprep.runner":
-        assert "ray" not in roots, "only avprep/runner.py imports Ray"
+    if not _is_in(module, "avprep.execution"):
+        assert "ray" not in roots, "only avprep/execution imports Ray"
     if not _is_in(module, "avprep.media"):
         assert "av" not in roots, "only avprep/media imports av"
     if _is_in(module, "avprep") and module != "avprep.cli.encode":
@@ -85,7 +84,7 @@ def test_data_flows_down_the_floors(path: Path):
 def test_a_machine_that_only_trains_needs_neither_ray_nor_pyav_nor_a_sound_library():
     """The trainers, the codec and the GPU benchmark import where these are missing."""
     missing = ("ray", "av", "soundfile", "librosa", "webdataset", "cv2")
-    modules = ("avmodel.train_mdsa", "avmodel.train_dit", "avmodel.codec", "tests.bench.bench_gpu")
+    modules = ("avmodel.mdsa.train", "avmodel.dit.train", "avmodel.mdsa.checkpoint", "tests.bench.bench_gpu")
     code = f"import sys; sys.modules.update(dict.fromkeys({missing})); import {', '.join(modules)}"
     done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

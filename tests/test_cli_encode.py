@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(60)
 @pytest.fixture(autouse=True)
 def codec(monkeypatch):
     """A codec whose checkpoints are text files: their text stands for their weights."""
-    module = types.ModuleType("avmodel.codec")
+    module = types.ModuleType("avmodel.mdsa.checkpoint")
 
     def fake_of(path: Path) -> OpenFake:
         if not Path(path).exists():
@@ -36,7 +36,7 @@ def codec(monkeypatch):
 
     module.read_codec_header = lambda path: fake_of(path).header
     module.open_codec = lambda path, **options: fake_of(path)(**options)
-    monkeypatch.setitem(sys.modules, "avmodel.codec", module)
+    monkeypatch.setitem(sys.modules, "avmodel.mdsa.checkpoint", module)
 
 
 @pytest.fixture

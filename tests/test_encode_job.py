@@ -18,8 +18,8 @@ import pytest
 from click.testing import CliRunner
 
 from avprep.cli import main
-from avprep.output import JobError
-from avprep.runner import RunnerError
+from avprep.execution.runner import RunnerError
+from avprep.jobs.output import JobError
 from avprep.shards.clips import ShardWriter, load_npy, read_shard
 from avprep.shards.latents import EncoderHeader, unpack
 from avprep.shards.ledger import ShardRecord, read_ledger, read_ledgers, write_ledger

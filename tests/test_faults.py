@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 
-import avprep.job
+import avprep.jobs.clip
 import avprep.stages.clip
 import avprep.stages.probe
 from avprep.cli import main
@@ -437,13 +437,13 @@ def _open_or_die(module: object, opens: str) -> None:
     setattr(module, opens, open_or_die)
 
 
-class DyingProbeStage(avprep.job.ProbeStage):
+class DyingProbeStage(avprep.jobs.clip.ProbeStage):
     def __call__(self, task):
         _open_or_die(avprep.stages.probe, "probe")
         return super().__call__(task)
 
 
-class DyingClipStage(avprep.job.ClipStage):
+class DyingClipStage(avprep.jobs.clip.ClipStage):
     def __call__(self, task):
         _open_or_die(avprep.stages.clip, "open_source")
         return super().__call__(task)
@@ -457,9 +457,9 @@ class DiesOf:
 
     def __call__(self) -> None:
         if self.when == "planning":
-            avprep.job.ProbeStage = DyingProbeStage
+            avprep.jobs.clip.ProbeStage = DyingProbeStage
         else:
-            avprep.job.ClipStage = DyingClipStage
+            avprep.jobs.clip.ClipStage = DyingClipStage
 
 
 def test_no_clip_is_lost_or_doubled(media, undisturbed, tmp_path):

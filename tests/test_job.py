@@ -114,7 +114,7 @@ def test_a_limit_asks_for_no_more_headers_than_it_needs(clip_root, tmp_path, mon
         shutil.copy(clip_root / "alpha" / "scene 0.mp4", root / f"{i:02d}.mp4")
     counts = []
     with monkeypatch.context() as patch:
-        patch.setattr("avprep.job.PROBE_BATCH", 2)
+        patch.setattr("avprep.jobs.clip.PROBE_BATCH", 2)
         patch.setattr(BarProgress, "_planning", lambda self, count: counts.append(count))
         assert clip(root, tmp_path / "out", "--limit", 5).exit_code == 0
     assert counts == [2, 4]

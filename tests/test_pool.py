@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from avprep.pool import PoolConfig, Todo
-from avprep.runner import RunnerError, map_in_order, open_pool
+from avprep.execution.pool import PoolConfig, Todo
+from avprep.execution.runner import RunnerError, map_in_order, open_pool
 from tests.test_runner import Job, quarantine, stage
 
 JOBS = [Job(0, ("a",)), Job(1, ("b", "crash", "c")), Job(2, ("d",)), Job(3, ("once", "e")), Job(4, ("f",))]
@@ -70,7 +70,7 @@ def test_a_pool_in_this_process_runs_tasks_and_ends():
 
 
 def test_a_device_that_is_not_there_is_a_sentence(monkeypatch):
-    monkeypatch.setattr("avprep.runner._local_gpus", lambda: 0)
+    monkeypatch.setattr("avprep.execution.runner._local_gpus", lambda: 0)
     with pytest.raises(RunnerError, match="--device cuda: there is no GPU here"):
         with open_pool(PoolConfig(workers=0, device="cuda"), Handing):
             pass

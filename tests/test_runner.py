@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from avprep.quarantine import Quarantine, watchdog
-from avprep.runner import RunnerConfig, RunnerError, WorkerLost, open_runner
+from avprep.execution.quarantine import Quarantine, watchdog
+from avprep.execution.runner import RunnerConfig, RunnerError, WorkerLost, open_runner
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from avprep.cli.common import (
 from avprep.datasets import DATASETS, default_root, list_dataset
 from avprep.datasets.listing import LINKS_NOT_ENTERED
 from avprep.datasets.source import DatasetError, DatasetOptions, Listing
-from avprep.job import JobConfig, JobReport, Progress, dry_run, run_clip_job
+from avprep.execution.runner import RunnerConfig, available_cpus
+from avprep.jobs.clip import JobConfig, JobReport, Progress, dry_run, run_clip_job
+from avprep.jobs.planning import PlanOptions
 from avprep.media.frames import CROPS
-from avprep.plan import PlanOptions
 from avprep.reasons import Reason
-from avprep.runner import RunnerConfig, available_cpus
 from avprep.shards.clips import VIDEO_CODECS
 from avprep.shards.ledger import Sums
 from avprep.spec import ClipSpec, SpecError

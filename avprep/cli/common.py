@@ -12,10 +12,10 @@ from typing import Any
 
 import click
 
+from avprep.execution.runner import RunnerError
+from avprep.jobs.output import JobError, Stopped
 from avprep.media.source import MediaGone
-from avprep.output import JobError, Stopped
 from avprep.reasons import Reason
-from avprep.runner import RunnerError
 from avprep.shards.clips import ShardError
 from avprep.shards.ledger import STATUSES, Sums
 from avprep.shards.plan import PlanReader

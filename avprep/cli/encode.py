@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from avprep.cli.clip import clip_config, media_options, print_listing
 from avprep.cli.common import Refused, absolute, existing, print_sums, told_in_sentences
-from avprep.encode_job import EncodeConfig, EncodeProgress, EncodeReport, run_encode_job
+from avprep.execution.pool import PoolConfig
+from avprep.execution.runner import available_cpus
+from avprep.jobs.encode import EncodeConfig, EncodeProgress, EncodeReport, run_encode_job
 from avprep.media.mux import MuxError
-from avprep.pool import PoolConfig
-from avprep.runner import available_cpus
 from avprep.shards.clips import ShardError
 from avprep.shards.latents import EncoderHeader
 from avprep.shards.ledger import finished_shards
@@ -32,7 +32,7 @@ from avprep.stages.encode import EncodeOptions, EncodeResult
 from avprep.stages.encoder import EncodeError, EncoderFactory
 
 if TYPE_CHECKING:
-    from avprep.job import JobConfig
+    from avprep.jobs.clip import JobConfig
 
 _DEVICES = click.Choice(("auto", "cpu", "cuda"))
 # Options of --dataset that --clips leaves no say in; --root and the rest are in `media_options` too.
@@ -118,7 +118,7 @@ def _encode_config(context: click.Context, options: dict) -> tuple[EncodeConfig,
 
 
 def _checkpoint(path: Path) -> tuple[EncoderHeader, EncoderFactory]:
-    from avmodel.codec import open_codec, read_codec_header
+    from avmodel.mdsa.checkpoint import open_codec, read_codec_header
 
     try:
         return read_codec_header(path.absolute()), partial(open_codec, path.absolute())

@@ -10,8 +10,8 @@ import torch
 from tqdm import tqdm
 
 from avprep.cli.common import Refused
-from avprep.media.griffin_lim import ITERATIONS, MOMENTUM
-from avprep.media.synth import SynthError, write_scenes
+from avprep.dsp.griffin_lim import ITERATIONS, MOMENTUM
+from avprep.scenes.synth import SynthError, write_scenes
 from avprep.shards.clips import ShardError
 from avprep.spec import SpecError
 from avprep.stages.invert_audio import InvertedClip, InvertOptions, invert_to_wav, mel_stacks

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from avprep.child import Child, ChildDied
 from avprep.cli.common import Refused, existing, print_sums
+from avprep.execution.child import Child, ChildDied
 from avprep.media.decode import FailedClip
 from avprep.media.frames import Crop
 from avprep.media.limits import Deadline

@@ -24,8 +24,8 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 
+from avprep.dsp.resample import resample
 from avprep.media.packets import Demuxer
-from avprep.media.resample import resample
 from avprep.media.source import MAX_CHANNELS, SAMPLE_RATES
 from avprep.media.timeline import Clock
 from avprep.spec import ClipSpec

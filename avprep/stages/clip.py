@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from avprep.dsp.mel import mel_stack
 from avprep.media.decode import FailedClip, RawClip, read_clips
 from avprep.media.frames import Crop
 from avprep.media.limits import Deadline, bounded
-from avprep.media.mel import mel_stack
 from avprep.media.mux import encode_frames
 from avprep.media.source import open_source, require_media
 from avprep.reasons import MediaError, Reason

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avprep.media.griffin_lim import invert
+from avprep.dsp.griffin_lim import invert
+from avprep.dsp.psnr import psnr_a, psnr_v
 from avprep.media.mux import decode_frames, write_mp4
-from avprep.media.psnr import psnr_a, psnr_v
 from avprep.shards.clips import Members, ShardError, load_npy, load_waveform, read_shard, unpack_frames
 from avprep.shards.latents import EncoderHeader, unpack
 from avprep.shards.ledger import finished_shards, read_record

@@ -12,8 +12,8 @@ import soundfile
 import torch
 from torch import Tensor
 
-from avprep.media.griffin_lim import invert
-from avprep.media.mel import mel_psnr, mel_stack, pad_with_silence
+from avprep.dsp.griffin_lim import invert
+from avprep.dsp.mel import mel_psnr, mel_stack, pad_with_silence
 from avprep.shards.clips import ShardError, load_npy, read_shard
 from avprep.shards.store import Store, open_store
 from avprep.shards.verify import read_header

@@ -1,5 +1,5 @@
 """The STDiT as one would write it first, with nn.Conv3d and nn.MultiheadAttention: always dense, with an
-optional key mask. The tests hold `avmodel.stdit` against it and the benchmark measures against it.
+optional key mask. The tests hold `avmodel.dit.model` against it and the benchmark measures against it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from avmodel.config import STDiTConfig
+from avmodel.dit.model import Captions, STDiT
 from avmodel.latents import LatentLayout
-from avmodel.stdit import Captions, STDiT
 
 
 def positions_of(length: int, dim: int) -> Tensor:

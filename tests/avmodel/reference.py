@@ -46,7 +46,7 @@ def turn(x: Tensor, angles: Tensor, heads: int) -> Tensor:
 
 
 def self_attention(x: Tensor, layer: nn.Module, angles: Tensor | None = None) -> Tensor:
-    """(S,L,D) through the weights of an avmodel.layers.SelfAttention."""
+    """(S,L,D) through the weights of an avmodel.mdsa.layers.SelfAttention."""
     out = []
     for sequence in x.double():
         q, k, v = linear(sequence, layer.qkv).chunk(3, dim=-1)
@@ -57,7 +57,7 @@ def self_attention(x: Tensor, layer: nn.Module, angles: Tensor | None = None) ->
 
 
 def cross_attention(x: Tensor, context: Tensor, layer: nn.Module) -> Tensor:
-    """(S,L,D), (S,M,D) through the weights of an avmodel.layers.CrossAttention."""
+    """(S,L,D), (S,M,D) through the weights of an avmodel.mdsa.layers.CrossAttention."""
     out = []
     for sequence, other in zip(x.double(), context.double(), strict=True):
         q = linear(norm(sequence, layer.norm), layer.q)
@@ -71,7 +71,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def transformer_layer(x: Tensor, layer: nn.Module) -> Tensor:
-    """(S,L,D) through the weights of an avmodel.layers.TransformerLayer."""
+    """(S,L,D) through the weights of an avmodel.mdsa.layers.TransformerLayer."""
     x = x.double()
     x = x + self_attention(norm(x, layer.attention_norm), layer.attention)
     hidden = gelu(linear(norm(x, layer.mlp_norm), layer.mlp[0]))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avmodel.data import ClipData, Steps, step_loader, to_model, to_pixels
-from avprep.media.mel import frames_to_stack
+from avprep.dsp.mel import frames_to_stack
 from avprep.shards.clips import ShardError, load_npy
 from tests.made_clips import TINY, write_clips
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from avmodel.discriminators import Discriminators, PatchGAN
+from avmodel.mdsa.discriminators import Discriminators, PatchGAN
 
 
 def _parameters(module: nn.Module) -> int:

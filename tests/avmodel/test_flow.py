@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from avmodel.config import STDIT_PRESETS
-from avmodel.flow import (
+from avmodel.dit.flow import (
     SOLVERS,
     draw_source,
     draw_times,
@@ -23,8 +23,8 @@ from avmodel.flow import (
     solve,
     truncated_normal_quantile,
 )
+from avmodel.dit.model import Captions, STDiT
 from avmodel.latents import LatentLayout
-from avmodel.stdit import Captions, STDiT
 
 WIDE = LatentLayout(channels=4, frames=4, grid=8, streams=("v", "a"))
 

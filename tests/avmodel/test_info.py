@@ -21,8 +21,8 @@ from avmodel.info import (
     stdit_report,
     stdit_tokens,
 )
-from avmodel.layers import SelfAttention
-from avmodel.mdsa import MDSA
+from avmodel.mdsa.layers import SelfAttention
+from avmodel.mdsa.model import MDSA
 
 PAPER = MDSA_PRESETS["paper"]
 TINY = dataclasses.replace(MDSA_PRESETS["tiny"], streams="a", scales=(1,))  # the fewest operations

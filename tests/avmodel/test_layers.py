@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from avmodel import layers
 from avmodel.info import count_parameters
-from avmodel.layers import (
+from avmodel.mdsa.layers import (
     GEGLU,
     CrossAttention,
     Rotary,

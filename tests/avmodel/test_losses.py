@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
-from avmodel.discriminators import Discriminators
-from avmodel.losses import (
+from avmodel.mdsa.discriminators import Discriminators
+from avmodel.mdsa.losses import (
     LossWeights,
     data_kl,
     discriminator_loss,
@@ -27,7 +27,7 @@ from avmodel.losses import (
     random_frames,
     take_frames,
 )
-from avmodel.lpips import LPIPS
+from avmodel.mdsa.lpips import LPIPS
 
 SHAPE = (2, 3, 4, 32, 32)
 

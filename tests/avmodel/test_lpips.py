@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avmodel.lpips import LPIPS, TRUNKS, LPIPSConfig, WeightsError, fetch_weights, load_lpips, read_weights
+from avmodel.mdsa.lpips import (
+    LPIPS,
+    TRUNKS,
+    LPIPSConfig,
+    WeightsError,
+    fetch_weights,
+    load_lpips,
+    read_weights,
+)
 from tests.conftest import shared_file
 
 SQUEEZENET = "squeezenet1_1_torchvision_fp16src.npz"

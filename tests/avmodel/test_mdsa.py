@@ -11,8 +11,8 @@ from torch.distributions import Normal, kl_divergence
 
 from avmodel.config import CHANNELS, MDSA_PRESETS, MDSAConfig
 from avmodel.info import count_parameters
-from avmodel.losses import kl_divergence as kl_loss
-from avmodel.mdsa import FIRST_LOGVAR, LOGVAR_RANGE, MDSA, GaussianHead, Posterior
+from avmodel.mdsa.losses import kl_divergence as kl_loss
+from avmodel.mdsa.model import FIRST_LOGVAR, LOGVAR_RANGE, MDSA, GaussianHead, Posterior
 from tests.avmodel.reference import randomise
 
 TINY, PAPER = MDSA_PRESETS["tiny"], MDSA_PRESETS["paper"]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from avmodel.config import MDSA_PRESETS
 from avmodel.latents import PLANES
-from avmodel.mdsa import init_weights
-from avmodel.planes import (
+from avmodel.mdsa.model import init_weights
+from avmodel.mdsa.planes import (
     BiBlockAttention,
     GCMAttention,
     MultiScaleTimeAttention,

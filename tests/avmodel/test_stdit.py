@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from avmodel.config import STDIT_PRESETS, ConfigError, STDiTConfig
+from avmodel.dit.model import Captions, STDiT
 from avmodel.latents import LatentLayout
-from avmodel.stdit import Captions, STDiT
 from tests.avmodel.plain_stdit import PlainSTDiT
 
 TINY = LatentLayout(channels=4, frames=4, grid=4, streams=("v", "a"))

@@ -4,8 +4,8 @@ import torch
 
 from avmodel.config import MDSA_PRESETS
 from avmodel.info import count_parameters
-from avmodel.layers import space_rotary, time_rotary
-from avmodel.timesformer import PatchEmbedding, PixelHead, TimeSformer, TimeSformerLayer
+from avmodel.mdsa.layers import space_rotary, time_rotary
+from avmodel.mdsa.timesformer import PatchEmbedding, PixelHead, TimeSformer, TimeSformerLayer
 from tests.avmodel import reference
 from tests.avmodel.reference import randomise
 

@@ -20,13 +20,13 @@ from safetensors.numpy import save_file
 
 from avmodel import train_dit as module
 from avmodel.cli import main
-from avmodel.codec import mdsa_payload, read_codec_header
 from avmodel.config import MDSA_PRESETS, STDIT_PRESETS
 from avmodel.data import LatentData
-from avmodel.mdsa import MDSA
-from avmodel.text import CaptionTexts, LabelTexts, TextError
-from avmodel.train_dit import DiTTraining, train_dit
-from avmodel.training import CheckpointError, Ema, TrainingError, load_checkpoint, save_checkpoint
+from avmodel.dit.text import CaptionTexts, LabelTexts, TextError
+from avmodel.dit.train import DiTTraining, train_dit
+from avmodel.mdsa.checkpoint import mdsa_payload, read_codec_header
+from avmodel.mdsa.model import MDSA
+from avmodel.training.loop import CheckpointError, Ema, TrainingError, load_checkpoint, save_checkpoint
 from avprep.shards.store import open_store
 from avprep.shards.verify import verify
 from tests.avmodel.made_latents import LEVELS, write_latents
@@ -206,8 +206,8 @@ def test_what_is_given_is_kept(trained, mdsa, tmp_path):
     soundfile.write(tmp_path / "given.wav", wave, TINY.sample_rate)
     done = sample(trained, mdsa, tmp_path / "out", "--given-audio", str(tmp_path / "given.wav"), "--n", "2")
     assert done.exit_code == 0, done.output
-    from avmodel.codec import open_codec
-    from avmodel.given import read_given
+    from avmodel.dit.given import read_given
+    from avmodel.mdsa.checkpoint import open_codec
 
     codec = open_codec(mdsa, device="cpu", batch_size=2, compile=False)
     known = read_given(codec, None, tmp_path / "given.wav").latent[0]
@@ -220,7 +220,7 @@ def test_what_is_given_is_kept(trained, mdsa, tmp_path):
 
 
 def test_a_given_video_is_shown_as_given(trained, mdsa, tmp_path):
-    from avmodel.given import read_frames
+    from avmodel.dit.given import read_frames
     from tests.media.flash_click import write_flash_click
 
     write_flash_click(tmp_path / "given.mp4", seconds=4.0)
@@ -231,8 +231,8 @@ def test_a_given_video_is_shown_as_given(trained, mdsa, tmp_path):
 
 @pytest.mark.parametrize("streams", ["v", "a"])
 def test_a_model_of_one_stream_takes_none_for_the_other(streams, tmp_path):
-    from avmodel.codec import open_codec
-    from avmodel.given import GivenError, read_given
+    from avmodel.dit.given import GivenError, read_given
+    from avmodel.mdsa.checkpoint import open_codec
 
     path = tmp_path / "one.pt"
     model = MDSA(replace(MDSA_PRESETS["tiny"], streams=streams))

@@ -16,13 +16,13 @@ from click.testing import CliRunner
 
 from avmodel import train_mdsa as module
 from avmodel.cli import main
-from avmodel.codec import open_codec
 from avmodel.config import MDSA_PRESETS, ConfigError
 from avmodel.data import ClipData, Steps, step_loader
-from avmodel.losses import LossWeights
-from avmodel.mdsa import Posterior
-from avmodel.train_mdsa import MDSATraining, train_mdsa
-from avmodel.training import Machine, TrainingError, load_checkpoint
+from avmodel.mdsa.checkpoint import open_codec
+from avmodel.mdsa.losses import LossWeights
+from avmodel.mdsa.model import Posterior
+from avmodel.mdsa.train import MDSATraining, train_mdsa
+from avmodel.training.loop import Machine, TrainingError, load_checkpoint
 from tests.made_clips import TINY, write_clips
 
 ABLATIONS = [{}, {"mt_self_attn": False}, {"gcm_attn": False}, {"bi_block": False}]

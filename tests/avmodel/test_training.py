@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from avmodel.training import (
+from avmodel.training.loop import (
     CheckpointError,
     Health,
     Machine,

@@ -32,17 +32,17 @@ import torch
 from PIL import Image
 
 from avprep.datasets.source import Source
-from avprep.job import JobConfig, Progress, run_clip_job
+from avprep.dsp.griffin_lim import ITERATIONS, invert
+from avprep.dsp.mel import mel_psnr, mel_stack, pad_with_silence, stack_to_columns, unit_to_amplitude
+from avprep.execution.runner import RunnerConfig
+from avprep.jobs.clip import JobConfig, Progress, run_clip_job
+from avprep.jobs.planning import PlanOptions
 from avprep.media.decode import RawClip, read_clips
-from avprep.media.griffin_lim import ITERATIONS, invert
 from avprep.media.limits import Deadline
-from avprep.media.mel import mel_psnr, mel_stack, pad_with_silence, stack_to_columns, unit_to_amplitude
 from avprep.media.pictures import Pictures
 from avprep.media.probe import probe
 from avprep.media.source import open_source
 from avprep.media.timeline import starts_of_parts
-from avprep.plan import PlanOptions
-from avprep.runner import RunnerConfig
 from avprep.shards.clips import ShardWriter, clip_key, pack_clip
 from avprep.spec import ClipSpec
 from avprep.stages.clip import ClipOptions, clip_waveform

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from avmodel.config import STDIT_PRESETS, STDiTConfig
-from avmodel.flow import draw_source, draw_times, flow_loss, guided, solve
+from avmodel.dit.flow import draw_source, draw_times, flow_loss, guided, solve
+from avmodel.dit.model import Captions, STDiT
 from avmodel.info import stdit_flops
 from avmodel.latents import LatentLayout
-from avmodel.stdit import Captions, STDiT
 from tests.avmodel.plain_stdit import PlainSTDiT
 
 SMALL = LatentLayout(channels=4, frames=16, grid=8, streams=("v", "a"))

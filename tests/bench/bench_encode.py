@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from avprep.encode_job import EncodeConfig, run_encode_job
-from avprep.job import JobConfig, Progress, run_clip_job
-from avprep.pool import PoolConfig
+from avprep.execution.pool import PoolConfig
+from avprep.jobs.clip import JobConfig, Progress, run_clip_job
+from avprep.jobs.encode import EncodeConfig, run_encode_job
 from avprep.shards.latents import EncoderHeader
 from avprep.spec import ClipSpec
 from avprep.stages.clip_input import ClipShard, read_clip_shard
@@ -185,7 +185,7 @@ def main() -> None:
         if "bare" in (told.part or ["bare"]):
             header, factory = fake_header(SPEC), OpenConvolutions(fake_header(SPEC))
             if told.ckpt:
-                from avmodel.codec import open_codec, read_codec_header
+                from avmodel.mdsa.checkpoint import open_codec, read_codec_header
 
                 header, factory = read_codec_header(told.ckpt), partial(open_codec, told.ckpt)
             clips = write_clips(

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from avmodel.data import ClipData
 from avmodel.metrics.av_align import AVAlignMean, audio_onsets, mean_av_align, motion_peaks, score
-from avprep.media.mel import mel_stack, pad_with_silence, stack_to_columns
+from avprep.dsp.mel import mel_stack, pad_with_silence, stack_to_columns
 from avprep.media.mux import decode_frames
 from avprep.shards.clips import load_waveform, unpack_frames
 from avprep.spec import ClipSpec

@@ -16,15 +16,15 @@ import click
 import torch
 from torch import Tensor
 
-from avmodel.codec import Codec, open_codec
 from avmodel.data import ClipBatch, ClipData, collate
-from avprep.media.psnr import psnr_a, psnr_v
+from avmodel.mdsa.checkpoint import Codec, open_codec
+from avprep.dsp.psnr import psnr_a, psnr_v
 
 BATCH = 16
 
 
 def alone(batch: ClipBatch, stream: str) -> ClipBatch:
-    """The batch with the other stream silent or black, as `avmodel.given` makes it."""
+    """The batch with the other stream silent or black, as `avmodel.dit.given` makes it."""
     if stream == "v":
         return ClipBatch(batch.frames, -torch.ones_like(batch.mel))
     return ClipBatch(torch.zeros_like(batch.frames), batch.mel)

@@ -26,13 +26,13 @@ from unittest import mock
 import click
 import torch
 
-from avmodel.codec import open_codec
 from avmodel.config import MDSA_PRESETS, STDIT_PRESETS, STDiTConfig
-from avmodel.flow import guided, solve
+from avmodel.dit.flow import guided, solve
+from avmodel.dit.model import STDiT
 from avmodel.info import stdit_flops
-from avmodel.lpips import TRUNKS, LPIPSConfig
-from avmodel.stdit import STDiT
-from avmodel.training import Machine, open_machine
+from avmodel.mdsa.checkpoint import open_codec
+from avmodel.mdsa.lpips import TRUNKS, LPIPSConfig
+from avmodel.training.loop import Machine, open_machine
 from avprep.spec import ClipSpec
 from tests.bench import bench_dit
 from tests.bench.gpu_mdsa import TrainOptions, run_encode, run_steps, run_train

@@ -22,14 +22,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import avprep.job
+import avprep.jobs.clip
 from avprep.datasets import list_dataset
 from avprep.datasets.source import DatasetOptions, Source
-from avprep.job import JobConfig, Progress, run_clip_job
+from avprep.execution.runner import RunnerConfig
+from avprep.jobs.clip import JobConfig, Progress, run_clip_job
+from avprep.jobs.planning import PlanOptions, plan_shards
 from avprep.media.probe import MediaInfo
 from avprep.media.timeline import Part
-from avprep.plan import PlanOptions, plan_shards
-from avprep.runner import RunnerConfig
 from avprep.shards.ledger import LedgerRow, ShardRecord, Sums, write_ledger
 from avprep.shards.plan import PlanReader, write_plan
 from avprep.shards.store import open_store
@@ -55,7 +55,7 @@ INFO = MediaInfo(
 
 @dataclass(frozen=True)
 class HeaderStage:
-    """In the place of `avprep.job.ProbeStage`: no media is opened."""
+    """In the place of `avprep.jobs.clip.ProbeStage`: no media is opened."""
 
     watchdog_s: float
 
@@ -65,7 +65,7 @@ class HeaderStage:
 
 @dataclass(frozen=True)
 class LedgerStage:
-    """In the place of `avprep.job.ClipStage`: every clip is said to be silent, and no media is opened."""
+    """For `avprep.jobs.clip.ClipStage`: every clip is said to be silent, and no media is opened."""
 
     watchdog_s: float
 
@@ -112,7 +112,7 @@ def plan_in_this_process(folder: Path) -> str:
 
 
 def job_in_this_process(folder: Path, shards: int, workers: int) -> str:
-    avprep.job.ProbeStage, avprep.job.ClipStage = HeaderStage, LedgerStage
+    avprep.jobs.clip.ProbeStage, avprep.jobs.clip.ClipStage = HeaderStage, LedgerStage
     clip = ClipOptions(
         spec=SPEC, crop="center", video_codec="jpeg", drop_silent_db=None, drop_static=None, drop_black=None
     )

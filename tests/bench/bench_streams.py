@@ -17,8 +17,8 @@ from pathlib import Path
 import click
 
 from avmodel.config import MDSA_PRESETS, STREAMS
-from avmodel.losses import LossWeights
-from avmodel.train_mdsa import MDSATraining, train_mdsa
+from avmodel.mdsa.losses import LossWeights
+from avmodel.mdsa.train import MDSATraining, train_mdsa
 
 NAMES = {"av": "both streams", "v": "video alone", "a": "sound alone"}
 

@@ -17,16 +17,16 @@ import torch
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from avmodel.codec import Codec, load_mdsa, open_codec
 from avmodel.data import ClipBatch, ClipData, collate, to_model
-from avmodel.discriminators import Discriminators
 from avmodel.info import count_flops, mdsa_flops
-from avmodel.losses import LossWeights, discriminator_loss, generator_loss
-from avmodel.lpips import LPIPS, LPIPSConfig
-from avmodel.mdsa import MDSA
+from avmodel.mdsa.checkpoint import Codec, load_mdsa, open_codec
+from avmodel.mdsa.discriminators import Discriminators
+from avmodel.mdsa.losses import LossWeights, discriminator_loss, generator_loss
+from avmodel.mdsa.lpips import LPIPS, LPIPSConfig
+from avmodel.mdsa.model import MDSA
+from avmodel.mdsa.train import MDSATraining, _Trainer, train_mdsa
 from avmodel.pictures import comparison
-from avmodel.train_mdsa import MDSATraining, _Trainer, train_mdsa
-from avprep.media.psnr import psnr_a, psnr_v
+from avprep.dsp.psnr import psnr_a, psnr_v
 from tests.bench.gpu_rows import (
     PEAK_TFLOPS,
     Bench,

@@ -16,11 +16,11 @@ from typing import Any
 import click
 import torch
 
-from avmodel.codec import mdsa_payload
 from avmodel.config import MDSAConfig, STDiTConfig
 from avmodel.data import ClipBatch
-from avmodel.mdsa import MDSA
-from avmodel.training import Machine, save_checkpoint
+from avmodel.mdsa.checkpoint import mdsa_payload
+from avmodel.mdsa.model import MDSA
+from avmodel.training.loop import Machine, save_checkpoint
 from avprep.spec import ClipSpec
 from tests.bench import bench_dit
 

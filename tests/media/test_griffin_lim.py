@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from avprep.media.decode import RawClip, read_clips
-from avprep.media.griffin_lim import _solver, invert
-from avprep.media.limits import Deadline
-from avprep.media.mel import (
+from avprep.dsp.griffin_lim import _solver, invert
+from avprep.dsp.mel import (
     context_samples,
     magnitude_of,
     mel_psnr,
@@ -17,6 +15,8 @@ from avprep.media.mel import (
     stft,
     unit_to_amplitude,
 )
+from avprep.media.decode import RawClip, read_clips
+from avprep.media.limits import Deadline
 from avprep.media.source import open_source
 from avprep.spec import ClipSpec
 from tests.conftest import shared_file

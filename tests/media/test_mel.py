@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avprep.media.mel import (
+from avprep.dsp.mel import (
     amplitude_to_unit,
     columns_to_stack,
     context_samples,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import firwin, resample_poly
 
-from avprep.media.resample import resample
+from avprep.dsp.resample import resample
 
 
 def reference(native: np.ndarray, up: int, down: int) -> np.ndarray:

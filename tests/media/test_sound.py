@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avprep.media.mel import mel_stack
+from avprep.dsp.mel import mel_stack
 from avprep.media.sound import Piece, cut, mono_pieces
 from avprep.media.timeline import Clock
 from avprep.spec import ClipSpec

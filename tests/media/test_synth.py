@@ -11,8 +11,8 @@ import av
 import numpy as np
 import pytest
 
-from avprep.media.sketch import Timeline
-from avprep.media.synth import CLASSES, Scene, SynthError, render_scene, write_scenes
+from avprep.scenes.sketch import Timeline
+from avprep.scenes.synth import CLASSES, Scene, SynthError, render_scene, write_scenes
 
 TIMELINE = Timeline(seconds=4.0, fps=20, size=48, sample_rate=16000)
 

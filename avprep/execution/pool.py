@@ -1,6 +1,6 @@
 """Workers that keep something between tasks (a model): what one is, and a pool of one in this process.
 
-The pool of many processes is the runner's (`avprep.runner.open_pool`).
+The pool of many processes is the runner's (`avprep.execution.runner.open_pool`).
 """
 
 from __future__ import annotations

@@ -21,17 +21,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from avmodel.codec import Codec, open_codec
 from avmodel.config import STDiTConfig
 from avmodel.data import ClipBatch, layout_of, to_model
-from avmodel.flow import Solver, draw_source, guided, solve
-from avmodel.given import Given, read_given
+from avmodel.dit.flow import Solver, draw_source, guided, solve
+from avmodel.dit.given import Given, read_given
+from avmodel.dit.model import Captions, STDiT
+from avmodel.dit.text import CaptionTexts, LabelTexts, TextError, Texts, read_caption_table
+from avmodel.dit.train import KIND, check_made_by
+from avmodel.mdsa.checkpoint import Codec, open_codec
 from avmodel.pictures import sheet, strips
-from avmodel.stdit import Captions, STDiT
-from avmodel.text import CaptionTexts, LabelTexts, TextError, Texts, read_caption_table
-from avmodel.train_dit import KIND, check_made_by
-from avmodel.training import Machine, device_of, load_checkpoint, load_weights
-from avprep.media.griffin_lim import invert
+from avmodel.training.loop import Machine, device_of, load_checkpoint, load_weights
+from avprep.dsp.griffin_lim import invert
 from avprep.media.mux import write_mp4
 from avprep.shards.clips import ShardError, ShardWriter, clip_key
 from avprep.shards.latents import KIND as LATENTS_KIND

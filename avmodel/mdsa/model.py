@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from avmodel.config import MDSAConfig
 from avmodel.latents import PLANES, Planes
-from avmodel.layers import TransformerLayer
-from avmodel.planes import (
+from avmodel.mdsa.layers import TransformerLayer
+from avmodel.mdsa.planes import (
     BiBlockAttention,
     Features,
     GCMAttention,
@@ -39,7 +39,7 @@ from avmodel.planes import (
     TimeScale,
     expand,
 )
-from avmodel.timesformer import PatchEmbedding, PixelHead, TimeSformer, TimeSformerLayer
+from avmodel.mdsa.timesformer import PatchEmbedding, PixelHead, TimeSformer, TimeSformerLayer
 from avprep.shards.latents import SATURATED
 
 LOGVAR_RANGE = (-12.0, 4.0)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avmodel.config import KL_TERMS, KlTerm
-from avmodel.lpips import LPIPS
+from avmodel.mdsa.lpips import LPIPS
 
 
 @dataclass(frozen=True, kw_only=True)

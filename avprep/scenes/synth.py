@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from avprep.media.mux import write_mp4
-from avprep.media.scenes import SCENES
-from avprep.media.sketch import Timeline, levelled, paint
+from avprep.scenes.scenes import SCENES
+from avprep.scenes.sketch import Timeline, levelled, paint
 
 CLASSES = tuple(scene.__name__ for scene in SCENES)
 

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from avmodel.stdit import Captions, STDiT
+from avmodel.dit.model import Captions, STDiT
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Solver = Literal["euler", "midpoint"]

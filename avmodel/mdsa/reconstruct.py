@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avmodel.codec import open_codec
 from avmodel.data import ClipData, collate
-from avmodel.training import CheckpointError
-from avprep.media.griffin_lim import invert
-from avprep.media.mel import mel_stack, pad_with_silence
+from avmodel.mdsa.checkpoint import open_codec
+from avmodel.training.loop import CheckpointError
+from avprep.dsp.griffin_lim import invert
+from avprep.dsp.mel import mel_stack, pad_with_silence
+from avprep.dsp.psnr import psnr_a, psnr_v
 from avprep.media.mux import write_mp4
-from avprep.media.psnr import psnr_a, psnr_v
 from avprep.shards.clips import load_waveform
 
 

@@ -4,7 +4,7 @@
     H  heads                                   d  width of a head
 
 All attention goes through `scaled_dot_product_attention`, so that flash kernels run where there are any.
-Weights have PyTorch's initial values, as in PVDM; what differs is set in `avmodel.mdsa.init_weights`.
+Weights have PyTorch's initial values, as in PVDM; what differs is set in `avmodel.mdsa.model.init_weights`.
 """
 
 from __future__ import annotations

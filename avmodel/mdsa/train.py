@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from avmodel.codec import mdsa_payload
 from avmodel.config import MDSAConfig
 from avmodel.data import ClipBatch, ClipData, Steps, collate, step_loader, to_model, to_pixels
-from avmodel.discriminators import Discriminators
-from avmodel.losses import LossWeights, discriminator_loss, gamma_at, generator_loss, random_frames
-from avmodel.lpips import LPIPSConfig, load_lpips
-from avmodel.mdsa import MDSA, Clips
+from avmodel.mdsa.checkpoint import mdsa_payload
+from avmodel.mdsa.discriminators import Discriminators
+from avmodel.mdsa.losses import LossWeights, discriminator_loss, gamma_at, generator_loss, random_frames
+from avmodel.mdsa.lpips import LPIPSConfig, load_lpips
+from avmodel.mdsa.model import MDSA, Clips
 from avmodel.pictures import comparison
-from avmodel.training import (
+from avmodel.training.loop import (
     Health,
     Machine,
     RunLog,
@@ -45,8 +45,8 @@ from avmodel.training import (
     stop_on_signal,
     warm_up,
 )
-from avprep.media.mel import frames_to_stack
-from avprep.media.psnr import psnr_a, psnr_v
+from avprep.dsp.mel import frames_to_stack
+from avprep.dsp.psnr import psnr_a, psnr_v
 
 STATE_KIND = "mdsa training state"
 SILENCE = -1.0  # of a mel stack, and black of a picture

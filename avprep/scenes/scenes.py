@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from avprep.media.sketch import (
+from avprep.scenes.sketch import (
     COLOURS,
     WHITE,
     Array,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from avmodel.config import MDSAConfig
 from avmodel.latents import PLANES
-from avmodel.layers import CrossAttention, SelfAttention, TransformerLayer, run_layer
+from avmodel.mdsa.layers import CrossAttention, SelfAttention, TransformerLayer, run_layer
 
 REDUCED_AXIS = {"hw": 1, "tw": 2, "th": 3}  # of the tokens
 Features = dict[str, Tensor]

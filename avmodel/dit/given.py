@@ -16,9 +16,9 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from avmodel.codec import Codec
 from avmodel.latents import LatentLayout
-from avprep.media.mel import mel_stack, pad_with_silence
+from avmodel.mdsa.checkpoint import Codec
+from avprep.dsp.mel import mel_stack, pad_with_silence
 from avprep.spec import ClipSpec
 
 READ_TIMEOUT_S = 120.0

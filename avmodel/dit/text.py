@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from avmodel.stdit import Captions
+from avmodel.dit.model import Captions
 
 CAPTIONS_FILE = "captions.safetensors"
 PROMPT = "a video of {}"      # the paper's; `avprep encode --text-encoder` embeds it for every label

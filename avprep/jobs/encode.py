@@ -20,7 +20,10 @@ from functools import partial
 from typing import Any
 
 from avprep.datasets.source import Source
-from avprep.job import (
+from avprep.execution.pool import PoolConfig
+from avprep.execution.quarantine import watchdog
+from avprep.execution.runner import Pool, WorkerLost, available_cpus, map_in_order, open_pool
+from avprep.jobs.clip import (
     JobConfig,
     LazyRunner,
     check_rebuild,
@@ -29,8 +32,8 @@ from avprep.job import (
     shard_task,
     watchdog_s,
 )
-from avprep.job import output_header as clips_header
-from avprep.output import (
+from avprep.jobs.clip import output_header as clips_header
+from avprep.jobs.output import (
     FORMAT_VERSION,
     REBUILDING,
     JobError,
@@ -42,9 +45,6 @@ from avprep.output import (
     stop_on_signal,
     write_stats,
 )
-from avprep.pool import PoolConfig
-from avprep.quarantine import watchdog
-from avprep.runner import Pool, WorkerLost, available_cpus, map_in_order, open_pool
 from avprep.shards.clips import ShardError, sha256_of
 from avprep.shards.latents import CLIPS_ENTRY, KIND, SUMS_ENTRY, EncoderHeader, LatentSums
 from avprep.shards.ledger import STATUSES, LedgerRow, Sums, finished_shards, read_ledger, read_record

@@ -19,13 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from avmodel.codec import Codec, load_mdsa
 from avmodel.config import STDiTConfig
 from avmodel.data import ClipBatch, LatentBatch, LatentData, Steps, step_loader, to_model
-from avmodel.flow import draw_source, draw_times, flow_loss, guided, solve
-from avmodel.pictures import sheet, strips
-from avmodel.stdit import Captions, STDiT
-from avmodel.text import (
+from avmodel.dit.flow import draw_source, draw_times, flow_loss, guided, solve
+from avmodel.dit.model import Captions, STDiT
+from avmodel.dit.text import (
     CAPTIONS_FILE,
     LABELS_A_CLIP,
     CaptionTexts,
@@ -34,7 +32,9 @@ from avmodel.text import (
     Texts,
     read_caption_table,
 )
-from avmodel.training import (
+from avmodel.mdsa.checkpoint import Codec, load_mdsa
+from avmodel.pictures import sheet, strips
+from avmodel.training.loop import (
     CheckpointError,
     Ema,
     Health,

@@ -65,7 +65,7 @@ class Child:
 
     def _start(self) -> None:
         self._pipe, theirs = Pipe()
-        command = [sys.executable, "-m", "avprep.child", str(theirs.fileno()), str(os.getpid())]
+        command = [sys.executable, "-m", "avprep.execution.child", str(theirs.fileno()), str(os.getpid())]
         # A process group of its own: a signal to the parent's (Ctrl-C, timeout, Slurm) is the parent's to
         # answer, which lets the call in hand finish.
         self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], process_group=0)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from avprep.runner import Result, Runner, RunnerError, Task, WorkerLost
+from avprep.execution.runner import Result, Runner, RunnerError, Task, WorkerLost
 
 
 @contextmanager

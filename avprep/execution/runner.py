@@ -20,8 +20,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from avprep.child import Child, ChildDied
-from avprep.pool import AHEAD, InProcessPool, MakeWorker, PoolConfig, Todo
+from avprep.execution.child import Child, ChildDied
+from avprep.execution.pool import AHEAD, InProcessPool, MakeWorker, PoolConfig, Todo
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

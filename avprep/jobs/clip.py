@@ -19,9 +19,9 @@ from operator import attrgetter
 from pathlib import Path
 
 from avprep.datasets.source import Source
-from avprep.media.probe import MediaInfo
-from avprep.media.source import require_media
-from avprep.output import (
+from avprep.execution.quarantine import Quarantine, watchdog
+from avprep.execution.runner import Runner, RunnerConfig, WorkerLost, open_runner
+from avprep.jobs.output import (
     FORMAT_VERSION,
     JobError,
     Stop,
@@ -31,7 +31,7 @@ from avprep.output import (
     stop_on_signal,
     write_stats,
 )
-from avprep.plan import (
+from avprep.jobs.planning import (
     PROBE_BATCH,
     PlanOptions,
     broken_key,
@@ -39,9 +39,9 @@ from avprep.plan import (
     replanned,
     rows_again,
 )
-from avprep.quarantine import Quarantine, watchdog
+from avprep.media.probe import MediaInfo
+from avprep.media.source import require_media
 from avprep.reasons import FILTERED, MediaError, Reason
-from avprep.runner import Runner, RunnerConfig, WorkerLost, open_runner
 from avprep.shards.ledger import STATUSES, Sums, finished_shards, ledger_name, read_ledger
 from avprep.shards.plan import NAME as PLAN_NAME
 from avprep.shards.plan import PlanReader, PlanRow, write_plan

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from avmodel.config import MDSAConfig
-from avmodel.layers import GEGLU, Rotary, SelfAttention, run_layer, space_rotary, time_rotary
+from avmodel.mdsa.layers import GEGLU, Rotary, SelfAttention, run_layer, space_rotary, time_rotary
 
 
 class PatchEmbedding(nn.Module):

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from avmodel.config import ConfigError, MDSAConfig
 from avmodel.data import ClipBatch, to_model, to_pixels
-from avmodel.mdsa import MDSA
-from avmodel.training import CheckpointError, Machine, device_of, load_checkpoint, load_weights
-from avprep.media.mel import frames_to_stack
+from avmodel.mdsa.model import MDSA
+from avmodel.training.loop import CheckpointError, Machine, device_of, load_checkpoint, load_weights
+from avprep.dsp.mel import frames_to_stack
 from avprep.shards.latents import EncoderHeader
 from avprep.spec import ClipSpec, SpecError
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from avprep.media.mel import (
+from avprep.dsp.mel import (
     context_samples,
     hann,
     magnitude_of,
@@ -29,7 +29,7 @@ from avprep.media.mel import (
     stft,
     unit_to_amplitude,
 )
-from avprep.media.phase_gradient import compiled_spread, integrate_phase
+from avprep.dsp.phase_gradient import compiled_spread, integrate_phase
 from avprep.spec import ClipSpec
 
 ITERATIONS = 32       # the table in the README says what fewer cost and more gain
