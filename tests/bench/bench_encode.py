@@ -31,10 +31,10 @@ from avprep.spec import ClipSpec
 from avprep.stages.clip_input import ClipShard, read_clip_shard
 from avprep.stages.encode import EncodeOptions
 from avprep.stages.encoder import EncoderFactory
-from tests.encode_driver import encode, media_job, quiet
+from tests.avprep.media.flash_click import write_flash_click
 from tests.fake_encoder import FakeLatents, OpenFake, fake_header
+from tests.integration.encode_driver import encode, media_job, quiet
 from tests.made_clips import TINY, write_clips
-from tests.media.flash_click import write_flash_click
 
 ROUNDS = 5
 SPEC = ClipSpec(size=64)
@@ -125,7 +125,7 @@ def memory(folder: Path) -> None:
         command = [
             sys.executable,
             "-m",
-            "tests.encode_driver",
+            "tests.integration.encode_driver",
             "clips",
             clips,
             folder / f"{shards}-out",

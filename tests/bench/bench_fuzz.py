@@ -20,8 +20,8 @@ from avprep.media.limits import MAX_GROWTH
 from avprep.shards.ledger import Sums, finished_shards, read_ledgers
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import open_store
-from tests.media.mutate import mutations
-from tests.test_faults import start
+from tests.avprep.media.mutate import mutations
+from tests.integration.test_faults import start
 
 LARGEST = 3_000_000  # bytes of a file to start from
 SOURCE_TIMEOUT_S = 30

@@ -36,7 +36,7 @@ from avprep.shards.store import open_store
 from avprep.spec import ClipSpec
 from avprep.stages.clip import ClipOptions, ShardResult, ShardTask
 from avprep.stages.probe import ProbeTask
-from tests.test_faults import memory_of_this_process
+from tests.integration.test_faults import memory_of_this_process
 
 SPEC = ClipSpec()
 PLAN_LIMIT_BYTES = 2_000_000_000

@@ -8,8 +8,8 @@ import pytest
 from avprep.media.limits import Deadline
 from avprep.media.probe import probe
 from avprep.reasons import MediaError, Reason
+from tests.avprep.media.flash_click import write_flash_click
 from tests.conftest import shared_file
-from tests.media.flash_click import write_flash_click
 
 
 def reason_of(path) -> MediaError:

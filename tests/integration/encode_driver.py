@@ -1,6 +1,6 @@
 """The encode job with the fake encoder in a process of its own, to be killed and measured.
 
-`python -m tests.encode_driver clips|media SOURCE OUT [--workers N] [--address A] [--cpus N]
+`python -m tests.integration.encode_driver clips|media SOURCE OUT [--workers N] [--address A] [--cpus N]
 [--kill-at FILE] [--slow S]`
 """
 

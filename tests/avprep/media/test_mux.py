@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from avprep.media.mux import MuxError, decode_frames, encode_frames, write_mp4
-from tests.media.flash_click import CODECS, FlashClick, click, find_clicks, lit, write_flash_click
+from tests.avprep.media.flash_click import CODECS, FlashClick, click, find_clicks, lit, write_flash_click
 
 M_PERTURB = -6  # of mallopt: the byte whose complement fills new memory
 

@@ -16,8 +16,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avprep.dsp import phase_gradient
 from avprep.dsp.phase_gradient import integrate_phase
-from avprep.media import phase_gradient
 
 N_FFT, HOP = 1024, 100
 TURN = 2 * math.pi
@@ -179,7 +179,7 @@ print(sum(spread.stats.cache_hits.values()), phase.tobytes().hex())
 
 def test_numba_is_loaded_by_those_who_invert_alone():
     code = "import sys, avprep.dsp.griffin_lim; sys.exit('numba' in sys.modules)"
-    top = Path(__file__).parents[2]
+    top = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=top, check=False).returncode == 0
 
 

@@ -12,8 +12,8 @@ import torch
 from click.testing import CliRunner
 
 from avprep.cli import main
+from avprep.dsp import griffin_lim
 from avprep.dsp.mel import mel_psnr, mel_stack, pad_with_silence
-from avprep.media import griffin_lim
 from avprep.shards.clips import load_npy, read_shard
 from tests.made_clips import TINY, write_clips
 

@@ -1,4 +1,4 @@
-"""The product held against the reference of tests/media/sequential.py: what differs, in sentences."""
+"""The product held against the reference of tests/avprep/media/sequential.py: what differs, in sentences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from avprep.media.source import open_source
 from avprep.media.timeline import starts_of_parts
 from avprep.reasons import MediaError, Reason
 from avprep.spec import ClipSpec
-from tests.media.sequential import ExpectedClip, Timeline, expected_clips, read_timeline
+from tests.avprep.media.sequential import ExpectedClip, Timeline, expected_clips, read_timeline
 
 _TIME_S = 2e-6            # stored times are rounded to 1e-6 s
 _LAG_MS = 1.0             # the sound is where its stamps say, to this

@@ -15,8 +15,8 @@ from avprep.media.source import open_source
 from avprep.media.timeline import starts_of_parts
 from avprep.reasons import Reason
 from avprep.spec import ClipSpec
+from tests.avprep.media.flash_click import FLASH_S, find_clicks, lit, write_flash_click
 from tests.conftest import shared_file
-from tests.media.flash_click import FLASH_S, find_clicks, lit, write_flash_click
 
 SPEC = ClipSpec(size=32)
 EVENTS_S = (1.4, 2.2, 3.0)

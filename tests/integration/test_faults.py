@@ -31,8 +31,8 @@ from avprep.cli import main
 from avprep.shards.ledger import finished_shards, read_ledgers
 from avprep.shards.store import open_store
 from avprep.shards.verify import verify
-from tests.media.flash_click import write_flash_click
-from tests.test_job import digest
+from tests.avprep.media.flash_click import write_flash_click
+from tests.integration.test_job import digest
 
 LIMIT_S = 60  # of one run; a test's own limit is higher
 
@@ -94,7 +94,7 @@ def memory_of_this_process(field: str) -> int:
 def start(
     root: Path, out: Path, *options: object, workers: int = 0, before: Callable[[], None] | None = None
 ) -> Run:
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.test_faults"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.integration.test_faults"])
     arguments = ["clip", "--dataset", "folder", "--root", root, "--out", out, "--workers", workers]
     arguments += ["--size", 32, "--shard-size", 2, *options]
     run = Run([str(a) for a in arguments], out.with_name(f"{out.name}.log"), before)

@@ -26,8 +26,8 @@ from avprep.shards.ledger import ShardRecord, read_ledger, read_ledgers, write_l
 from avprep.shards.store import open_store
 from avprep.shards.verify import read_header, verify
 from avprep.spec import ClipSpec
-from tests.encode_driver import SHARD_SIZE, encode, media_job
 from tests.fake_encoder import OpenFake
+from tests.integration.encode_driver import SHARD_SIZE, encode, media_job
 from tests.made_clips import TINY, write_clips
 
 FAKE = OpenFake(TINY)
@@ -79,7 +79,7 @@ def real_clips(clip_root, tmp_path_factory) -> Path:
 
 
 def drive(*args: object) -> list[str]:
-    return [sys.executable, "-m", "tests.encode_driver", *map(str, args)]
+    return [sys.executable, "-m", "tests.integration.encode_driver", *map(str, args)]
 
 
 # --- what is made ------------------------------------------------------------------------------------------

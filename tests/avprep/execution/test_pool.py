@@ -6,7 +6,7 @@ import pytest
 
 from avprep.execution.pool import PoolConfig, Todo
 from avprep.execution.runner import RunnerError, map_in_order, open_pool
-from tests.test_runner import Job, quarantine, stage
+from tests.avprep.execution.test_runner import Job, quarantine, stage
 
 JOBS = [Job(0, ("a",)), Job(1, ("b", "crash", "c")), Job(2, ("d",)), Job(3, ("once", "e")), Job(4, ("f",))]
 

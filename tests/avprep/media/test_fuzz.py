@@ -18,9 +18,9 @@ from avprep.shards.ledger import LedgerRow, read_ledgers
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import open_store
 from avprep.shards.verify import verify
+from tests.avprep.media.mutate import BILLION, boxes, mutations
 from tests.conftest import shared_file
-from tests.media.mutate import BILLION, boxes, mutations
-from tests.test_faults import finish, start
+from tests.integration.test_faults import finish, start
 
 # The least of each container, so that thirty mutants cost seconds.
 SOURCES = (

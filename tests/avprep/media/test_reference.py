@@ -20,11 +20,11 @@ from scipy.signal import correlate, resample_poly
 from avprep.media.decode import FailedClip, RawClip
 from avprep.reasons import MediaError, Reason
 from avprep.spec import ClipSpec
+from tests.avprep.media import against_reference, sequential
+from tests.avprep.media.against_reference import differences, lag
+from tests.avprep.media.matrix import code_picture, noise, number_of, write_wave
+from tests.avprep.media.sequential import ExpectedClip, expected_clips, read_timeline
 from tests.conftest import SHARED, shared_file
-from tests.media import against_reference, sequential
-from tests.media.against_reference import differences, lag
-from tests.media.matrix import code_picture, noise, number_of, write_wave
-from tests.media.sequential import ExpectedClip, expected_clips, read_timeline
 
 SPEC = ClipSpec(size=32)
 _SLOW = {"long_360s_silent.mp4"}

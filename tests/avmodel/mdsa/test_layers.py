@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avmodel import layers
 from avmodel.info import count_parameters
+from avmodel.mdsa import layers
 from avmodel.mdsa.layers import (
     GEGLU,
     CrossAttention,

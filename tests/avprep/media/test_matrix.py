@@ -16,10 +16,10 @@ import pytest
 from scipy.signal import correlate, resample_poly
 
 from avprep.spec import ClipSpec
-from tests.media import matrix
-from tests.media.against_reference import differences
-from tests.media.matrix import Case, noise, number_of
-from tests.media.sequential import ExpectedClip, expected_clips
+from tests.avprep.media import matrix
+from tests.avprep.media.against_reference import differences
+from tests.avprep.media.matrix import Case, noise, number_of
+from tests.avprep.media.sequential import ExpectedClip, expected_clips
 
 SPEC = ClipSpec(size=32)
 CASES = matrix.pairwise()

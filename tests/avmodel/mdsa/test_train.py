@@ -14,10 +14,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from avmodel import train_mdsa as module
 from avmodel.cli import main
 from avmodel.config import MDSA_PRESETS, ConfigError
 from avmodel.data import ClipData, Steps, step_loader
+from avmodel.mdsa import train as module
 from avmodel.mdsa.checkpoint import open_codec
 from avmodel.mdsa.losses import LossWeights
 from avmodel.mdsa.model import Posterior

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from avmodel import train_dit as module
 from avmodel.cli import main
 from avmodel.config import MDSA_PRESETS, STDIT_PRESETS
 from avmodel.data import LatentData
+from avmodel.dit import train as module
 from avmodel.dit.text import CaptionTexts, LabelTexts, TextError
 from avmodel.dit.train import DiTTraining, train_dit
 from avmodel.mdsa.checkpoint import mdsa_payload, read_codec_header
@@ -221,7 +221,7 @@ def test_what_is_given_is_kept(trained, mdsa, tmp_path):
 
 def test_a_given_video_is_shown_as_given(trained, mdsa, tmp_path):
     from avmodel.dit.given import read_frames
-    from tests.media.flash_click import write_flash_click
+    from tests.avprep.media.flash_click import write_flash_click
 
     write_flash_click(tmp_path / "given.mp4", seconds=4.0)
     done = sample(trained, mdsa, tmp_path / "out", "--given-video", str(tmp_path / "given.mp4"), "--n", "1")
