@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from av.packet import Packet
 
 _LOST_AFTER = 64      # packets: one whose picture has not come out by then gives none
+# Codecs of which each packet gives a picture, unless it is a second field.
+_ONE_EACH = frozenset({"h264", "hevc", "vp9", "libdav1d", "mpeg1video", "mpeg2video"})
+_REMEMBERED_KEYS = 1024  # more than a clip has pictures
 _HEAD = 256           # bytes of a packet that are looked at for its first slice
 # Codecs whose B pictures are never leaned on.
 _PLAIN_B = frozenset({"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3", "vc1", "wmv3", "rv30", "rv40"})
@@ -23,32 +26,60 @@ _PLAIN_B = frozenset({"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3", "vc1", "
 class Damage:
     """What is known of a part's damage. Packets are known by their number in decoding order."""
 
-    def __init__(self) -> None:
-        self._waiting: dict[int, None] = {}      # in the decoder, their pictures not out yet; ascending
+    def __init__(self, codec: str) -> None:
+        self._codec = codec
+        self._is_one_each = codec in _ONE_EACH
+        self._waiting: dict[int, tuple[int | None, Packet]] = {}  # number -> (PTS, packet), not out yet
+        self._lost: set[int] = set()             # they gave no picture
         self._bad: list[tuple[int, int | None]] = []  # (number, PTS): what leans on them is damaged
         self._bad_alone: set[int] = set()        # nothing leans on them
         self._keys: list[tuple[int, int]] = []   # (number, PTS) of clean keyframes, ascending
 
-    def wait_for(self, number: int) -> None:
+    def wait_for(self, number: int, pts: int | None, packet: Packet) -> None:
         """A packet went into the decoder, and its picture is to come out."""
-        self._waiting[number] = None
+        self._waiting[number] = pts, packet
         first = next(iter(self._waiting))
-        if number - first > _LOST_AFTER:  # hidden, or the second field of a picture
-            del self._waiting[first]
+        if number - first > _LOST_AFTER:
+            self._lose(first)
+
+    def end(self) -> None:
+        """The decoder is empty."""
+        for number in list(self._waiting):
+            self._lose(number)
+
+    def _lose(self, number: int) -> None:
+        """No picture came of a packet: it is damaged, hidden, or the second field of a picture."""
+        pts, packet = self._waiting.pop(number)
+        if self._is_one_each:
+            self._lost.add(number)
+            self.add(number, pts, packet, is_b=None)
+
+    def is_lost(self, number: int | None) -> bool:
+        """Whether the packet gave no picture though it should."""
+        return number in self._lost
 
     def waits_up_to(self, number: int) -> bool:
         """Whether a picture decoded up to `number` has not come out yet, and may turn out to be damaged."""
         return bool(self._waiting) and next(iter(self._waiting)) <= number
 
-    def came_out(self, number: int, pts: int, *, is_key: bool) -> None:
+    def came_out(self, number: int, pts: int, *, is_key: bool, is_field: bool) -> None:
+        """The packet's picture is there. `is_field`: it holds two fields, which may be two packets."""
         self._waiting.pop(number, None)
+        self._is_one_each = self._is_one_each and not is_field
         if is_key:
             self._keys.append((number, pts))
+            if len(self._keys) > 2 * _REMEMBERED_KEYS:
+                del self._keys[:_REMEMBERED_KEYS]
+                self._bad = [(bad, at) for bad, at in self._bad if bad >= self._keys[0][0]]
 
-    def add(self, number: int, pts: int | None, is_reference: bool) -> None:
-        """The packet was refused, or its picture flagged."""
+    def refuse(self, number: int, pts: int | None, packet: Packet) -> None:
+        """The decoder refused the packet: no picture comes of it."""
         self._waiting.pop(number, None)
-        if is_reference:
+        self.add(number, pts, packet, is_b=None)
+
+    def add(self, number: int, pts: int | None, packet: Packet, *, is_b: bool | None) -> None:
+        """The packet was refused or flagged, or its picture was; `is_b` as in `is_reference`."""
+        if is_reference(packet, self._codec, is_b=is_b):
             self._bad.append((number, pts))
         else:
             self._bad_alone.add(number)

@@ -169,7 +169,7 @@ class Demuxer:
         if packet is None:
             return False
         track = self._tracks[packet.stream_index]
-        if packet.dts is not None:
+        if packet.dts is not None and not packet.is_discard:  # what an edit list hides has other stamps
             self._follow_clock(track, packet.dts * track.tick_s)
         track.waiting.append((track.part, packet))
         return True

@@ -18,14 +18,14 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import av
 import numpy as np
 from av.packet import Packet
 from av.video.frame import PictureType, VideoFrame
 
-from avprep.media.damage import Damage, is_reference
+from avprep.media.damage import Damage
 from avprep.media.packets import Demuxer, stamp_of
 from avprep.media.source import OpenSource
 from avprep.media.timeline import Extent
@@ -100,11 +100,12 @@ class Pictures:
         self._number = -1                          # of the packet decoded last
         self._rank = -1                            # of the picture shown last
         self._shown_numbers: deque[int] = deque(maxlen=LOOK)  # of the pictures shown last
-        self._damage = Damage()
+        self._damage = Damage(self._codec.name)
         self._held: _Shown | None = None           # the last one, shown until the next
         self._pictures: dict[int, Picture] = {}    # by instant
         self._extent = Extent()                    # of what was shown
         self._lacks_stamps = False                 # some packets say nothing; those that do may repeat it
+        self._was_flagged = False                  # the packet decoded last, as damaged
         self._may_skip = False
         self._has_skipped = False                  # the decoder, anything, by its own rules
         self._is_landing = False                   # the next picture is the first after a skip
@@ -166,6 +167,8 @@ class Pictures:
                 why = "cannot be converted"
             elif self._damage.reaches(picture.number, picture.pts):
                 why = "is damaged, or leans on one that is"
+            elif self._damage.is_lost(self._expected.get(tick)):
+                why = "is the last before one that does not come out of the decoder"
             elif picture.in_doubt and (self._has_skipped or self._demuxer.was_skipped):
                 why = "is not the one expected"
             if why is not None:
@@ -193,7 +196,8 @@ class Pictures:
     def _skip_gap(self, instant: int) -> None:
         """Over a stretch that no clip wants, to the last keyframe before the instant."""
         self._fill()
-        stamp = stamp_of(self._window[-1]) if self._window else None
+        shown = (stamp_of(packet) for packet in reversed(self._window) if not packet.is_discard)
+        stamp = next(shown, None)
         if self._is_plain or self._is_by_rank or stamp is None or instant - stamp <= self._max_gap:
             return
         self._demuxer.unread(list(self._window))
@@ -241,12 +245,24 @@ class Pictures:
             self._has_skipped = True
             self._set_skip("NONREF")
         else:
-            self._damage.wait_for(entry.number)
+            if not packet.is_discard:
+                self._damage.wait_for(entry.number, entry.pts, packet)
             self._set_skip("DEFAULT")
+        self._note_flag(entry)
         packet.pts = packet.dts = entry.number
         for frame in self._decoded(packet, entry):
             self._show(frame)
         return True
+
+    def _note_flag(self, entry: _Entry) -> None:
+        """Damage that the container tells: of this packet or, where a parser cuts the stream into pictures,
+        of the next. Before a keyframe it is none: a segment ends, and packet counters begin anew."""
+        is_flagged = entry.packet.is_corrupt
+        if is_flagged and any(following.is_keyframe for following in islice(self._window, 2)):
+            is_flagged = False
+        if is_flagged or self._was_flagged:
+            self._damage.add(entry.number, entry.pts, entry.packet, is_b=None)
+        self._was_flagged = is_flagged
 
     def _expect(self, entry: _Entry) -> bool:
         """Notes the instants at which the packet's picture is to be shown, by its stamp and the next one;
@@ -272,12 +288,13 @@ class Pictures:
             return self._codec.decode(packet)
         except av.FFmpegError:
             if entry is not None:
-                self._damage.add(entry.number, entry.pts, is_reference(packet, self._codec.name, is_b=None))
+                self._damage.refuse(entry.number, entry.pts, packet)
             return []
 
     def _end(self) -> None:
         for frame in self._decoded(None):
             self._show(frame)
+        self._damage.end()
         self._codec.flush_buffers()
         if self._held is not None:
             self._settle(self._held, self._held.pts, self._stop())
@@ -330,11 +347,10 @@ class Pictures:
         return follows if self._lacks_stamps or entry.pts is None else entry.pts
 
     def _note_damage(self, frame: VideoFrame, entry: _Entry, pts: int, is_key: bool) -> None:
-        is_bad = frame.is_corrupt or entry.packet.is_corrupt
-        self._damage.came_out(entry.number, pts, is_key=is_key and not is_bad)
-        if is_bad:
-            is_b = frame.pict_type == PictureType.B
-            self._damage.add(entry.number, pts, is_reference(entry.packet, self._codec.name, is_b=is_b))
+        is_clean_key = is_key and not frame.is_corrupt
+        self._damage.came_out(entry.number, pts, is_key=is_clean_key, is_field=frame.interlaced_frame)
+        if frame.is_corrupt:
+            self._damage.add(entry.number, pts, entry.packet, is_b=frame.pict_type == PictureType.B)
 
     def _settle(self, shown: _Shown, first: int, stop: int) -> None:
         """The picture is what is shown at the instants in `[first, stop)`."""

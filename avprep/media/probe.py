@@ -24,8 +24,9 @@ MAX_SECONDS = 24 * 3600      # what claims more is not believed
 _TO_FIRST_PICTURE = 600      # packets that are decoded at most until a picture comes
 _TAIL = 64                   # packets at the end: more than any codec reorders
 _CUT_S = 1.0                 # all streams end so much before the header says: the file is cut off
-# Containers whose header says how long it was when it was whole; others' durations are FFmpeg's estimates.
-_TELLING_DURATION = ("mov", "matroska", "avi", "flv", "asf")
+# Containers whose header says how long it was when it was whole. Others' durations are estimates, or often
+# wrong (FLV, ASF).
+_TELLING_DURATION = ("mov", "matroska", "avi")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,4 +152,4 @@ def _claimed_s(source: OpenSource, read: Demuxer) -> Fraction:
         stop_s = Fraction(container.duration or 0, av.time_base)
         is_cut = stop_s - Fraction(_CUT_S) > read.last_s
         stop_s -= source.video_clock.origin
-    return stop_s if is_cut else Fraction(0)
+    return stop_s if is_cut and stop_s <= MAX_SECONDS else Fraction(0)

@@ -146,7 +146,8 @@ def mono_pieces(frames: Iterator[AudioFrame], clock: Clock, settled_s: Fraction)
                 origin_s = drift.origin_s
                 goes_on = run is not None and abs(run.next_s - origin_s) <= _SETTLED_S / 2
             else:
-                origin_s = _agreed_origin(pending, clock, settled_s, begin=run is None)
+                counted_s = None if run is None else run.next_s
+                origin_s = _agreed_origin(pending, clock, settled_s, counted_s)
                 goes_on = origin_s is None
             if not goes_on:
                 run = _Run(origin_s, frame.sample_rate, clock, settled_s)
@@ -230,11 +231,13 @@ class _Run:
 
 
 def _agreed_origin(
-    pending: Sequence[AudioFrame], clock: Clock, settled_s: Fraction, *, begin: bool
+    pending: Sequence[AudioFrame], clock: Clock, settled_s: Fraction, counted_s: Fraction | None
 ) -> Fraction | None:
-    """Where the first pending sample sounds: the median of the PTS that agree with its own.
+    """Where the first pending sample sounds, whose PTS is not where the count of samples, `counted_s`, is:
+    the median of the PTS that agree with its own.
 
-    None if too few agree; at the begin of a run, where there is no count to go by, all of them are asked.
+    None where the PTS of all that is pending are, in the middle, where the count is: they jitter. Without a
+    count and without agreement it is the middle of all, and after a gap the PTS itself.
     """
     origins: list[Fraction] = []
     count = 0
@@ -244,10 +247,15 @@ def _agreed_origin(
         if frame.pts is not None:
             origins.append(clock.seconds(frame.pts) - Fraction(count, frame.sample_rate))
         count += frame.samples
+    if not origins:
+        return None
+    middle = sorted(origins)[len(origins) // 2]
+    if counted_s is not None and abs(middle - counted_s) <= settled_s:
+        return None
     agreeing = [o for o in origins if abs(o - origins[0]) <= settled_s]
-    if len(agreeing) < min(_AGREEING, len(origins)):
-        agreeing = origins if begin else []
-    return sorted(agreeing)[len(agreeing) // 2] if agreeing else None
+    if len(agreeing) >= min(_AGREEING, len(origins)):
+        return sorted(agreeing)[len(agreeing) // 2]
+    return middle if counted_s is None else origins[0]
 
 
 def _to_mono(frame: AudioFrame) -> tuple[np.ndarray, float]:

@@ -150,11 +150,18 @@ def _choose_streams(path: str, container: InputContainer) -> OpenSource:
     video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     clock = Clock(Fraction(video.time_base), Fraction(container.start_time or 0, av.time_base))
     can_seek = (
-        container.format.name.startswith(_SEEKABLE)
-        and len(video.index_entries) > 1
+        _is_indexed(container, video)
         and (audio is None or audio.codec_context.name not in _UNSEEKABLE_AUDIO)
     )
     return OpenSource(path, container, video, audio, clock, can_seek)
+
+
+def _is_indexed(container: InputContainer, video: VideoStream) -> bool:
+    """Whether the container's index leads anywhere in the file: not in fragmented MP4, of which it knows the
+    first fragment alone."""
+    count = len(video.index_entries)
+    is_whole = count == video.frames or not container.format.name.startswith("mov")
+    return container.format.name.startswith(_SEEKABLE) and count > 1 and is_whole
 
 
 def _partner(container: InputContainer, video: VideoStream) -> AudioStream | None:
@@ -198,6 +205,8 @@ def _own_layout(audio: AudioStream) -> None:
 
 def _check_sound(audio: AudioStream) -> None:
     codec = audio.codec_context
+    if codec.sample_rate == 0 and codec.channels == 0:
+        return  # it begins long after the file does: its decoder will know
     if codec.sample_rate not in SAMPLE_RATES or not 1 <= codec.channels <= MAX_CHANNELS:
         found = f"{codec.sample_rate} Hz, {codec.channels} channels"
         raise MediaError(Reason.BAD_HEADER, f"sound of {found}")

@@ -9,16 +9,18 @@ from avprep.media.damage import Damage, is_reference
 # (number in decoding order, PTS): I0 P1 B2 P3 B4 P5 | I6 B7 B8 P9, where B7 and B8 are shown before I6.
 SHOWN = [(0, 0), (1, 2), (2, 1), (3, 4), (4, 3), (5, 5), (6, 8), (7, 6), (8, 7), (9, 9)]
 KEYS = (0, 6)
+PACKET = memoryview(b"\0")
 
 
 def damaged_by(*bad: int, alone: tuple[int, ...] = (), keys: tuple[int, ...] = KEYS) -> list[int]:
     """The numbers of the pictures that are damaged where those of `bad` and `alone` are flagged."""
-    damage = Damage()
+    damage = Damage("mpeg2video")  # whose B pictures are never leaned on
     for number, pts in SHOWN:
-        damage.wait_for(number)
+        damage.wait_for(number, pts, PACKET)
         if number in bad or number in alone:
-            damage.add(number, pts, is_reference=number not in alone)
-        damage.came_out(number, pts, is_key=number in keys and number not in bad)
+            damage.add(number, pts, PACKET, is_b=number in alone)
+        is_key = number in keys and number not in bad
+        damage.came_out(number, pts, is_key=is_key, is_field=False)
     return [number for number, pts in SHOWN if damage.reaches(number, pts)]
 
 
@@ -46,25 +48,44 @@ def test_without_a_keyframe_everything_after_is_damaged():
 
 
 def test_a_clip_waits_for_all_that_its_pictures_lean_on():
-    damage = Damage()
+    damage = Damage("h264")
     for number in (0, 1, 2):
-        damage.wait_for(number)
-    damage.came_out(0, 0, is_key=True)
-    damage.came_out(2, 1, is_key=False)
+        damage.wait_for(number, None, PACKET)
+    damage.came_out(0, 0, is_key=True, is_field=False)
+    damage.came_out(2, 1, is_key=False, is_field=False)
     assert damage.waits_up_to(2) and not damage.waits_up_to(0)  # P1, on which B2 leans, is not out yet
-    damage.came_out(1, 2, is_key=False)
+    damage.came_out(1, 2, is_key=False, is_field=False)
     assert not damage.waits_up_to(2)
 
 
-def test_a_packet_that_never_gives_a_picture_is_not_waited_for_for_ever():
-    damage = Damage()
-    damage.wait_for(0)
-    for number in range(1, 200):
-        damage.wait_for(number)
-        damage.came_out(number, number, is_key=False)
+@pytest.mark.parametrize(
+    ("codec", "is_field", "is_damage"), [("h264", False, True), ("h264", True, False), ("vp8", False, False)]
+)
+def test_a_packet_that_gives_no_picture_is_damaged_where_each_should_give_one(codec, is_field, is_damage):
+    damage = Damage(codec)
+    for number in range(200):
+        damage.wait_for(number, number, PACKET)
+        if number != 100:
+            damage.came_out(number, number, is_key=number == 0, is_field=is_field)
     assert not damage.waits_up_to(150)
+    assert damage.is_lost(100) is is_damage
+    assert [damage.reaches(number, number) for number in (99, 101, 199)] == [False, is_damage, is_damage]
 
 
+def test_what_is_in_the_decoder_at_its_end_is_lost():
+    damage = Damage("hevc")
+    damage.wait_for(0, 0, PACKET)
+    damage.end()
+    assert damage.is_lost(0) and not damage.waits_up_to(0)
+
+
+def test_old_damage_and_old_keyframes_are_forgotten():
+    damage = Damage("mjpeg")
+    for number in range(10_000):
+        damage.add(number, number, PACKET, is_b=None)
+        damage.came_out(number, number, is_key=True, is_field=False)
+    assert len(damage._bad) < 5000 and len(damage._keys) < 5000
+    assert damage.reaches(9999, 9999)
 
 
 def annex_b(*headers: int) -> bytes:
