@@ -36,8 +36,8 @@ SPEC = ClipSpec(size=32)
 SIDE = 64                # pixels of a picture
 FPS = 25
 SECONDS = 5
-LONG_S = 60
-FAR = 9                  # every so many clips of a long file: 12.8 s lie between two
+LONG_S = 48
+FAR = 10                 # every so many clips of a long file: 14.4 s lie between two
 _TICK_S = 0.0025         # containers round stamps to 1 ms, and sound begins within one
 _RAW = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{SIDE}x{SIDE}"]
 _SILENT = 1e-3           # the highest sample of what is no sound
@@ -70,6 +70,7 @@ class Studio:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._made: dict[str, list[str]] = {}  # by the file's name, what it was made with
 
     def __call__(
         self, name: str, video: str = X264, audio: str = AAC, more: str = "", *, of: Recording = A,
@@ -88,9 +89,14 @@ class Studio:
 
     def ffmpeg(self, name: str, *options: str | Path) -> Path:
         path = self.folder / name
-        command = ["ffmpeg", "-v", "error", "-y", "-nostdin", "-threads", "1", *map(str, options), str(path)]
+        words = [*map(str, options)]
+        if self._made.setdefault(name, words) is not words:
+            assert self._made[name] == words, f"{name} would be two files"
+            return path
+        command = ["ffmpeg", "-v", "error", "-y", "-nostdin", "-threads", "1", *words, str(path)]
         done = subprocess.run(command, capture_output=True)
-        if done.returncode or not path.exists():
+        if done.returncode:
+            del self._made[name]
             pytest.skip(f"this ffmpeg cannot make it: {done.stderr.decode(errors='replace')[-300:]}")
         return path
 
@@ -144,9 +150,14 @@ def noise_of(of: Recording) -> np.ndarray:
     return resample_poly(matrix.noise(LONG_S + 4, seed=of.seed), 1, matrix.NOISE_RATE // SPEC.sample_rate)
 
 
-def files(*rows: tuple[str, str, str]) -> pytest.MarkDecorator:
-    """Parameters of a test: a file's name, and how its pictures and its sound are encoded."""
-    named = [pytest.param(*row, id=row[0]) for row in rows]
+def files(*rows: tuple[str, str, str], fast: int | None = None) -> pytest.MarkDecorator:
+    """Parameters of a test: a file's name, and how its pictures and its sound are encoded; those after the
+    first `fast` are slow tests."""
+    fast = len(rows) if fast is None else fast
+    named = [
+        pytest.param(*row, id=row[0], marks=[] if i < fast else [pytest.mark.slow])
+        for i, row in enumerate(rows)
+    ]
     return pytest.mark.parametrize(("name", "video", "audio"), named)
 
 
@@ -210,19 +221,6 @@ def test_the_first_gop_of_a_transport_stream_is_whole(studio, name, video, audio
 
 
 @files(
-    ("h264.flv", f"{X264} -bf 2", "-c:a aac -ar 44100"),
-    ("h264.mkv", f"{X264} -bf 2", MP3),
-    ("mpeg4.avi", f"{MPEG4} -bf 0", "-c:a pcm_s16le"),
-    ("vp8.webm", VP8, OPUS),
-)
-@pytest.mark.parametrize("first", ["audio", "video"])
-def test_streams_that_lie_one_behind_the_other_are_read_together(studio, name, video, audio, first):
-    path = in_order(studio(name, video, audio), f"{first}_first", lambda p: p.stream.type != first)
-    assert differences(path, SPEC) == []
-    assert_true(written(path), count=3, apart_s=0.03)  # MP3 and Opus have a lead that is not stored
-
-
-@files(
     ("late.mp4", f"{X264} -bf 2", AAC),
     ("late.mkv", f"{MPEG2} -bf 2", OPUS),
     ("late.ts", f"{X264} -bf 2", MP2),
@@ -276,6 +274,7 @@ def test_joined_transport_streams_are_parts(studio, name, video, audio, shift_s)
     ("mpeg2.mkv", f"{MPEG2} -bf 2 -g 12", "-c:a pcm_s16le"),
     ("flv1.flv", "-c:v flv -q:v 3", MP3),
     ("h264.ts", f"{X264} -bf 2 -g 25", AAC),
+    fast=3,
 )
 def test_a_clock_that_begins_hours_late_begins_at_0(studio, name, video, audio):
     path = studio(f"hours_{name}", video, audio, "-output_ts_offset 7200")
@@ -327,7 +326,7 @@ def test_a_change_of_the_sounds_rate_leaves_the_sound_before_it(studio, rates, a
     path = studio.joined(f"rates_{rates[0]}_{rates[1]}.ts", *parts)
     clips = written(path)
     assert_true(clips, count=3, apart_s=0.05, jump_s=0.08)  # by the lead of the second part's sound
-    assert clips[0].sound.sounding_s > 1.5 and clips[2].sound.sounding_s > 1.5
+    assert min(clip.sound.sounding_s for clip in clips[:3]) > 1.5
 
 
 # --- the end of a file -------------------------------------------------------------------------------------
@@ -337,7 +336,7 @@ def test_a_change_of_the_sounds_rate_leaves_the_sound_before_it(studio, rates, a
     ("matroska", ".mkv", f"{X264} -bf 2", AAC, ""),
     ("webm", ".webm", VP8, OPUS, "-live 1"),
     ("flv", ".flv", f"{X264} -bf 2", MP3, ""),
-    ("nut", ".nut", f"{MPEG4} -bf 2", MP2, ""),
+    pytest.param("nut", ".nut", f"{MPEG4} -bf 2", MP2, "", marks=pytest.mark.slow),
     ("mp4", ".mp4", f"{X264} -bf 2", AAC, "-movflags +frag_keyframe+empty_moov"),
 ])
 @pytest.mark.parametrize("share", [1.0, 0.7])
@@ -398,6 +397,7 @@ def test_one_picture_with_music_is_shown_as_long_as_it_lasts(studio, name, video
     ("mpeg4.avi", f"{MPEG4} -bf 0", "-c:a pcm_s16le"),
     ("wmv2.wmv", "-c:v wmv2 -q:v 3", MP3),
     ("h264.ts", f"{X264} -bf 2 -g 25", AAC),
+    fast=3,
 )
 @pytest.mark.parametrize("longer", ["video", "audio"])
 def test_a_duration_that_is_of_one_stream_plans_no_clip_in_vain(studio, name, video, audio, longer):
@@ -440,9 +440,10 @@ def test_of_several_programmes_the_videos_own_sound_is_taken(studio, order, code
 
 
 @pytest.mark.parametrize(("name", "audio", "layout"), [
-    ("flac.mkv", "-c:a flac", "7.1"), ("flac.mp4", "-c:a flac", "6.1"), ("aac.ts", "-c:a aac", "7.1"),
-    ("opus.mkv", "-c:a libopus", "6.1"), ("pcm.mkv", "-c:a pcm_s24le", "7.1"),
-    ("alac.mov", "-c:a alac", "7.1"),
+    ("flac.mkv", "-c:a flac", "7.1"), ("aac.ts", "-c:a aac", "7.1"), ("opus.mkv", "-c:a libopus", "6.1"),
+    pytest.param("flac.nut", "-c:a flac", "6.1", marks=pytest.mark.slow),
+    pytest.param("pcm.mkv", "-c:a pcm_s24le", "7.1", marks=pytest.mark.slow),
+    pytest.param("alac.mov", "-c:a alac", "7.1", marks=pytest.mark.slow),
 ])
 def test_sound_of_seven_or_eight_channels_is_mixed(studio, name, audio, layout):
     channels = {"6.1": 7, "7.1": 8}[layout]
@@ -450,6 +451,16 @@ def test_sound_of_seven_or_eight_channels_is_mixed(studio, name, audio, layout):
     path = studio(f"{layout}_{name}", X264, f"-af {pan} {audio}")
     assert differences(path, SPEC) == []
     assert_true(written(path), count=3, apart_s=0.03)
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="refused: 'sound of 0 Hz, 0 channels'")
+def test_sound_that_begins_long_after_the_file_was_probed_is_read(studio):
+    """FFmpeg knows neither its rate nor its channels when the file is opened: all of them may be unused."""
+    whole = studio("late_sound.ts", f"{X264} -bf 2 -g 25", MP2, seconds=16)
+    path = later(whole, "long", Fraction(12), "audio")
+    assert differences(path, SPEC) == []
+    clips = written(path)
+    assert_true(clips, count=10, sound_later_s=12)
 
 
 # --- gaps between clips ------------------------------------------------------------------------------------
@@ -460,52 +471,62 @@ _ENDLESS = f"{X264} -bf 2 -g 9999"
 
 
 @files(
-    ("closed.mp4", _KEYED, AAC), ("open.mp4", _OPEN, AAC), ("endless.mp4", _ENDLESS, AAC),
-    ("closed.mkv", _KEYED, "-c:a flac"), ("open.mkv", _OPEN, OPUS),
-    ("mpeg2.mkv", f"{MPEG2} -bf 2 -g 12", MP3), ("closed.flv", _KEYED, MP3),
-    ("open.ts", _OPEN, AAC), ("endless.ts", _ENDLESS, MP2), ("mpeg2.ts", f"{MPEG2} -bf 2 -g 12", MP2),
+    ("open.mp4", _OPEN, AAC),
+    ("endless.mkv", _ENDLESS, OPUS),
+    ("hevc.mp4", f"{X265}:bframes=3:b-adapt=0:keyint=50:open-gop=1", AAC),
+    ("open.ts", _OPEN, AAC),
     ("mpeg4.avi", f"{MPEG4} -bf 0 -g 50", "-c:a pcm_s16le"),
+    ("closed.flv", _KEYED, MP3),
+    ("closed.mp4", _KEYED, AAC),
+    ("endless.mp4", _ENDLESS, AAC),
+    ("closed.mkv", _KEYED, "-c:a flac"),
+    ("mpeg2.mkv", f"{MPEG2} -bf 2 -g 12", MP3),
+    ("endless.ts", _ENDLESS, MP2),
+    ("mpeg2.ts", f"{MPEG2} -bf 2 -g 12", MP2),
     ("closed.avi", f"{X264} -bf 0 -g 50", "-c:a pcm_s16le"),
-    ("hevc.mp4", f"{X265}:bframes=3:b-adapt=0:keyint=50:open-gop=1", AAC), ("vp8.webm", f"{VP8} -g 50", OPUS),
+    ("vp8.webm", f"{VP8} -g 50", OPUS),
     ("theora.ogv", "-c:v libtheora -q:v 8 -g 50", "-c:a libvorbis"),
     ("wmv2.wmv", "-c:v wmv2 -q:v 3 -g 50", "-c:a wmav2"),
+    fast=6,
 )
 def test_clips_far_apart_are_those_of_a_plain_decode(studio, name, video, audio):
     path = studio(f"far_{name}", video, audio, seconds=LONG_S, fps=10)
     assert differences(path, SPEC, every=FAR) == []
     apart_s = 0.06 if "wm" in audio else 0.03
-    assert_true(written(path, every=FAR), count=4, fps=10, apart_s=apart_s)
+    assert_true(written(path, every=FAR), count=3, fps=10, apart_s=apart_s)
 
 
 @files(
     ("mpeg4.mp4", f"{MPEG4} -bf 2 -g 200", AAC),
-    ("h264.mp4", f"{X264} -bf 2 -g 250", AAC),
     ("h264.mov", f"{X264} -bf 0 -g 9999", "-c:a pcm_s16le"),
+    ("h264.mp4", f"{X264} -bf 2 -g 250", AAC),
     ("h263.3gp", "-c:v h263 -vf scale=96:96,pad=128:96:16:0 -q:v 3 -g 200", AAC),
     ("hevc.mp4", f"{X265}:bframes=2:b-adapt=0:keyint=150", AAC),
+    fast=2,
 )
 def test_without_a_table_of_keyframes_a_skip_ends_at_a_true_one(studio, name, video, audio):
-    path = studio(f"far_{name}", video, audio, seconds=LONG_S, fps=10)
+    path = studio(f"keys_{name}", video, audio, seconds=LONG_S, fps=10)
     data = path.read_bytes()
     blind = path.with_stem(f"{path.stem}_blind")
     blind.write_bytes(data.replace(b"stss", b"free"))
     assert differences(blind, SPEC, every=FAR) == []
-    assert_true(written(blind, every=FAR), count=4, fps=10, apart_s=0.03)
+    assert_true(written(blind, every=FAR), count=3, fps=10, apart_s=0.03)
 
 
 @files(
     ("h263p.avi", "-c:v h263p -q:v 3 -g 200", "-c:a pcm_s16le"),
+    ("mpeg4.mkv", f"{MPEG4} -bf 2 -g 120", "-c:a flac"),
     ("h263.avi", "-c:v h263 -vf scale=96:96,pad=128:96:16:0 -q:v 3 -g 100", "-c:a pcm_s16le"),
     ("h264.mkv", f"{X264} -bf 0 -g 120", "-c:a flac"),
-    ("mpeg4.mkv", f"{MPEG4} -bf 2 -g 120", "-c:a flac"),
+    fast=2,
 )
 def test_where_each_packet_is_called_a_keyframe_a_skip_ends_at_a_true_one(studio, name, video, audio):
     def lie(packet: Packet) -> None:
         packet.is_keyframe = True
 
-    path = remuxed(studio(f"far_{name}", video, audio, seconds=LONG_S, fps=10), "lying", lie)
+    path = remuxed(studio(f"lying_{name}", video, audio, seconds=LONG_S, fps=10), "lying", lie)
     assert differences(path, SPEC, every=FAR) == []
-    assert_true(written(path, every=FAR), count=4, fps=10, apart_s=0.03)
+    assert_true(written(path, every=FAR), count=3, fps=10, apart_s=0.03)
 
 
 # --- damage ------------------------------------------------------------------------------------------------
@@ -542,6 +563,17 @@ def _thinned(path: Path, rng: random.Random, *, keep: int) -> bytes:
     return b"".join(data[at : at + 188] for at in range(0, len(data), 188) if at // 188 not in lost)
 
 
+@pytest.mark.xfail(strict=True, reason="each segment's last pictures are taken for damaged")
+def test_segments_joined_byte_by_byte_lose_no_clip(studio):
+    """Each segment's packet counters begin anew, of which FFmpeg makes damage."""
+    whole = studio("segmented.ts", f"{X264} -bf 2 -g 25", AAC, seconds=16)
+    studio.ffmpeg("segment%d.ts", "-i", whole, "-c", "copy", "-copyts", "-f", "segment", "-segment_time", "4")
+    path = studio.joined("segments.ts", *sorted(studio.folder.glob("segment?.ts")))
+    clips = product_clips(path, SPEC)
+    assert [clip for clip in clips if isinstance(clip, FailedClip)] == []
+    assert_true(clips, count=9)
+
+
 @pytest.mark.parametrize(("name", "video", "harm", "keep"), [
     pytest.param("mpeg2.mkv", f"{MPEG2} -bf 2 -g 15", _overwritten, 24, id="mpeg2.mkv"),
     pytest.param("mpeg4.avi", f"{MPEG4} -bf 0 -g 30", _overwritten, 24, id="mpeg4.avi"),
@@ -549,13 +581,21 @@ def _thinned(path: Path, rng: random.Random, *, keep: int) -> bytes:
     pytest.param("h264.mp4", f"{X264} -bf 2 -g 30 -x264-params b-pyramid=none", _cleared, 32, id="h264.mp4"),
     pytest.param("mpeg2_cleared.mkv", f"{MPEG2} -bf 2 -g 15", _cleared, 32, id="mpeg2_cleared.mkv"),
     pytest.param("mpeg2.ts", f"{MPEG2} -bf 2 -g 15", _thinned, 10, id="mpeg2.ts"),
+    pytest.param(
+        "hevc.mp4", f"{X265}:bframes=2:b-adapt=0:keyint=30", _cleared, 0, id="hevc_cleared.mp4",
+        marks=pytest.mark.xfail(strict=True, reason="where no picture came the one before is shown on"),
+    ),
+    pytest.param(
+        "hevc.ts", f"{X265}:bframes=2:b-adapt=0:keyint=30", _thinned, 10, id="hevc.ts",
+        marks=pytest.mark.xfail(strict=True, reason="FFmpeg flags the packet before the damaged one"),
+    ),
 ])
 def test_what_damage_reaches_is_failed_and_nothing_else(studio, name, video, harm, keep):
     """Each written picture is that of the whole file; no clip failed whose pictures all are."""
     path = studio.ffmpeg(f"whole_{name}", "-f", "lavfi", "-i", _NOISY, *video.split())
     whole = {clip.start: clip.frames for clip in written(path)}
     found = []
-    for seed in range(4):
+    for seed in range(6):
         harmed = studio.folder / f"harmed_{seed}_{name}"
         harmed.write_bytes(harm(path, random.Random(seed), keep=keep))
         found += [(harmed, clip) for clip in product_clips(harmed, SPEC)]
@@ -588,11 +628,6 @@ def _decoded(path: Path, start: int) -> np.ndarray:
 def remuxed(path: Path, name: str, change: Callable[[Packet], None]) -> Path:
     """A copy with changed packets."""
     return _copied(path, name, lambda packets: _changed(packets, change))
-
-
-def in_order(path: Path, name: str, key: Callable[[Packet], object]) -> Path:
-    """A copy with its packets in the order of a key."""
-    return _copied(path, name, lambda packets: sorted(packets, key=key))
 
 
 def later(path: Path, name: str, seconds: Fraction, kind: str) -> Path:
