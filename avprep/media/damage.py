@@ -19,6 +19,8 @@ _LOST_AFTER = 64      # packets: one whose picture has not come out by then give
 _ONE_EACH = frozenset({"h264", "hevc", "vp9", "libdav1d", "mpeg1video", "mpeg2video"})
 _REMEMBERED_KEYS = 1024  # more than a clip has pictures
 _HEAD = 256           # bytes of a packet that are looked at for its first slice
+# Codecs whose packets tell, without being decoded, whether anything leans on them.
+_TELLING = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video"})
 # Codecs whose B pictures are never leaned on.
 _PLAIN_B = frozenset({"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3", "vc1", "wmv3", "rv30", "rv40"})
 
@@ -41,6 +43,11 @@ class Damage:
         first = next(iter(self._waiting))
         if number - first > _LOST_AFTER:
             self._lose(first)
+
+    def wait_if_leaned_on(self, number: int, pts: int | None, packet: Packet) -> None:
+        """The same for a packet that the decoder may leave out if nothing leans on it."""
+        if self._codec in _TELLING and is_reference(packet, self._codec, is_b=None):
+            self.wait_for(number, pts, packet)
 
     def end(self) -> None:
         """The decoder is empty."""
@@ -75,6 +82,7 @@ class Damage:
     def refuse(self, number: int, pts: int | None, packet: Packet) -> None:
         """The decoder refused the packet: no picture comes of it."""
         self._waiting.pop(number, None)
+        self._lost.add(number)
         self.add(number, pts, packet, is_b=None)
 
     def add(self, number: int, pts: int | None, packet: Packet, *, is_b: bool | None) -> None:
@@ -104,9 +112,11 @@ def is_reference(packet: Packet, codec: str, *, is_b: bool | None) -> bool:
 
     `is_b`: whether its picture came out as a B picture; None where it did not come out.
     """
+    head = bytes(memoryview(packet)[:_HEAD])
+    if is_b is None and codec in ("mpeg1video", "mpeg2video"):
+        is_b = _is_mpeg_b(head)
     if codec in _PLAIN_B or is_b is False:
         return not is_b
-    head = bytes(memoryview(packet)[:_HEAD])
     if codec == "h264":  # nal_ref_idc of the slices (7.4.1)
         slices = [byte for byte in _unit_headers(head) if byte & 0x9F in (1, 2, 5)]
         return not slices or any(byte & 0x60 for byte in slices)
@@ -114,6 +124,12 @@ def is_reference(packet: Packet, codec: str, *, is_b: bool | None) -> bool:
         kinds = [byte >> 1 for byte in _unit_headers(head) if byte >> 1 < 32]
         return not kinds or any(kind >= 16 or kind % 2 == 1 for kind in kinds)
     return True
+
+
+def _is_mpeg_b(head: bytes) -> bool:
+    """Whether the picture header (ISO 13818-2, 6.2.3) says B."""
+    place = head.find(b"\0\0\1\0")
+    return 0 <= place < len(head) - 5 and head[place + 5] >> 3 & 7 == 3
 
 
 def _unit_headers(head: bytes) -> Iterator[int]:

@@ -150,11 +150,12 @@ class Pictures:
     # --- what a clip gets ----------------------------------------------------------------------------------
 
     def _is_settled(self, instants: Sequence[int]) -> bool:
-        """Whether all pictures are there, and all that they may lean on have come out."""
+        """Whether all pictures are there, and those expected and all that they may lean on have come out."""
         if self._held is None or self._held.pts <= instants[-1]:
             return False
         found = [self._pictures[tick].number for tick in instants if tick in self._pictures]
-        return not self._damage.waits_up_to(max(found, default=-1))
+        expected = [self._expected[tick] for tick in instants if tick in self._expected]
+        return not self._damage.waits_up_to(max([*found, *expected], default=-1))
 
     def _checked(self, instants: Sequence[int]) -> list[Picture]:
         found: list[Picture] = []
@@ -243,6 +244,7 @@ class Pictures:
         is_wanted = self._expect(entry)
         if self._may_skip and not is_wanted:
             self._has_skipped = True
+            self._damage.wait_if_leaned_on(entry.number, entry.pts, packet)
             self._set_skip("NONREF")
         else:
             if not packet.is_discard:
