@@ -33,6 +33,7 @@ from avprep.reasons import MediaError, Reason
 
 LOOK = 24            # packets that wait: more than the 16 pictures that a codec may reorder
 MAX_GAP_S = 10       # a longer stretch that no clip wants is skipped to its last keyframe
+_TELLS_DAMAGE = ("h264", "mpeg1video", "mpeg2video")  # codecs whose decoders flag nearly all of it
 _REMEMBERED = 256    # stamps of packets that were decoded already
 
 
@@ -257,10 +258,10 @@ class Pictures:
         return True
 
     def _note_flag(self, entry: _Entry) -> None:
-        """Damage that the container tells: of this packet or, where a parser cuts the stream into pictures,
-        of the next. Before a keyframe it is none: a segment ends, and packet counters begin anew."""
+        """Damage that the container tells: of this packet or, where a parser cuts the stream, of the next.
+        Before a keyframe a segment may end, and packet counters begin anew: there the decoder tells."""
         is_flagged = entry.packet.is_corrupt
-        if is_flagged and any(following.is_keyframe for following in islice(self._window, 2)):
+        if self._codec.name in _TELLS_DAMAGE and any(p.is_keyframe for p in islice(self._window, 2)):
             is_flagged = False
         if is_flagged or self._was_flagged:
             self._damage.add(entry.number, entry.pts, entry.packet, is_b=None)
