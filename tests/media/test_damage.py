@@ -65,6 +65,34 @@ def test_a_packet_that_never_gives_a_picture_is_not_waited_for_for_ever():
     assert not damage.waits_up_to(150)
 
 
+def test_a_picture_is_waited_for_until_it_comes_out_or_is_refused_or_forgotten():
+    damage = Damage()
+    for number in range(20):  # more than the 16 pictures that a codec may hold back
+        damage.wait_for(number)
+    assert damage.waits_up_to(0)
+    damage.came_out(0, 0, is_key=True)
+    damage.add(1, 1, is_reference=True)
+    assert not damage.waits_up_to(1) and damage.waits_up_to(2)
+    damage.forget_waiting()
+    assert not damage.waits_up_to(19)
+
+
+def test_a_refused_packet_without_a_stamp_reaches_no_further_than_the_keyframe():
+    damage = Damage()
+    damage.came_out(0, 0, is_key=True)
+    damage.add(3, None, is_reference=True)
+    damage.came_out(6, 8, is_key=True)
+    assert damage.reaches(5, 5) and damage.reaches(7, 6)
+    assert not damage.reaches(2, 2) and not damage.reaches(6, 8) and not damage.reaches(9, 9)
+
+
+def test_a_keyframe_heals_nothing_that_was_decoded_before_it():
+    """Whatever the stamps say: picture 5 is shown after keyframe 6 here."""
+    damage = Damage()
+    damage.came_out(0, 0, is_key=True)
+    damage.add(3, 4, is_reference=True)
+    damage.came_out(6, 8, is_key=True)
+    assert damage.reaches(5, 9) and not damage.reaches(7, 9)
 
 
 def annex_b(*headers: int) -> bytes:
@@ -85,9 +113,12 @@ def length_prefixed(*headers: int) -> bytes:
         ("h264", (0x09, 0x01, 0x41), None, True),
         ("h264", (0x01,), False, True),            # it came out as P: the header may be what is damaged
         ("h264", (0xEA,), None, True),             # no slice in sight
+        ("h264", (0x81,), None, True),             # a bit is set that never is
         ("hevc", (0x02,), None, True),             # TRAIL_R
         ("hevc", (0x00,), None, False),            # TRAIL_N
         ("hevc", (0x26,), None, True),             # IDR_W_RADL
+        ("hevc", (0x28,), None, True),             # IDR_N_LP
+        ("hevc", (0xFE,), None, True),             # no slice in sight
         ("mpeg2video", (), True, False),
         ("mpeg2video", (), False, True),
         ("mpeg2video", (), None, True),
