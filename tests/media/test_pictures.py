@@ -40,9 +40,9 @@ ENCODERS = {
 
 @lru_cache
 def encoded(
-    codec: str, count: int, reorder: int, gop: int, **options: str
+    codec: str, count: int, reorder: int, gop: int, first: int, **options: str
 ) -> tuple[tuple[bytes, int, bool], ...]:
-    """(data, number of the picture, is it a keyframe) of each packet."""
+    """(data, place of the picture, is it a keyframe) of each packet. They are numbered from `first` on."""
     name, own = ENCODERS[codec]
     encoder = av.CodecContext.create(name, "w")
     encoder.width, encoder.height, encoder.pix_fmt = 64, 64, "yuv420p"
@@ -55,7 +55,7 @@ def encoded(
     encoder.options = own | options
     packets: list[Packet] = []
     for number in range(count):
-        frame = VideoFrame.from_ndarray(code_picture(number, 64, 64), format="gray")
+        frame = VideoFrame.from_ndarray(code_picture(first + number, 64, 64), format="gray")
         frame = frame.reformat(format="yuv420p")
         frame.pts, frame.time_base = number, encoder.time_base
         packets += encoder.encode(frame)
@@ -64,11 +64,11 @@ def encoded(
 
 
 def stream(
-    codec: str = "h264", count: int = 100, *, reorder: int = 2, gop: int = 12, **options: str
+    codec: str = "h264", count: int = 100, *, reorder: int = 2, gop: int = 12, first: int = 0, **options: str
 ) -> list[Packet]:
     """Packets whose stamps are the numbers of their pictures. Whoever changes them changes only these."""
     packets = []
-    for place, (data, number, is_key) in enumerate(encoded(codec, count, reorder, gop, **options)):
+    for place, (data, number, is_key) in enumerate(encoded(codec, count, reorder, gop, first, **options)):
         packet = packet_of(data)
         packet.pts, packet.dts, packet.duration, packet.is_keyframe = number, place - reorder, 1, is_key
         packets.append(packet)
@@ -239,6 +239,15 @@ def test_pictures_without_stamps_follow_the_one_before(reorder, step, repeated):
     assert shown(packets, clips, codec="mpeg2video", reorder=reorder) == clips
 
 
+def test_a_gap_between_pictures_without_stamps_lies_where_the_next_stamp_says():
+    packets = stream("mpeg2video", 48, reorder=2, gop=12, flags="+cgop")
+    for packet in packets:
+        late = 7 * (packet.pts >= 20)  # a keyframe's number
+        packet.pts = packet.dts = packet.pts + late if packet.is_keyframe else None
+    numbers = [[min(tick, 19) if tick < 27 else tick - 7] for tick in range(54)]
+    assert shown(packets, [[tick] for tick in range(54)], codec="mpeg2video") == numbers
+
+
 @pytest.mark.parametrize("ranked", [False, True])
 @pytest.mark.parametrize("step", [1, 3])
 def test_pictures_that_are_shown_before_time_0_are_hidden(tmp_path, step, ranked):
@@ -338,6 +347,17 @@ def test_a_picture_that_comes_out_flagged_after_those_that_lean_on_it_fails_them
     assert bad == (list(range(25, 36)) if flagged == 27 else [28])
 
 
+@pytest.mark.parametrize("codec", ["h264", "mpeg4"])
+def test_a_picture_that_the_decoder_flags_fails_what_leans_on_it(codec):
+    """A packet is cut: the decoder makes up the rest of the picture, and says so."""
+    packets = stream(codec, reorder=0, gop=12)
+    whole = packets[17]
+    packets[17] = packet_of(bytes(whole)[: len(bytes(whole)) * 2 // 3])
+    packets[17].pts = packets[17].dts = 17
+    found = shown(packets, [[tick] for tick in range(0, 99)], codec=codec, reorder=0)
+    assert [tick for tick, numbers in enumerate(found) if numbers != [tick]] == list(range(17, 24))
+
+
 @pytest.mark.parametrize("keeps", ["damaged keyframe", "clean keyframe"])
 def test_a_damaged_keyframe_heals_nothing(keeps):
     packets = stream(reorder=0, gop=12)
@@ -346,6 +366,15 @@ def test_a_damaged_keyframe_heals_nothing(keeps):
     found = shown(packets, [[tick] for tick in range(0, 99)], is_plain=True)
     bad = [tick for tick, numbers in enumerate(found) if numbers != [tick]]
     assert bad == list(range(5, 24 if packets[12].is_corrupt else 12))
+
+
+def test_damage_is_not_healed_by_a_point_of_recovery():
+    """Intra refresh: packets flagged as keyframes hold predicted pictures. Where the refused picture would
+    be, the one before stands still, as a plain decode has it."""
+    packets = stream(reorder=0, gop=40, **{"intra-refresh": "1"})
+    packets = [junk_for(packet) if packet.pts == 30 else packet for packet in packets]
+    found = shown(packets, [[tick] for tick in range(0, 99)], is_plain=True, reorder=0)
+    assert found == [*([tick] for tick in range(30)), [29], *[Reason.CORRUPT] * 68]
 
 
 def test_a_picture_that_is_left_out_and_would_be_shown_is_doubted():
@@ -381,14 +410,25 @@ def test_a_gap_is_not_skipped_by_a_plain_decode_nor_where_pictures_are_counted()
     assert not counted.demuxer.was_skipped
 
 
+@pytest.mark.parametrize("options", [{}, {"flags": "+ildct+ilme"}])  # of interlaced ones all are decoded
 @pytest.mark.parametrize("codec", ["h264", "mpeg4", "mpeg2video"])
-def test_a_keyframe_that_is_none_is_told_when_it_is_decoded(codec):
+def test_a_keyframe_that_is_none_is_told_when_it_is_decoded(codec, options):
     """All packets are flagged as keyframes; a skip lands at a predicted picture."""
-    packets = stream(codec, 300, reorder=0, gop=200)
+    packets = stream(codec, 300, reorder=0, gop=200, **options)
     for packet in packets:
         packet.is_keyframe = True
     asked = Stream(packets, [0, 1, 150, 151], codec=codec, reorder=0)
     assert [asked.at(0, 1), asked.at(150, 151)] == [[0, 1], "doubt"]
+
+
+@pytest.mark.parametrize("flagged", [{0}, {0, 12}])  # the second waits for its turn when the skip is tried
+def test_a_gap_without_a_keyframe_is_decoded_through(flagged):
+    packets = stream(count=300, reorder=2, gop=12)
+    for packet in packets:
+        packet.is_keyframe = packet.pts in flagged
+    asked = Stream(packets, [0, 1, 250, 251])
+    assert [asked.at(0, 1), asked.at(250, 251)] == [[0, 1], [250, 251]]
+    assert not asked.demuxer.was_skipped
 
 
 def test_a_refresh_without_a_keyframe_is_not_taken_for_one():
