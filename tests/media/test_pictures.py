@@ -263,12 +263,30 @@ def test_pictures_that_are_shown_before_time_0_are_hidden(tmp_path, step, ranked
     assert early == [Reason.NO_VIDEO]
 
 
-def cut_packets(path: Path) -> list[Packet]:
+def test_a_hidden_picture_takes_no_instant_from_those_that_are_shown(tmp_path):
+    """Stamps of hidden pictures lie between those of shown ones: of an edit list that cuts in the middle."""
+    packets = cut_packets(tmp_path / "cut.mp4", reorder=2)
+    for packet in packets:
+        number = packet.pts // 512 + 5
+        packet.pts = 2 * (20 + number) + 1 if packet.is_discard else 2 * (number - 5)
+    instants = range(1, 100, 2)
+    found = shown(packets, [[tick] for tick in instants], codec="mpeg4")
+    assert found == [[tick // 2 + 5] for tick in instants]
+
+
+def test_a_picture_is_shown_at_its_own_stamp_though_it_comes_out_later():
+    packets = stream("mpeg4", reorder=0)
+    packets[20].pts, packets[21].pts = packets[21].pts, packets[20].pts
+    (found,) = shown(packets, [range(99)], codec="mpeg4", reorder=0)
+    assert found == [*range(20), 21, 20, *range(22, 99)]
+
+
+def cut_packets(path: Path, *, reorder: int = 0) -> list[Packet]:
     """The packets of an MP4 whose edit list hides five pictures."""
     with av.open(str(path), "w") as container:
         out = container.add_stream("mpeg4", rate=25)
         out.width, out.height, out.pix_fmt = 64, 64, "yuv420p"
-        for packet in stream("mpeg4", 60, reorder=0, gop=60):
+        for packet in stream("mpeg4", 60, reorder=reorder, gop=60):
             packet.stream, packet.time_base = out, Fraction(1, 25)
             packet.pts, packet.dts = packet.pts - 5, packet.dts - 5
             container.mux(packet)
