@@ -88,6 +88,36 @@ def test_old_damage_and_old_keyframes_are_forgotten():
     assert damage.reaches(9999, 9999)
 
 
+def test_a_picture_is_waited_for_until_it_comes_out_or_is_refused_or_forgotten():
+    damage = Damage("vp8")
+    for number in range(20):  # more than the 16 pictures that a codec may hold back
+        damage.wait_for(number, None, PACKET)
+    assert damage.waits_up_to(0)
+    damage.came_out(0, 0, is_key=True, is_field=False)
+    damage.refuse(1, 1, PACKET)
+    assert not damage.waits_up_to(1) and damage.waits_up_to(2)
+    damage.forget_waiting()
+    assert not damage.waits_up_to(19)
+
+
+def test_a_refused_packet_without_a_stamp_reaches_no_further_than_the_keyframe():
+    damage = Damage("vp8")
+    damage.came_out(0, 0, is_key=True, is_field=False)
+    damage.refuse(3, None, PACKET)
+    damage.came_out(6, 8, is_key=True, is_field=False)
+    assert damage.reaches(5, 5) and damage.reaches(7, 6)
+    assert not damage.reaches(2, 2) and not damage.reaches(6, 8) and not damage.reaches(9, 9)
+
+
+def test_a_keyframe_heals_nothing_that_was_decoded_before_it():
+    """Whatever the stamps say: picture 5 is shown after keyframe 6 here."""
+    damage = Damage("vp8")
+    damage.came_out(0, 0, is_key=True, is_field=False)
+    damage.add(3, 4, PACKET, is_b=None)
+    damage.came_out(6, 8, is_key=True, is_field=False)
+    assert damage.reaches(5, 9) and not damage.reaches(7, 9)
+
+
 def annex_b(*headers: int) -> bytes:
     return b"".join(b"\0\0\0\1" + bytes([header]) + bytes(8) for header in headers)
 
@@ -106,9 +136,12 @@ def length_prefixed(*headers: int) -> bytes:
         ("h264", (0x09, 0x01, 0x41), None, True),
         ("h264", (0x01,), False, True),            # it came out as P: the header may be what is damaged
         ("h264", (0xEA,), None, True),             # no slice in sight
+        ("h264", (0x81,), None, True),             # a bit is set that never is
         ("hevc", (0x02,), None, True),             # TRAIL_R
         ("hevc", (0x00,), None, False),            # TRAIL_N
         ("hevc", (0x26,), None, True),             # IDR_W_RADL
+        ("hevc", (0x28,), None, True),             # IDR_N_LP
+        ("hevc", (0xFE,), None, True),             # no slice in sight
         ("mpeg2video", (), True, False),
         ("mpeg2video", (), False, True),
         ("mpeg2video", (), None, True),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from av.packet import Packet
 
-from avprep.media.decode import FailedClip, RawClip, read_clips
+from avprep.media.decode import PLAIN, FailedClip, RawClip, read_clips
 from avprep.media.limits import Deadline
 from avprep.media.probe import probe
 from avprep.media.source import open_source
@@ -16,6 +19,8 @@ from avprep.media.timeline import starts_of_parts
 from avprep.reasons import Reason
 from avprep.spec import ClipSpec
 from tests.avprep.media.flash_click import FLASH_S, find_clicks, lit, write_flash_click
+from tests.avprep.media.matrix import number_of
+from tests.avprep.media.test_pictures import stream
 from tests.conftest import shared_file
 
 SPEC = ClipSpec(size=32)
@@ -157,3 +162,61 @@ def test_vc1_frames_come_in_the_order_they_are_shown():
     times = [t for clip in clips for t in clip.frame_times_s]
     assert times == sorted(times)
     assert max(abs(clip.residual_ms) for clip in clips) <= 40  # one frame at 25 fps
+
+
+# --- numbered pictures in small files --------------------------------------------------------------------
+
+
+def write_numbered(path: Path, codec: str, packets: list[Packet]) -> Path:
+    """Packets of `stream` at 25 fps, in the container of the suffix."""
+    with av.open(str(path), "w") as container:
+        out = container.add_stream(codec, rate=25)
+        out.width, out.height, out.pix_fmt = 64, 64, "yuv420p"
+        for packet in packets:
+            packet.stream, packet.time_base = out, Fraction(1, 25)
+            container.mux(packet)
+    return path
+
+
+def numbers(clip: RawClip) -> list[int]:
+    return [number_of(av.VideoFrame.from_ndarray(frame, format="rgb24")) for frame in clip.frames]
+
+
+def test_where_a_skip_is_doubted_the_rest_is_decoded_plainly_and_no_clip_comes_twice(tmp_path):
+    """All packets are flagged as keyframes, as in an MP4 without a sync table; clips 14 s apart."""
+    packets = stream("mpeg4", 25 * 34, reorder=0, gop=600)
+    for packet in packets:
+        packet.is_keyframe = True
+    counts: Counter[str] = Counter()
+    with open_source(write_numbered(tmp_path / "lying.mp4", "mpeg4", packets)) as source:
+        assert source.can_seek
+        starts = [16000 * s for s in (0, 15, 31)]
+        how = {"spec": SPEC, "crop": "center", "deadline": Deadline(60)}
+        clips = list(read_clips(source, starts, counts=counts, **how))
+    assert [clip.start for clip in clips] == starts
+    expected = [[25 * s + 5 * i // 2 for i in range(16)] for s in (0, 15, 31)]
+    assert [numbers(clip) for clip in clips] == expected
+    assert counts == {PLAIN: 1}
+
+
+def test_clips_of_joined_recordings_are_each_of_one(tmp_path):
+    joined = tmp_path / "joined.ts"
+    parts = [stream("mpeg2video", 100, reorder=2, gop=12, first=first) for first in (0, 1000)]
+    files = [write_numbered(tmp_path / f"{i}.ts", "mpeg2video", part) for i, part in enumerate(parts)]
+    joined.write_bytes(b"".join(file.read_bytes() for file in files))
+    first, second = probe(joined).parts
+    assert (first.stop_s - first.start_s, second.stop_s - second.start_s) == (4, 4)
+    assert first.stop_s == second.start_s
+    clips = read_all(joined)
+    assert [clip.start for clip in clips] == [0, 25600, 64000, 89600]
+    of_one = [5 * i // 2 for i in range(16)]
+    assert [numbers(clip) for clip in clips] == [[n + b for n in of_one] for b in (0, 40, 1000, 1040)]
+
+
+def test_the_residual_is_the_longest_that_a_picture_was_shown_too_early_or_too_late(tmp_path):
+    """A first picture 0.08 s into its clip; one that stands still for 0.4 s, while nine are left out."""
+    packets = [packet for packet in stream("mpeg4", 100, reorder=0, gop=1) if not 60 < packet.pts < 70]
+    path = write_numbered(tmp_path / "gap.mkv", "mpeg4", packets)
+    early, late = one_clip(path, -1280), one_clip(path, 25600)
+    assert (early.residual_ms, late.residual_ms) == (-80.0, 300.0)
+    assert numbers(early)[:3] == [0, 0, 3] and numbers(late)[8:13] == [60, 60, 60, 60, 70]

@@ -61,3 +61,17 @@ def test_the_last_picture_lasts_as_long_as_it_says_or_as_those_before_it(order, 
         extent.add(pts, duration if pts == 12 else 3)
     assert (extent.first, extent.last) == (0, 12)
     assert extent.stop == 12 + (duration or 3)
+
+
+def test_the_tick_of_an_instant_is_the_last_that_is_not_after_it():
+    clock = Clock(Fraction(1, 10), Fraction(3))
+    instants_s = [Fraction(0), Fraction(1, 100), Fraction(99, 1000), Fraction(1, 10), Fraction(-1, 100)]
+    assert [clock.last_tick(seconds) for seconds in instants_s] == [30, 30, 30, 31, 29]
+
+
+def test_an_extent_remembers_few_stamps():
+    extent = Extent()
+    for pts in range(1000):
+        extent.add(pts, 1)
+    assert (extent.first, extent.stop) == (0, 1000)
+    assert len(extent._stamps) < 100
