@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from avprep.shards.ledger import LedgerRow, Sums
+    from avprep.shards.store import Store
+
 _COMMANDS = {"clips": "avprep clip", "latents": "avprep encode"}  # that makes an output of the kind
+_SHOWN = 3  # failed rows of a reason, unless all are asked for
 
 
 @click.command()
@@ -17,7 +23,7 @@ _COMMANDS = {"clips": "avprep clip", "latents": "avprep encode"}  # that makes a
 def status(out: str, show_all: bool, key: str | None) -> None:
     """Print the ledger's sums and every failure's reason, with the command that tries it alone."""
     from avprep.cli.common import existing, print_sums
-    from avprep.shards.ledger import Sums, finished_shards, read_ledgers
+    from avprep.shards.ledger import finished_shards
     from avprep.shards.plan import PlanReader
     from avprep.shards.verify import kind_of, read_header
 
@@ -27,10 +33,7 @@ def status(out: str, show_all: bool, key: str | None) -> None:
 
         click.echo(try_again(store, key))
         return
-    sums, failed = Sums(), []
-    for _, rows, _ in read_ledgers(store):
-        sums.add(rows)
-        failed += [row for row in rows if row.status == "failed"]
+    sums, failed = _sums_and_failed(store, show_all)
     plan = PlanReader(store)
     done = finished_shards(store)
     click.echo(f"{len(done):,} of {plan.shards:,} shards, {sums.planned:,} of {plan.clips:,} clips")
@@ -38,13 +41,32 @@ def status(out: str, show_all: bool, key: str | None) -> None:
     told: Counter[str] = Counter()
     for row in failed:
         told[row.reason] += 1
-        if show_all or told[row.reason] <= 3:
+        if show_all or told[row.reason] <= _SHOWN:
             click.echo(f"  failed {row.source} at {row.start_s:.3f} s, {row.reason}: {row.detail}")
-        elif told[row.reason] == 4:
+        elif told[row.reason] == _SHOWN + 1:
             click.echo(f"  ... more of {row.reason}: avprep status {out} --all")
     if failed and kind_of(read_header(store)) == "clips":
         click.echo(f"to try one alone: avprep status {out} --try {failed[0].key}\n"
                    f"to try all again after a fix: the same avprep clip command with --only-failed")
+
+
+def _sums_and_failed(store: Store, show_all: bool) -> tuple[Sums, list[LedgerRow]]:
+    """The sums of all ledgers, and the failed rows: all, or the first of each reason with one more, by which
+    it is known that there are more. Whole rows are read only of the shards that have such."""
+    from avprep.shards.ledger import Sums, finished_shards, read_ledger, read_outcomes
+
+    sums, failed, found = Sums(), [], Counter[str]()
+    for index in finished_shards(store):
+        outcomes = read_outcomes(store, index)
+        sums.count(outcomes)
+        reasons = {reason for status, reason in outcomes if status == "failed"}
+        if not any(show_all or found[reason] <= _SHOWN for reason in reasons):
+            continue
+        for row in read_ledger(store, index)[0]:
+            if row.status == "failed" and (show_all or found[row.reason] <= _SHOWN):
+                found[row.reason] += 1
+                failed.append(row)
+    return sums, failed
 
 
 @click.command()

@@ -42,7 +42,7 @@ from avprep.jobs.planning import (
 )
 from avprep.media.source import require_media
 from avprep.reasons import FILTERED, MediaError, Reason
-from avprep.shards.ledger import STATUSES, Sums, finished_shards, ledger_name, read_ledger
+from avprep.shards.ledger import STATUSES, Sums, finished_shards, ledger_name, read_outcomes
 from avprep.shards.plan import NAME as PLAN_NAME
 from avprep.shards.plan import PlanReader, PlanRow, write_plan
 from avprep.shards.store import Store, open_store
@@ -122,7 +122,7 @@ def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -
         again = _failed_shards(store, done) if config.only_failed else set()
         todo = sorted(again | (set(range(plan.shards)) - done))
         for index in done - again:
-            report.sums.add(read_ledger(store, index)[0])
+            report.sums.count(read_outcomes(store, index))
         progress.planned(plan.clips_of(todo), len(todo))
         started = time.monotonic()
         tasks = (replace(shard_task(plan.rows(index), index, config, fingerprint), only_failed=index in again)
@@ -387,7 +387,7 @@ def _planned_source(rows: list[PlanRow]) -> PlannedSource:
 
 
 def _failed_shards(store: Store, done: set[int]) -> set[int]:
-    return {i for i in done if any(row.status == "failed" for row in read_ledger(store, i)[0])}
+    return {i for i in done if any(status == "failed" for status, _ in read_outcomes(store, i))}
 
 
 def _write_stats(store: Store, report: JobReport) -> None:
