@@ -36,12 +36,10 @@ COMMANDS = {
         "avprep.cli.status:verify",
     ),
 }
+REFUSALS = frozenset({"avprep.shards.store.ShardError"})
 
 
-@click.group(
-    cls=ErrorReportingGroup, lazy=COMMANDS, refusals=frozenset({"avprep.shards.store.ShardError"}),
-    context_settings=CONTEXT,
-)
+@click.group(cls=ErrorReportingGroup, lazy=COMMANDS, refusals=REFUSALS, context_settings=CONTEXT)
 @click.version_option(package_name="avprep")
 def main() -> None:
     """Turns sounding video into training data: clips of frames and mel spectrograms, exact in time."""
