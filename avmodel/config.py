@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from avmodel.latents import LatentLayout
 from avprep.spec import ClipSpec
+
+if TYPE_CHECKING:
+    from avmodel.latents import LatentLayout
 
 Streams = Literal["av", "v", "a"]
 KlTerm = Literal["latent", "data", "none"]
@@ -104,6 +106,8 @@ class MDSAConfig:
 
     @property
     def layout(self) -> LatentLayout:
+        from avmodel.latents import LatentLayout  # torch: the command line shows the presets without it
+
         return LatentLayout(
             channels=self.latent_channels, frames=self.frames, grid=self.grid, streams=tuple(self.channels)
         )

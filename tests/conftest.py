@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from functools import partial
 from pathlib import Path
 
@@ -27,9 +26,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequ
     """`--workers 0` of commands that are called here runs here: a child takes seconds to start. A test that
     is about the child is marked `isolated`."""
     if request.node.get_closest_marker("isolated") is None:
-        # By name, `avprep.cli.clip` is the command and not its module.
-        module = importlib.import_module("avprep.cli.clip")
-        monkeypatch.setattr(module, "RunnerConfig", partial(RunnerConfig, isolated=False))
+        monkeypatch.setattr("avprep.cli.run_clip.RunnerConfig", partial(RunnerConfig, isolated=False))
 
 
 @pytest.fixture(scope="session")

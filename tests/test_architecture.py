@@ -32,6 +32,7 @@ FLOORS = {
         "avprep.shards",
         "avprep.dsp",
         "avprep.media.mux",
+        "avprep.cli.group",  # one click group for both command lines
         # avmodel.dit.given alone, inside a function: a given video must be cut as the clips were.
         "avprep.media.source",
         "avprep.media.limits",
@@ -70,7 +71,7 @@ def test_data_flows_down_the_floors(path: Path):
         assert "ray" not in roots, "only avprep/execution imports Ray"
     if not _is_in(module, "avprep.media"):
         assert "av" not in roots, "only avprep/media imports av"
-    if _is_in(module, "avprep") and module != "avprep.cli.encode":
+    if _is_in(module, "avprep") and module != "avprep.cli.checkpoint":
         assert "avmodel" not in roots, "data knows no model"
     assert not roots & {"pickle", "marshal", "shelve"}
     for floor, allowed in FLOORS.items():

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from avmodel.dit.model import Captions, STDiT
+from avmodel.dit.solver import SOLVERS, Solver
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-Solver = Literal["euler", "midpoint"]
-SOLVERS: tuple[Solver, ...] = ("euler", "midpoint")
 
 
 def truncated_normal_quantile(u: Tensor) -> Tensor:

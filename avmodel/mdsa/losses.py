@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,17 +20,7 @@ from torch import Tensor, nn
 
 from avmodel.config import KL_TERMS, KlTerm
 from avmodel.mdsa.lpips import LPIPS
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """The weights of eq 10. g weighs 1, once it is on."""
-
-    pixel:    float = 4.0    # [paper]
-    kl:       float = 6e-6   # [paper]
-    lpips:    float = 4.0    # [PVDM]
-    fm:       float = 4.0    # [PVDM] feature matching
-    modality: float = 0.5    # [paper] of all terms of one modality
+from avmodel.mdsa.options import LossWeights
 
 
 def gamma_at(step: int, disc_start: int) -> float:

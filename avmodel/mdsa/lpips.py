@@ -18,14 +18,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-Backbone = Literal["vgg16", "squeezenet1_1", "alexnet"]
+from avmodel.mdsa.options import Backbone, LPIPSConfig
+
 _TORCHVISION = "https://download.pytorch.org/models"
 _HEADS = (
     "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/"
@@ -35,23 +35,6 @@ _HEADS = (
 
 class WeightsError(RuntimeError):
     """Weights that are not there, or are not what they should be: the message names the file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LPIPSConfig:
-    """Which LPIPS, and its two files (.pth, .safetensors, .npz); None takes one from its usual source.
-
-    Raises:
-        ValueError: an unknown backbone.
-    """
-
-    backbone: Backbone = "vgg16"
-    backbone_weights: Path | None = None
-    heads: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.backbone not in TRUNKS:
-            raise ValueError(f"backbone must be one of {', '.join(TRUNKS)}, not {self.backbone!r}")
 
 
 class Fire(nn.Module):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
-from tqdm import tqdm
 
-from avprep.cli.common import Refused
-from avprep.dsp.griffin_lim import ITERATIONS, MOMENTUM
-from avprep.scenes.synth import SynthError, write_scenes
-from avprep.shards.clips import ShardError
+from avprep.cli.group import Refused
+from avprep.dsp.defaults import ITERATIONS, MOMENTUM
 from avprep.spec import SpecError
-from avprep.stages.invert_audio import InvertedClip, InvertOptions, invert_to_wav, mel_stacks
+
+if TYPE_CHECKING:
+    from avprep.stages.invert_audio import InvertedClip
 
 
 @click.command("invert-audio")
@@ -28,12 +27,17 @@ from avprep.stages.invert_audio import InvertedClip, InvertOptions, invert_to_wa
 @click.option("--limit", type=click.IntRange(1), help="Clips in all.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the first phases.")
-def invert_audio(source: str, out: Path, limit: int | None, **options) -> None:
+def invert_audio(source: str, out: Path, limit: int | None, **options: Any) -> None:
     """Mel stacks (a clips directory, a shard or a .npy) to .wav files.
 
     Two mel PSNRs are printed per clip: of the solution, with the samples beside the clip that its edge
     columns reach into; and of the file, which has none, measured between silence.
     """
+    import torch
+
+    from avprep.shards.store import ShardError
+    from avprep.stages.invert_audio import InvertOptions, invert_to_wav, mel_stacks
+
     if options["device"].startswith("cuda") and not torch.cuda.is_available():
         raise Refused(f"--device {options['device']}: there is no CUDA device here")
     try:
@@ -69,6 +73,10 @@ def _mean_and_least(decibels: list[float]) -> str:
 @click.option("--seconds", type=click.FloatRange(1, 600), default=6.4, show_default=True, help="Of each.")
 def synth(out: Path, n: int, seed: int, seconds: float) -> None:
     """Write procedural sounding scenes as mp4, a folder a class: class, event times and captions known."""
+    from tqdm import tqdm
+
+    from avprep.scenes.synth import SynthError, write_scenes
+
     try:
         with tqdm(total=n, unit="scene") as bar:
             write_scenes(out, n=n, seed=seed, seconds=seconds, on_scene=lambda _: bar.update())

@@ -12,10 +12,13 @@ import posixpath
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avprep.datasets.listing import find_list, unique
 from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listing, Source, caption_of
-from avprep.datasets.table import Cell, Row, read_table
+
+if TYPE_CHECKING:
+    from avprep.datasets.table import Cell, Row
 
 NAMES = ("manifest.csv", "manifest.tsv", "manifest.parquet", "manifest.jsonl", "manifest.ndjson")
 LAYOUT = (
@@ -37,6 +40,8 @@ def list_sources(options: DatasetOptions) -> Listing:
     Raises:
         DatasetError: no manifest, one that cannot be read, no 'path' column, a split that it does not have.
     """
+    from avprep.datasets.table import read_table  # pyarrow: the other datasets do without
+
     path = options.csv or find_list(options.root, NAMES)
     if path is None or not path.is_file():
         raise DatasetError(f"no manifest at {path or options.root}. {LAYOUT}")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from avprep.dsp.defaults import ITERATIONS, MOMENTUM
 from avprep.dsp.mel import (
     context_samples,
     hann,
@@ -32,8 +33,6 @@ from avprep.dsp.mel import (
 from avprep.dsp.phase_gradient import compiled_spread, integrate_phase
 from avprep.spec import ClipSpec
 
-ITERATIONS = 32       # the table in the README says what fewer cost and more gain
-MOMENTUM = 0.99       # Perraudin, Balazs, Sondergaard 2013: 'fast' Griffin-Lim
 _SETTLING = 2         # last iterations, without momentum
 _COARSE = 2 / 3       # of the iterations, the first ones, see every second column: as good, twice as fast
 _LEAST_OVERLAP = 5    # of the columns that are left: with 4 as much is lost as is saved

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, groupby, islice
 from operator import attrgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avprep.datasets.source import Source
 from avprep.execution.quarantine import Quarantine, watchdog
@@ -39,15 +40,16 @@ from avprep.jobs.planning import (
     replanned,
     rows_again,
 )
-from avprep.media.probe import MediaInfo
 from avprep.media.source import require_media
 from avprep.reasons import FILTERED, MediaError, Reason
-from avprep.shards.ledger import STATUSES, Sums, finished_shards, ledger_name, read_ledger
+from avprep.shards.ledger import STATUSES, Sums, finished_shards, ledger_name, read_outcomes
 from avprep.shards.plan import NAME as PLAN_NAME
 from avprep.shards.plan import PlanReader, PlanRow, write_plan
 from avprep.shards.store import Store, open_store
-from avprep.stages.clip import ClipOptions, PlannedSource, ShardResult, ShardTask, make_shard
-from avprep.stages.probe import ProbeTask, probe_batch
+from avprep.stages.tasks import ClipOptions, PlannedSource, ProbeTask, ShardResult, ShardTask
+
+if TYPE_CHECKING:
+    from avprep.media.probe import MediaInfo
 
 # The watchdog ends a worker this much later than the time limit that the decoder itself looks at.
 _WATCHDOG_FACTOR, _WATCHDOG_SLACK_S = 1.5, 10.0
@@ -120,7 +122,7 @@ def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -
         again = _failed_shards(store, done) if config.only_failed else set()
         todo = sorted(again | (set(range(plan.shards)) - done))
         for index in done - again:
-            report.sums.add(read_ledger(store, index)[0])
+            report.sums.count(read_outcomes(store, index))
         progress.planned(plan.clips_of(todo), len(todo))
         started = time.monotonic()
         tasks = (replace(shard_task(plan.rows(index), index, config, fingerprint), only_failed=index in again)
@@ -298,6 +300,8 @@ class ProbeStage:
     watchdog_s: float | None
 
     def __call__(self, task: ProbeTask) -> list[MediaInfo | MediaError]:
+        from avprep.stages.probe import probe_batch  # av, in the worker alone
+
         return probe_batch(task, guard=lambda: watchdog(self.watchdog_s))
 
 
@@ -330,6 +334,8 @@ class ClipStage:
     watchdog_s: float | None
 
     def __call__(self, task: ShardTask) -> ShardResult:
+        from avprep.stages.clip import make_shard  # torch and av, in the worker alone
+
         return make_shard(task, guard=lambda: watchdog(self.watchdog_s))
 
 
@@ -381,7 +387,7 @@ def _planned_source(rows: list[PlanRow]) -> PlannedSource:
 
 
 def _failed_shards(store: Store, done: set[int]) -> set[int]:
-    return {i for i in done if any(row.status == "failed" for row in read_ledger(store, i)[0])}
+    return {i for i in done if any(status == "failed" for status, _ in read_outcomes(store, i))}
 
 
 def _write_stats(store: Store, report: JobReport) -> None:

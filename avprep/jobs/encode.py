@@ -53,7 +53,6 @@ from avprep.shards.plan import PlanReader
 from avprep.shards.store import Store, open_store
 from avprep.shards.verify import kind_of, read_header
 from avprep.spec import ClipSpec
-from avprep.stages.clip import ShardTask
 from avprep.stages.clip_input import (
     PIECE_CLIPS,
     ClipShard,
@@ -65,6 +64,7 @@ from avprep.stages.clip_input import (
 )
 from avprep.stages.encode import EncodeOptions, EncodeResult, EncodeTask, EncodeWorker
 from avprep.stages.encoder import EncoderFactory, find_batch_size
+from avprep.stages.tasks import ShardTask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from avprep.datasets.source import Source
-from avprep.media.probe import MediaInfo
 from avprep.media.timeline import clip_starts, spread
 from avprep.reasons import MediaError, Reason
 from avprep.shards.clips import clip_key, source_number
 from avprep.shards.plan import PlanRow
 from avprep.spec import ClipSpec
+
+if TYPE_CHECKING:
+    from avprep.media.probe import MediaInfo
 
 PROBE_BATCH = 64
 # A file that may have been trimmed to its span is taken for whole if it is longer than the span by this.

@@ -14,7 +14,8 @@ from fractions import Fraction
 import numpy as np
 
 from avprep.media.aperture import read_aperture
-from avprep.media.frames import Crop, FrameFitter
+from avprep.media.crop import Crop
+from avprep.media.frames import FrameFitter
 from avprep.media.limits import Deadline
 from avprep.media.packets import Demuxer
 from avprep.media.pictures import Doubt, Picture, Pictures

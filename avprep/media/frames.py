@@ -6,7 +6,7 @@ import errno
 import math
 import struct
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -16,9 +16,7 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
 from avprep.media.aperture import Aperture
-
-Crop = Literal["center", "pad", "stretch"]
-CROPS: tuple[Crop, ...] = ("center", "pad", "stretch")
+from avprep.media.crop import Crop
 
 _SCALER = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 _MAX_ASPECT = 16  # a sample aspect ratio outside 1/16..16 is taken for a broken header and ignored

@@ -17,16 +17,15 @@ import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from avprep.shards.codecs import VIDEO_CODECS, VideoCodec
 from avprep.shards.ledger import ShardRecord, ledger_name, read_record
 from avprep.shards.store import ShardError, Store
 
-VideoCodec = Literal["raw", "jpeg", "h264"]
-VIDEO_CODECS: tuple[VideoCodec, ...] = ("raw", "jpeg", "h264")
 JPEG_QUALITY = 95
 
 # Version 1.0 of the format; the length of the header lies in bytes 8 and 9.

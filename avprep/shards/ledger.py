@@ -72,6 +72,13 @@ class Sums:
             if row.reason:
                 self.by_reason[row.reason] += 1
 
+    def count(self, outcomes: Counter[tuple[str, str]]) -> None:
+        """Adds the rows of a ledger as `read_outcomes` gives them."""
+        for (status, reason), rows in outcomes.items():
+            self.by_status[status] += rows
+            if reason:
+                self.by_reason[reason] += rows
+
     def merge(self, other: Sums) -> None:
         self.by_status.update(other.by_status)
         self.by_reason.update(other.by_reason)
@@ -99,6 +106,14 @@ def read_ledger(store: Store, index: int) -> tuple[list[LedgerRow], ShardRecord]
         # On this thread: one that Arrow still has when the process ends can take it down, exit code and all.
         table = pq.ParquetFile(file, pre_buffer=False).read(use_threads=False)
     return [LedgerRow(**row) for row in table.to_pylist()], _record(table.schema.metadata)
+
+
+def read_outcomes(store: Store, index: int) -> Counter[tuple[str, str]]:
+    """How many rows of a shard have each (status, reason): two columns are read, not all rows, as there may
+    be millions. Raises ShardError for a ledger that is damaged there."""
+    with _opened(store, index) as file:
+        table = pq.ParquetFile(file, pre_buffer=False).read(["status", "reason"], use_threads=False)
+    return Counter(zip(table["status"].to_pylist(), table["reason"].to_pylist(), strict=True))
 
 
 def read_record(store: Store, index: int) -> ShardRecord:

@@ -25,7 +25,8 @@ from avprep.shards.latents import CLIP_FIELDS
 from avprep.shards.ledger import LedgerRow, read_ledger
 from avprep.shards.store import open_store
 from avprep.spec import ClipSpec
-from avprep.stages.clip import MadeClip, ShardTask, made_clips
+from avprep.stages.clip import MadeClip, made_clips
+from avprep.stages.tasks import ShardTask
 
 PIECE_CLIPS = 16             # clips of whole sources that travel together; a source is never cut
 _THREADS = min(4, len(os.sched_getaffinity(0)))  # JPEG: 11 ms a clip of the default spec, on one thread

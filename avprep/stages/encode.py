@@ -28,9 +28,9 @@ from avprep.shards.clips import Members, write_shard
 from avprep.shards.latents import CLIPS_ENTRY, SUMS_ENTRY, EncoderHeader, LatentSums, pack_clip_latents
 from avprep.shards.ledger import LedgerRow, Sums, write_ledger
 from avprep.shards.store import open_store
-from avprep.stages.clip import ShardTask
 from avprep.stages.clip_input import ClipShard, ClipShardDamaged, InputClip
 from avprep.stages.encoder import EncodeError, Encoder, EncoderFactory, release, try_encode
+from avprep.stages.tasks import ShardTask
 
 _AHEAD = 2        # batches between two threads
 _POLL_S = 0.5     # how often a waiting thread looks whether the worker is closed

@@ -5,29 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
 
 from avprep.media.limits import Deadline, bounded
 from avprep.media.probe import MediaInfo, probe
 from avprep.media.source import require_media
 from avprep.reasons import MediaError, Reason
-
-
-@dataclass(frozen=True)
-class ProbeTask:
-    """`paths` lie under `root`; those with a verdict are not opened."""
-
-    index: int
-    root: str
-    paths: tuple[str, ...]
-    source_timeout_s: float
-    verdicts: tuple[tuple[str, MediaError], ...] = ()
-
-    def trial(self, paths: tuple[str, ...]) -> ProbeTask:
-        return replace(self, paths=paths)
-
-    def without(self, verdicts: dict[str, MediaError]) -> ProbeTask:
-        return replace(self, verdicts=self.verdicts + tuple(verdicts.items()))
+from avprep.stages.tasks import ProbeTask
 
 
 def probe_batch(

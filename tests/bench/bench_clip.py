@@ -45,7 +45,8 @@ from avprep.media.source import open_source
 from avprep.media.timeline import starts_of_parts
 from avprep.shards.clips import ShardWriter, clip_key, pack_clip
 from avprep.spec import ClipSpec
-from avprep.stages.clip import ClipOptions, clip_waveform
+from avprep.stages.clip import clip_waveform
+from avprep.stages.tasks import ClipOptions
 
 SPEC = ClipSpec()
 NATURAL = (

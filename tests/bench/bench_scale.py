@@ -34,8 +34,7 @@ from avprep.shards.ledger import LedgerRow, ShardRecord, Sums, write_ledger
 from avprep.shards.plan import PlanReader, write_plan
 from avprep.shards.store import open_store
 from avprep.spec import ClipSpec
-from avprep.stages.clip import ClipOptions, ShardResult, ShardTask
-from avprep.stages.probe import ProbeTask
+from avprep.stages.tasks import ClipOptions, ProbeTask, ShardResult, ShardTask
 from tests.integration.test_faults import memory_of_this_process
 
 SPEC = ClipSpec()

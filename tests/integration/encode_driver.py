@@ -20,8 +20,8 @@ from avprep.jobs.planning import PlanOptions
 from avprep.shards.store import open_store
 from avprep.shards.verify import read_header
 from avprep.spec import ClipSpec
-from avprep.stages.clip import ClipOptions
 from avprep.stages.encode import EncodeOptions
+from avprep.stages.tasks import ClipOptions
 from tests.fake_encoder import OpenFake
 
 SHARD_SIZE = 3

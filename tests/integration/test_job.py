@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ import webdataset
 from click.testing import CliRunner
 
 from avprep.cli import main
-from avprep.cli.clip import BarProgress
+from avprep.cli.run_clip import BarProgress
 from avprep.reasons import FILTERED, Reason
 from avprep.shards.ledger import read_ledger, read_ledgers, write_ledger
 from avprep.shards.store import open_store
@@ -144,7 +143,7 @@ def abort(*_: object) -> None:
 def test_a_clip_that_crashes_its_decoder_can_be_tried_alone(finished, monkeypatch):
     key = next(row.key for row in rows_of(finished) if row.status == "written")
     assert "s of sound, residual" in avprep("status", finished, "--try", key).output
-    monkeypatch.setattr(importlib.import_module("avprep.cli.status"), "_read_one", abort)
+    monkeypatch.setattr("avprep.cli.try_clip._read_one", abort)
     result = avprep("status", finished, "--try", key)
     assert result.exit_code == 0
     assert "crashed: decoding it ended the process (killed by SIGABRT)" in result.output

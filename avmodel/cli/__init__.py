@@ -1,0 +1,50 @@
+"""`avmodel`: the command line. Options become frozen dataclasses here and travel no further as options.
+
+A module of a command holds its options and is light, so that --help is quick; what it runs is imported in
+the command's body.
+"""
+
+from __future__ import annotations
+
+import click
+
+from avprep.cli.group import CONTEXT, ErrorReportingGroup
+
+COMMANDS = {
+    "info": (
+        "Print a preset's parameters, FLOPs and activation memory, of the MDSA and of the STDiT.",
+        "avmodel.cli.info:info",
+    ),
+    "reconstruct": (
+        "Write clips beside their reconstructions, in picture (left, right) and sound (left, right).",
+        "avmodel.cli.reconstruct:reconstruct",
+    ),
+    "sample": (
+        "Generate clips: mp4, wav, a contact sheet, and their latents as a shard.",
+        "avmodel.cli.sample:sample",
+    ),
+    "train-dit": (
+        "Train the diffusion transformer on latents; the same command again goes on where it stopped.",
+        "avmodel.cli.train_dit:train_dit",
+    ),
+    "train-mdsa": (
+        "Train the autoencoder on clips; the same command again goes on where it stopped.",
+        "avmodel.cli.train_mdsa:train_mdsa",
+    ),
+}
+REFUSALS = frozenset({
+    "avmodel.config.ConfigError",
+    "avmodel.dit.given.GivenError",
+    "avmodel.dit.text.TextError",
+    "avmodel.mdsa.lpips.WeightsError",
+    "avmodel.training.loop.CheckpointError",
+    "avmodel.training.loop.TrainingError",
+    "avprep.media.mux.MuxError",
+    "avprep.shards.store.ShardError",
+})
+
+
+@click.group(cls=ErrorReportingGroup, lazy=COMMANDS, refusals=REFUSALS, context_settings=CONTEXT)
+@click.version_option(package_name="avprep")
+def main() -> None:
+    """Trains on what avprep prepares: the MDSA autoencoder, and the STDiT that generates its latents."""

@@ -1,0 +1,78 @@
+"""The click group of both command lines: commands are imported when they are asked for, errors are reported.
+
+What it imports costs a start 0.05 s; a command's own module brings the rest.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import click
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class Refused(click.ClickException):
+    """A message on stderr and exit code 2."""
+
+    exit_code = 2
+
+
+class LazyCommand(click.Command):
+    """A command known by its name and its line of help; its module is imported when it is used."""
+
+    def __init__(self, name: str, help: str, where: str) -> None:
+        """`where`: 'module:attribute' of the click command."""
+        super().__init__(name, help=help)
+        self.where = where
+
+    def load(self) -> click.Command:
+        module, _, attribute = self.where.partition(":")
+        return getattr(import_module(module), attribute)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """The context of the command itself, which is what click then invokes."""
+        return self.load().make_context(info_name, args, parent, **extra)
+
+
+class ErrorReportingGroup(click.Group):
+    """Reports what its commands leave to it: damaged outputs, files that cannot be opened, Ctrl-C."""
+
+    def __init__(
+        self, *args: Any, lazy: Mapping[str, tuple[str, str]], refusals: frozenset[str], **kwargs: Any
+    ) -> None:
+        """
+        Args:
+            lazy: name of a command -> (its line in the group's help, 'module:attribute').
+            refusals: 'module.Class' of the errors whose message is for the person at the command line. By
+                name: to import them would import torch, and what is not imported has not been raised.
+        """
+        super().__init__(*args, **kwargs)
+        self._refusals = refusals
+        for name, (help, where) in lazy.items():
+            self.add_command(LazyCommand(name, help, where))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.filename is None:  # a pipe that was closed: click's own to end
+                raise
+            raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            sys.exit(128 + signal.SIGINT)
+        except Exception as error:
+            if self._is_refusal(error):
+                raise Refused(str(error)) from error
+            raise
+
+    def _is_refusal(self, error: Exception) -> bool:
+        kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+        return not self._refusals.isdisjoint(kinds)

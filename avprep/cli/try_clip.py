@@ -1,0 +1,53 @@
+"""`avprep status --try`: one planned clip is read again, here and now."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from avprep.cli.group import Refused
+from avprep.execution.child import Child, ChildDied
+from avprep.media.crop import Crop
+from avprep.media.decode import FailedClip
+from avprep.media.limits import Deadline
+from avprep.reasons import MediaError, Reason
+from avprep.shards.plan import PlanReader
+from avprep.shards.store import Store
+from avprep.shards.verify import kind_of, read_header
+from avprep.spec import ClipSpec
+from avprep.stages.clip import read_source
+
+
+def try_again(store: Store, key: str) -> str:
+    """Decodes one planned clip and says what came of it."""
+    header = read_header(store)
+    if kind_of(header) != "clips":
+        raise Refused(f"--try {key}: {store.uri} holds {kind_of(header)}; it is a clip that is tried again: "
+                      f"avprep status CLIPS --try KEY")
+    plan = PlanReader(store)
+    row = next((r for i in range(plan.shards) for r in plan.rows(i) if r.key == key), None)
+    if row is None:
+        raise Refused(f"--try {key}: the plan of {store.uri} has no such clip")
+    spec = ClipSpec.from_dict(header["spec"])
+    path = Path(header["root"]) / row.source
+    began = time.monotonic()
+    try:
+        # In a process of its own: a clip that is tried may be one that crashes it.
+        with closing(Child()) as child:
+            told = child.call(partial(_read_one, row.start, spec, header["options"]["crop"]), str(path))
+        told = f"read in {time.monotonic() - began:.2f} s, {told}"
+    except MediaError as error:
+        told = str(error)
+    except ChildDied as death:
+        told = f"{Reason.CRASHED}: decoding it ended the process ({death.detail})"
+    return f"{path} at {row.start / spec.sample_rate:.3f} s: {told}"
+
+
+def _read_one(start: int, spec: ClipSpec, crop: Crop, path: str) -> str:
+    """Reads one clip. Returns what was found; raises MediaError for what keeps it from being one."""
+    clip = next(read_source(path, [start], spec=spec, crop=crop, deadline=Deadline(None)))
+    if isinstance(clip, FailedClip):
+        raise clip.error
+    return f"{clip.sound.sounding_s:.3f} s of sound, residual {clip.residual_ms:.1f} ms"

@@ -1,0 +1,90 @@
+"""What travels between a job and its workers: tasks and results.
+
+A job imports this alone, without torch or av; the stages' code is imported where it runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from avprep.media.crop import Crop
+from avprep.reasons import MediaError
+from avprep.shards.codecs import VideoCodec
+from avprep.shards.ledger import Sums
+from avprep.spec import ClipSpec
+
+
+@dataclass(frozen=True)
+class ProbeTask:
+    """`paths` lie under `root`; those with a verdict are not opened."""
+
+    index: int
+    root: str
+    paths: tuple[str, ...]
+    source_timeout_s: float
+    verdicts: tuple[tuple[str, MediaError], ...] = ()
+
+    def trial(self, paths: tuple[str, ...]) -> ProbeTask:
+        return replace(self, paths=paths)
+
+    def without(self, verdicts: dict[str, MediaError]) -> ProbeTask:
+        return replace(self, verdicts=self.verdicts + tuple(verdicts.items()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipOptions:
+    """What decides a clip's bytes, besides its source: all of it is in the fingerprint."""
+
+    spec: ClipSpec
+    crop: Crop
+    video_codec: VideoCodec
+    drop_silent_db: float | None   # RMS of the clip in dB of full scale; None = keep all
+    drop_static: float | None      # mean absolute change between frames, in levels of 255
+    drop_black: float | None       # mean of the pictures, in levels of 255
+    max_residual_ms: float | None = None  # of the clip's residual, whatever its sign; None = keep all
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSource:
+    """The clips of one source in one shard."""
+
+    path: str                      # under the root
+    starts: tuple[int, ...]        # samples, ascending; (0,) where `verdict` says there is none
+    labels: tuple[str, ...] = ()
+    caption: str = ""
+    verdict: MediaError | None = None  # known when the plan was made: broken, or too short
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """One planned shard. It carries paths and spans, never frames."""
+
+    index: int
+    sources: tuple[PlannedSource, ...]
+    root: str
+    out: str
+    options: ClipOptions
+    fingerprint: str
+    source_timeout_s: float
+    # True: the shard stands; only sources with failed clips are tried again and merged into it.
+    only_failed: bool = False
+    quarantined: frozenset[str] = frozenset()  # paths found to take their process down
+    # A trial decodes and writes nothing: the runner's way to find the source that kills its process.
+    is_trial: bool = False
+
+    def trial(self, sources: tuple[PlannedSource, ...]) -> ShardTask:
+        return replace(self, sources=sources, is_trial=True)
+
+    def without(self, verdicts: dict[str, MediaError]) -> ShardTask:
+        """The same shard with some sources quarantined."""
+        kept = (replace(s, verdict=verdicts.get(s.path, s.verdict)) for s in self.sources)
+        return replace(self, sources=tuple(kept), quarantined=self.quarantined | verdicts.keys())
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    index: int
+    sums: Sums
+    size: int                                        # bytes of the tar
+    seconds: Counter[str] = field(default_factory=Counter)  # by what was done
+    counts: Counter[str] = field(default_factory=Counter)   # of what is rare: see `read_clips`
