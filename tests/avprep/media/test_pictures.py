@@ -396,8 +396,8 @@ def test_damage_is_not_healed_by_a_point_of_recovery():
 
 
 def test_a_picture_that_is_left_out_and_would_be_shown_is_doubted():
-    """A packet that gives no picture takes an instant from the B picture before it, which is left out. A plain
-    decode tells that it is damaged."""
+    """A packet that gives no picture takes an instant from the B picture before it, which is left out. A
+    plain decode tells that it is damaged."""
     packets = stream(reorder=2, gop=40)
     for packet in packets:
         packet.pts, packet.dts, packet.duration = 2 * packet.pts, 2 * packet.dts, 2
