@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from avmodel.latents import LatentLayout
+from avprep.errors import AvprepError
 from avprep.spec import ClipSpec
 
 Streams = Literal["av", "v", "a"]
@@ -19,7 +20,7 @@ KL_TERMS: tuple[KlTerm, ...] = ("latent", "data", "none")
 CHANNELS = {"v": 3, "a": 1}  # of a stream's frames: RGB, and one mel spectrogram
 
 
-class ConfigError(ValueError):
+class ConfigError(AvprepError, ValueError):
     """A config that cannot be: the message names the field and the value."""
 
 

@@ -25,6 +25,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from avprep.errors import AvprepError
+
 Backbone = Literal["vgg16", "squeezenet1_1", "alexnet"]
 _TORCHVISION = "https://download.pytorch.org/models"
 _HEADS = (
@@ -33,7 +35,7 @@ _HEADS = (
 )
 
 
-class WeightsError(RuntimeError):
+class WeightsError(AvprepError, RuntimeError):
     """Weights that are not there, or are not what they should be: the message names the file."""
 
 
