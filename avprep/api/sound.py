@@ -44,7 +44,9 @@ def mel_stack(waveform: Array, spec: ClipSpec = ClipSpec()) -> Array:
     elif found != whole:
         raise ArgumentError(f"waveform must end in {spec.samples} samples, a clip of the spec, or {whole}, "
                             f"one with its neighbours; its shape is {tuple(waveform.shape)}")
-    return _like(waveform, dsp.mel_stack(samples, spec))
+    if not samples.numel():
+        return _like(waveform, samples.new_zeros((*samples.shape[:-1], *spec.mel_shape)))
+    return _like(waveform, dsp.mel_stack(samples, spec).contiguous())
 
 
 def invert_mel(
@@ -94,7 +96,7 @@ def _real_tensor(name: str, array: np.ndarray | Tensor) -> Tensor:
     elif isinstance(array, Tensor):
         if not array.is_floating_point():
             raise ArgumentError(f"{name} must be floating-point, full scale 1.0, not {array.dtype}")
-        tensor = array.detach()
+        tensor = array.detach().contiguous()  # strides decide which of two roundings torch's kernels take
     else:
         raise ArgumentError(f"{name} must be a NumPy array or a torch tensor, not {type(array).__name__}")
     if not torch.isfinite(tensor).all():
