@@ -90,12 +90,12 @@ class _MapStyle:
     """What both datasets share: an index, a reader per process, and a decoder."""
 
     def __init__(self, out: str, index: ShardIndex, decode: Callable[[Members], Item]) -> None:
-        self._out, self._index, self._decode = out, index, decode
+        self._out, self.index, self._decode = out, index, decode
         self._reader: ClipReader | None = None
         self._positions: dict[str, int] | None = None
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self.index)
 
     def __getitem__(self, position: int) -> Item:
         """The clip at a position; -1 is the last.
@@ -105,13 +105,13 @@ class _MapStyle:
             ShardError: the shard has changed since it was indexed, or the clip's files are damaged.
         """
         position = self._position(position)
-        members, key = self.members(position), self._index.keys[position]
+        members, key = self.members(position), self.index.keys[position]
         return {"key": key} | decoded(f"{self._out}: clip {key}", self._decode, members)
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The clips' keys, by position: ascending by shard, and by key in a shard."""
-        return self._index.keys
+        return self.index.keys
 
     def by_key(self, key: str) -> Item:
         """The clip of a key. Raises ClipNotFound, a KeyError, where there is none."""
@@ -124,7 +124,7 @@ class _MapStyle:
     def members(self, position: int) -> Members:
         """A clip's files as they lie in the shard: suffix ('mel.npy') to bytes."""
         if self._reader is None:  # one per process: opened where it is used
-            self._reader = ClipReader(self._index)
+            self._reader = ClipReader(self.index)
         return self._reader[self._position(position)]
 
     def order(self, *, seed: int, epoch: int = 0, position: int = 0) -> Iterator[int]:
@@ -157,6 +157,7 @@ class ClipDataset(_MapStyle):
         fields: what an item holds besides its key, of 'frames', 'mel', 'waveform' and 'json'; what is left
             out is not decoded.
         decode_h264: of frames that are stored as H.264; bytes to uint8 (T, H, W, RGB).
+        index: which clips of the output, if not all; an empty one is no error.
 
     Raises:
         ArgumentError: an unknown field.
@@ -165,13 +166,13 @@ class ClipDataset(_MapStyle):
 
     def __init__(
         self, out: str | os.PathLike[str], *, fields: Sequence[str] = ("frames", "mel", "json"),
-        decode_h264: DecodeH264,
+        decode_h264: DecodeH264, index: ShardIndex | None = None,
     ) -> None:
         store = open_store(out)
         self.header = header_of(out, "clips")
         self.spec = ClipSpec.from_dict(self.header["spec"])
         decode = ClipDecoder(self.spec, checked_fields(fields, CLIP_FIELDS), decode_h264)
-        super().__init__(store.uri, index_shards(store), decode)
+        super().__init__(store.uri, index_shards(store) if index is None else index, decode)
 
 
 class LatentDataset(_MapStyle):
