@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from avprep.errors import AvprepError
 from avprep.spec import ClipSpec
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ KL_TERMS: tuple[KlTerm, ...] = ("latent", "data", "none")
 CHANNELS = {"v": 3, "a": 1}  # of a stream's frames: RGB, and one mel spectrogram
 
 
-class ConfigError(ValueError):
+class ConfigError(AvprepError, ValueError):
     """A config that cannot be: the message names the field and the value."""
 
 

@@ -10,7 +10,6 @@ interrupted: the order is one endless row of shuffled epochs, and step k takes i
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,13 +23,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from avmodel.latents import LatentLayout
 from avprep.dsp.mel import stack_to_frames
 from avprep.media.mux import decode_frames
-from avprep.shards.clips import ShardError, load_npy, unpack_frames
-from avprep.shards.index import ClipReader, ShardIndex, index_shards
-from avprep.shards.latents import KIND as LATENTS_KIND
-from avprep.shards.latents import EncoderHeader, unpack
-from avprep.shards.store import Store, open_store
-from avprep.shards.verify import kind_of, read_header
-from avprep.spec import ClipSpec
+from avprep.shards.clips import ShardError
+from avprep.shards.dataset import ClipDataset, LatentDataset, shuffled
+from avprep.shards.index import ShardIndex
+from avprep.shards.latents import EncoderHeader
 
 
 class ClipBatch(NamedTuple):
@@ -40,7 +36,7 @@ class ClipBatch(NamedTuple):
     mel: Tensor      # float16 (B, T, n_mels, W), in [-1, 1]
 
 
-class ClipData(Dataset):
+class ClipData(ClipDataset, Dataset):
     """The clips of an output of `avprep clip`.
 
     Raises:
@@ -48,28 +44,12 @@ class ClipData(Dataset):
     """
 
     def __init__(self, folder: str | Path, index: ShardIndex | None = None) -> None:
-        store = open_store(folder)
+        super().__init__(folder, fields=("frames", "mel"), decode_h264=decode_frames, index=index)
         self.folder = str(folder)
-        self.header = _header_of(store, folder, "clips", "avprep clip")
-        self.spec = ClipSpec.from_dict(self.header["spec"])
-        self.index = index_shards(store) if index is None else index  # none held out is no clip
-        self._reader: ClipReader | None = None
-
-    def __len__(self) -> int:
-        return len(self.index)
 
     def __getitem__(self, position: int) -> ClipBatch:
-        members = self.members(position)
-        frames, mel = unpack_frames(members, decode_frames), load_npy(members["mel.npy"])
-        if frames.shape != self.spec.frames_shape or mel.shape != self.spec.mel_shape:
-            raise ShardError(f"{self.folder}: clip {self.index.keys[position]} is not of its spec")
-        return ClipBatch(torch.from_numpy(frames.copy()), torch.from_numpy(mel))
-
-    def members(self, position: int) -> dict[str, bytes]:
-        """A clip's files as they lie in the shard."""
-        if self._reader is None:  # one a process: opened where the worker runs
-            self._reader = ClipReader(self.index)
-        return self._reader[position]
+        item = super().__getitem__(position)
+        return ClipBatch(torch.from_numpy(item["frames"]), torch.from_numpy(item["mel"]))
 
     def split_by_source(self, share: float) -> tuple[ClipData, ClipData]:
         """(training, held out): whole sources, `share` of them on average, the same for every seed.
@@ -90,7 +70,7 @@ class LatentBatch(NamedTuple):
     captions: list[str]              # (B)
 
 
-class LatentData(Dataset):
+class LatentData(LatentDataset, Dataset):
     """The latents of an output of `avprep encode`.
 
     Raises:
@@ -98,36 +78,14 @@ class LatentData(Dataset):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        store = open_store(folder)
+        super().__init__(folder)
         self.folder = str(folder)
-        self.header = _header_of(store, folder, LATENTS_KIND, "avprep encode")
-        self.encoder = EncoderHeader.from_dict(self.header)
-        self.spec = self.encoder.spec
         self.layout = layout_of(self.encoder)
-        self.index = index_shards(store)
-        self._reader: ClipReader | None = None
-
-    def __len__(self) -> int:
-        return len(self.index)
 
     def __getitem__(self, position: int) -> LatentBatch:
-        members = self.members(position)
-        latent, text = unpack(load_npy(members["latent.npy"]), self.encoder), json.loads(members["json"])
-        return LatentBatch(torch.from_numpy(latent), tuple(text["labels"]), text["caption"])
-
-    def members(self, position: int) -> dict[str, bytes]:
-        """A latent's files as they lie in the shard."""
-        if self._reader is None:
-            self._reader = ClipReader(self.index)
-        return self._reader[position]
-
-
-def _header_of(store: Store, folder: str | Path, kind: str, command: str) -> dict[str, Any]:
-    """spec.json. Raises ShardError where the output is of another kind."""
-    header = read_header(store)
-    if kind_of(header) != kind:
-        raise ShardError(f"{folder} holds {kind_of(header)}, not {kind}: {command} makes them")
-    return header
+        item = super().__getitem__(position)
+        text = item["json"]
+        return LatentBatch(torch.from_numpy(item["latent"]), tuple(text["labels"]), text["caption"])
 
 
 def layout_of(encoder: EncoderHeader) -> LatentLayout:
@@ -160,8 +118,7 @@ class Steps(Sampler[list[int]]):
             for place in range(at, at + self._batch):
                 if place // self._clips != epoch:
                     epoch = place // self._clips
-                    shuffle = np.random.default_rng([self._seed, epoch])
-                    order = shuffle.permutation(self._clips)
+                    order = shuffled(self._clips, self._seed, epoch)
                 batch.append(int(order[place % self._clips]))
             yield batch
             at += self._world * self._batch

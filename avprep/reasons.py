@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from avprep.errors import AvprepError
+
 
 class Reason(StrEnum):
     """A ledger row's reason.
@@ -78,7 +80,7 @@ class Reason(StrEnum):
 FILTERED = frozenset({Reason.TOO_SHORT, Reason.SILENT, Reason.STATIC, Reason.BLACK, Reason.RESIDUAL})
 
 
-class MediaError(Exception):
+class MediaError(AvprepError):
     """A source or a clip that gives nothing: data, not a fault of the program. It becomes a ledger row.
 
     `reason` is one of the fixed set, `detail` a sentence with the figures.

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from avprep.errors import AvprepError
+
 # Amplitude to the [-1, 1] of the mel stack (docs/model.md 1): 20*log10(max(m, 1e-5)) lies in
 # [-100, ...] dB; -80 dB maps to -1 and +20 dB to +1, so that the floor and clipping are both reachable.
 AMPLITUDE_FLOOR = 1e-5
@@ -23,7 +25,7 @@ MIN_DB = -80.0
 RANGE_DB = 100.0
 
 
-class SpecError(ValueError):
+class SpecError(AvprepError, ValueError):
     """A spec that cannot be: the message names the field, the value and what would work."""
 
 

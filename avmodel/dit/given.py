@@ -19,12 +19,13 @@ from torch import Tensor
 from avmodel.latents import LatentLayout
 from avmodel.mdsa.checkpoint import Codec
 from avprep.dsp.mel import mel_stack, pad_with_silence
+from avprep.errors import AvprepError
 from avprep.spec import ClipSpec
 
 READ_TIMEOUT_S = 120.0
 
 
-class GivenError(ValueError):
+class GivenError(AvprepError, ValueError):
     """A given clip that cannot be read; a sentence."""
 
 

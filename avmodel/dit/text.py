@@ -19,13 +19,14 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from avmodel.dit.model import Captions
+from avprep.errors import AvprepError
 
 CAPTIONS_FILE = "captions.safetensors"
 PROMPT = "a video of {}"      # the paper's; `avprep encode --text-encoder` embeds it for every label
 LABELS_A_CLIP = 8             # label tokens at most; AudioSet's clips have 2.7 in mean
 
 
-class TextError(ValueError):
+class TextError(AvprepError, ValueError):
     """A label or caption that the model was not trained on; a sentence."""
 
 

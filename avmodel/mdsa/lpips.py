@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from avmodel.mdsa.options import Backbone, LPIPSConfig
+from avprep.errors import AvprepError
 
 _TORCHVISION = "https://download.pytorch.org/models"
 _HEADS = (
@@ -33,7 +34,7 @@ _HEADS = (
 )
 
 
-class WeightsError(RuntimeError):
+class WeightsError(AvprepError, RuntimeError):
     """Weights that are not there, or are not what they should be: the message names the file."""
 
 

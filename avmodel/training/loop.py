@@ -25,14 +25,16 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from avprep.errors import AvprepError
+
 BAD_STEPS = 3  # in a row that end a run
 
 
-class CheckpointError(ValueError):
+class CheckpointError(AvprepError, ValueError):
     """A checkpoint that cannot be used; a sentence with its path."""
 
 
-class TrainingError(Exception):
+class TrainingError(AvprepError):
     """Training cannot begin or go on; a sentence for the person who runs it."""
 
 

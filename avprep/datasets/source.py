@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from avprep.errors import AvprepError
 
-class DatasetError(Exception):
+
+class DatasetError(AvprepError):
     """The dataset cannot be listed. The message is one paragraph that says what was expected where."""
 
 

@@ -20,6 +20,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from avprep.errors import AvprepError
 from avprep.execution.child import Child, ChildDied
 from avprep.execution.pool import AHEAD, InProcessPool, MakeWorker, PoolConfig, Todo
 
@@ -54,7 +55,7 @@ class WorkerLost:
     seconds: float
 
 
-class RunnerError(Exception):
+class RunnerError(AvprepError):
     """Ray cannot be started or joined, or does no work any more; a sentence for the person who runs it."""
 
 

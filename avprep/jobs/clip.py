@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 
 from avprep.datasets.source import Source
 from avprep.execution.quarantine import Quarantine, watchdog
-from avprep.execution.runner import Runner, RunnerConfig, WorkerLost, open_runner
+from avprep.execution.runner import Runner, RunnerConfig, WorkerLost, available_cpus, open_runner
 from avprep.jobs.output import (
     FORMAT_VERSION,
     JobError,
     Stop,
     end_rebuild,
+    ignore,
     lock,
     open_output,
     stop_on_signal,
@@ -60,15 +61,20 @@ class JobConfig:
     """All that `avprep clip` was told, one hop from the command line."""
 
     dataset: str
-    split: str | None
     root: Path
     out: str
-    plan: PlanOptions
-    clip: ClipOptions
-    runner: RunnerConfig
-    source_timeout_s: float
+    split: str | None = None
+    plan: PlanOptions = PlanOptions()
+    clip: ClipOptions = ClipOptions()
+    runner: RunnerConfig = field(default_factory=lambda: RunnerConfig(workers=available_cpus()))
+    source_timeout_s: float = 600.0   # for the clips of one source in a shard
     rebuild: bool = False
     only_failed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.plan.spec != self.clip.spec:
+            differing = self.plan.spec.differences(self.clip.spec)
+            raise JobError(f"the plan's spec is not that of the clips: {differing}")
 
 
 @dataclass
@@ -90,10 +96,10 @@ class JobReport:
 class Progress:
     """What the job tells its caller as it goes; the CLI draws a bar from it."""
 
-    planned: Callable[[int, int], None]             # clips, shards of the plan
-    shard_done: Callable[[Sums], None]
-    worker_lost: Callable[[str], None]
-    planning: Callable[[int], None]                 # sources looked at so far
+    planned: Callable[[int, int], None] = ignore    # clips, shards to make
+    shard_done: Callable[[Sums], None] = ignore
+    worker_lost: Callable[[str], None] = ignore
+    planning: Callable[[int], None] = ignore        # sources looked at so far
 
 
 def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -> JobReport:
@@ -190,7 +196,7 @@ def output_header(config: JobConfig) -> dict[str, object]:
     options = asdict(config.clip)
     if options["max_residual_ms"] is None:  # as in outputs that are older than this option
         del options["max_residual_ms"]
-    plan = asdict(config.plan)
+    plan = asdict(config.plan) | {"stride_samples": config.plan.stride}
     return {
         "format": FORMAT_VERSION,
         "spec": options.pop("spec"),

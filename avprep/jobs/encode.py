@@ -39,6 +39,7 @@ from avprep.jobs.output import (
     JobError,
     Stop,
     end_rebuild,
+    ignore,
     lock,
     open_output,
     remember,
@@ -75,10 +76,10 @@ class EncodeConfig:
     out: str
     header: EncoderHeader          # of the checkpoint
     open_encoder: EncoderFactory
-    options: EncodeOptions
-    pool: PoolConfig
-    batch_size: int | None         # None = found by trying
-    compile: bool | None           # None = where there is a GPU
+    options: EncodeOptions = EncodeOptions()
+    pool: PoolConfig = PoolConfig(workers=None)
+    batch_size: int | None = None  # None = found by trying
+    compile: bool | None = None    # None = where there is a GPU
     rebuild: bool = False
 
 
@@ -109,11 +110,11 @@ class EncodeReport:
 class EncodeProgress:
     """What the job tells its caller as it goes; the CLI draws a bar from it."""
 
-    planned: Callable[[int, int], None]             # clips, shards to make
-    shard_done: Callable[[EncodeResult, float], None]   # and the model's busy share so far
-    worker_lost: Callable[[str], None]
-    planning: Callable[[int], None]                 # sources looked at so far
-    say: Callable[[str], None]
+    planned: Callable[[int, int], None] = ignore    # clips, shards to make
+    shard_done: Callable[[EncodeResult, float], None] = ignore   # and the model's busy share so far
+    worker_lost: Callable[[str], None] = ignore
+    planning: Callable[[int], None] = ignore        # sources looked at so far
+    say: Callable[[str], None] = ignore
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ import hashlib
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from avprep.errors import AvprepError
 from avprep.shards.plan import NAME as PLAN_NAME
 from avprep.shards.store import LocalStore, Store
 from avprep.shards.verify import kind_of, read_header
@@ -29,11 +31,11 @@ _LOCK_WAIT_S, _LOCK_POLL_S = 2.0, 0.02
 _FILES = (PLAN_NAME, "stats.json", "captions.safetensors", "spec.json")
 
 
-class JobError(Exception):
+class JobError(AvprepError):
     """The job cannot be begun or go on; the message is a sentence for the person who runs it."""
 
 
-class Stopped(Exception):
+class Stopped(AvprepError):
     """A signal asked the job to stop; what was in hand is finished, or dropped at the second signal."""
 
     def __init__(self, signal_number: int, *, is_dropped: bool = False) -> None:
@@ -56,10 +58,20 @@ class Stop:
             raise Stopped(self.signal_number)
 
 
+def ignore(*_told: object) -> None:
+    """In the place of a callback that nobody asked for."""
+
+
 @contextmanager
 def stop_on_signal() -> Iterator[Stop]:
-    """The first SIGINT or SIGTERM lets the shards in hand finish; the second drops them."""
+    """The first SIGINT or SIGTERM lets the shards in hand finish; the second drops them.
+
+    In a thread that is not the main one, signals are left to the caller: Python delivers none there.
+    """
     stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
 
     def handle(number: int, _frame: object) -> None:
         if stop.signal_number is not None:

@@ -29,11 +29,18 @@ _TRIMMED_SLACK_S = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    spec: ClipSpec
-    stride_samples: int
-    clips_per_source: int | None   # spread over the source; None = all that fit
-    limit: int | None              # clips in all; None = all
-    shard_size: int                # clips
+    """Which clips are cut, and how many of them a shard holds."""
+
+    spec: ClipSpec = ClipSpec()
+    stride_samples: int | None = None     # from one clip's start to the next's; None = a clip's length
+    clips_per_source: int | None = None   # spread over the source; None = all that fit
+    limit: int | None = None              # clips in all; None = all
+    shard_size: int = 256                 # clips
+
+    @property
+    def stride(self) -> int:
+        """Samples from one clip's start to the next's."""
+        return self.spec.samples if self.stride_samples is None else self.stride_samples
 
 
 def plan_shards(
@@ -117,7 +124,7 @@ def _source_rows(source: Source, info: MediaInfo | MediaError, options: PlanOpti
     starts = [
         start for start_s, stop_s in spans
         for start in clip_starts(
-            start_s=start_s, stop_s=stop_s, spec=spec, stride_samples=options.stride_samples
+            start_s=start_s, stop_s=stop_s, spec=spec, stride_samples=options.stride
         )
     ]
     if starts:

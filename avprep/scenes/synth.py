@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from avprep.errors import AvprepError
 from avprep.media.mux import write_mp4
 from avprep.scenes.scenes import SCENES
 from avprep.scenes.sketch import Timeline, levelled, paint
@@ -24,7 +25,7 @@ from avprep.scenes.sketch import Timeline, levelled, paint
 CLASSES = tuple(scene.__name__ for scene in SCENES)
 
 
-class SynthError(ValueError):
+class SynthError(AvprepError, ValueError):
     """An option of `write_scenes` out of range: the message names it and the value."""
 
 

@@ -76,13 +76,21 @@ class ClipReader:
         self._files: OrderedDict[int, int] = OrderedDict()  # descriptor by shard, the latest last
 
     def __getitem__(self, position: int) -> Members:
-        """The members of the clip at a position of the index."""
-        shard = int(self._index.shard[position])
+        """The members of the clip at a position of the index.
+
+        Raises:
+            ShardError: another clip lies there: the shard was made again since it was indexed.
+        """
+        shard, key = int(self._index.shard[position]), self._index.keys[position]
         size, offset = int(self._index.size[position]), int(self._index.offset[position])
         data = os.pread(self._descriptor(shard), size, offset)
         members = {}
         for name, start, size in _members(memoryview(data), self._index.paths[shard]):
-            members[name.partition(".")[2]] = data[start : start + size]
+            found, _, suffix = name.partition(".")
+            if found != key:
+                raise ShardError(f"{self._index.paths[shard]} has changed since it was indexed: it holds "
+                                 f"clip {found!r} where {key} was")
+            members[suffix] = data[start : start + size]
         return members
 
     def _descriptor(self, shard: int) -> int:

@@ -116,6 +116,24 @@ def read_outcomes(store: Store, index: int) -> Counter[tuple[str, str]]:
     return Counter(zip(table["status"].to_pylist(), table["reason"].to_pylist(), strict=True))
 
 
+def read_table(store: Store) -> pa.Table:
+    """All rows of the finished shards, ascending by shard, with the columns of SCHEMA.
+
+    Raises:
+        ShardError: a damaged ledger, or one with other columns.
+    """
+    tables = [SCHEMA.empty_table()]
+    for index in finished_shards(store):
+        with _opened(store, index) as file:
+            table = pq.ParquetFile(file, pre_buffer=False).read(use_threads=False)
+        table = table.replace_schema_metadata(None)  # of one shard each
+        if table.schema != SCHEMA:
+            raise ShardError(f"{store.uri}/{ledger_name(index)} has the columns {table.column_names}, not "
+                             f"those of a ledger")
+        tables.append(table)
+    return pa.concat_tables(tables)
+
+
 def read_record(store: Store, index: int) -> ShardRecord:
     """What the ledger knows of its shard, without the rows."""
     with _opened(store, index) as file:

@@ -11,8 +11,10 @@ from typing import BinaryIO, Protocol
 import pyarrow as pa
 from pyarrow import fs
 
+from avprep.errors import AvprepError
 
-class ShardError(ValueError):
+
+class ShardError(AvprepError, ValueError):
     """An output, or a shard of it, that is not what it should be: the message names it and what is wrong."""
 
 

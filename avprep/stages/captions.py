@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save
 
+from avprep.errors import AvprepError
 from avprep.shards.ledger import read_ledgers
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import Store
@@ -27,7 +28,7 @@ _BATCH = 64
 TextEncoder = Callable[[list[str]], list[np.ndarray]]
 
 
-class TextEncoderError(Exception):
+class TextEncoderError(AvprepError):
     """The text encoder cannot be had; a sentence."""
 
 

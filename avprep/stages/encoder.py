@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from avprep.errors import AvprepError
 from avprep.shards.latents import EncoderHeader
 from avprep.spec import ClipSpec
 
@@ -47,7 +48,7 @@ class EncoderFactory(Protocol):
     def __call__(self, *, device: str, batch_size: int, compile: bool) -> Encoder: ...
 
 
-class EncodeError(Exception):
+class EncodeError(AvprepError):
     """The encoder cannot do what it is asked for: a sentence."""
 
 

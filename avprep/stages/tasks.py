@@ -35,13 +35,14 @@ class ProbeTask:
 class ClipOptions:
     """What decides a clip's bytes, besides its source: all of it is in the fingerprint."""
 
-    spec: ClipSpec
-    crop: Crop
-    video_codec: VideoCodec
-    drop_silent_db: float | None   # RMS of the clip in dB of full scale; None = keep all
-    drop_static: float | None      # mean absolute change between frames, in levels of 255
-    drop_black: float | None       # mean of the pictures, in levels of 255
-    max_residual_ms: float | None = None  # of the clip's residual, whatever its sign; None = keep all
+    spec: ClipSpec = ClipSpec()
+    crop: Crop = "center"
+    video_codec: VideoCodec = "jpeg"
+    # Limits of the filters; None = keep all.
+    drop_silent_db: float | None = None   # RMS of the clip in dB of full scale
+    drop_static: float | None = None      # mean absolute change between frames, in levels of 255
+    drop_black: float | None = None       # mean of the pictures, in levels of 255
+    max_residual_ms: float | None = None  # of the clip's residual, whatever its sign
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""What `import avprep` exports: thin functions over stages, jobs and shards, for use from Python."""

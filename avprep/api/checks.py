@@ -1,0 +1,46 @@
+"""Arguments that several public functions take."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from fractions import Fraction
+
+from avprep.errors import ArgumentError
+from avprep.spec import ClipSpec
+
+
+def require_one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ArgumentError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def require_whole(name: str, value: object, *, least: int) -> None:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise ArgumentError(f"{name} must be a whole number, at least {least}, not {value!r}")
+
+
+def require_number(name: str, value: object, *, above: float) -> None:
+    """Raises ArgumentError where it is not a finite number greater than `above`."""
+    if not _is_finite(value) or not value > above:
+        raise ArgumentError(f"{name} must be a number above {above:g}, not {value!r}")
+
+
+def require_spec(spec: object) -> None:
+    if not isinstance(spec, ClipSpec):
+        raise ArgumentError(f"spec must be a ClipSpec, not {spec!r}")
+
+
+def samples_of(name: str, seconds: object, spec: ClipSpec, *, least: int) -> int:
+    """Seconds as whole samples of the spec's rate, as the command line rounds them."""
+    if not _is_finite(seconds):
+        raise ArgumentError(f"{name} must be a number of seconds, not {seconds!r}")
+    samples = round(Fraction(float(seconds)).limit_denominator(1_000_000) * spec.sample_rate)
+    if samples < least:
+        raise ArgumentError(f"{name} = {seconds:g} s is sample {samples} at {spec.sample_rate} Hz; "
+                            f"the least is {least}")
+    return samples
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,21 @@
+"""The errors that a caller of avprep or avmodel may catch: all derive from `AvprepError`.
+
+Each class stands where it is raised. A fault of the machine (a full disk, a file without permission) is an
+OSError and is not one of them.
+"""
+
+from __future__ import annotations
+
+
+class AvprepError(Exception):
+    """The base of every error that says that something which was given cannot be used."""
+
+
+class ArgumentError(AvprepError, ValueError):
+    """An argument of a public function: the message begins with its name."""
+
+
+class ClipNotFound(AvprepError, KeyError):
+    """A key that no clip of a dataset has."""
+
+    __str__ = Exception.__str__  # KeyError's is the repr of the message
