@@ -192,7 +192,7 @@ def _finished_output(root: Path, outcomes: list[list[tuple[str, str]]]) -> Local
 
 
 WRITTEN, SILENT = ("written", ""), ("filtered", "silent")
-CORRUPT, TRUNCATED = ("failed", "corrupt"), ("failed", "truncated")
+CORRUPT, TRUNCATED, MISSING = ("failed", "corrupt"), ("failed", "truncated"), ("failed", "missing")
 OUTCOMES = [
     [WRITTEN] * 5 + [SILENT],
     [CORRUPT, WRITTEN, CORRUPT],
@@ -200,6 +200,8 @@ OUTCOMES = [
     [CORRUPT, CORRUPT, TRUNCATED, CORRUPT],
     [CORRUPT, WRITTEN, CORRUPT],
     [TRUNCATED, CORRUPT],
+    [MISSING, MISSING, MISSING],
+    [MISSING],  # the fourth alone: it says that there are more
 ]
 
 
@@ -230,11 +232,11 @@ def test_status_tells_sums_and_the_first_failures_of_each_reason(tmp_path, monke
     monkeypatch.setattr(avprep.shards.ledger, "read_ledger", counted)
     store = _finished_output(tmp_path, OUTCOMES)
     said = CliRunner().invoke(avprep.cli.main, ["status", store.uri, *["--all"] * all_of_them]).output
-    assert "6 of 6 shards, 20 of 20 clips\n20 planned = 8 written, 2 filtered, 10 failed\n" in said
+    assert "8 of 8 shards, 24 of 24 clips\n24 planned = 8 written, 2 filtered, 14 failed\n" in said
     assert "8 corrupt: " in said and "2 truncated: " in said and "2 silent: " in said
     told = [line.strip().split(": avprep")[0] for line in said.splitlines() if line.startswith("  failed ")
             or line.startswith("  ... ")]
     assert told == _told_failures(all_of_them)
     assert "--try 0100\n" in said
     # Whole rows are read only where some are shown: not of shard 4, whose reason has been told often enough.
-    assert read == ([1, 3, 4, 5] if all_of_them else [1, 3, 5])
+    assert read == ([1, 3, 4, 5, 6, 7] if all_of_them else [1, 3, 5, 6, 7])

@@ -21,6 +21,7 @@ from avmodel.mdsa.lpips import (
     load_lpips,
     read_weights,
 )
+from avmodel.mdsa.options import BACKBONES
 from tests.conftest import shared_file
 
 SQUEEZENET = "squeezenet1_1_torchvision_fp16src.npz"
@@ -86,6 +87,10 @@ def _plain_squeeze_lpips(x: Tensor, y: Tensor, trunk: dict[str, Tensor], heads: 
         head = heads[f"lin{i}.model.1.weight"].double()
         total += F.conv2d((fx - fy) ** 2, head).mean([1, 2, 3])
     return total
+
+
+def test_every_backbone_that_may_be_chosen_has_a_trunk():
+    assert tuple(TRUNKS) == BACKBONES
 
 
 def test_a_picture_has_no_distance_to_itself(real: LPIPS):
