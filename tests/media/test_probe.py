@@ -138,7 +138,10 @@ def test_pictures_last_from_the_first_to_the_end_of_the_last(suffix, codec, reor
 
 @pytest.mark.parametrize(
     ("suffix", "codec", "begin_s"),
-    [(".mp4", "h264", 0), (".mp4", "mpeg4", 7), (".mkv", "mpeg4", 0), (".mkv", "mpeg4", 7), (".flv", "h264", 0)],
+    [
+        (".mp4", "h264", 0), (".mp4", "mpeg4", 7), (".mkv", "mpeg4", 0), (".mkv", "mpeg4", 7),
+        (".flv", "h264", 0),
+    ],
 )
 def test_a_file_that_is_cut_off_lasts_as_long_as_its_header_says(suffix, codec, begin_s, tmp_path):
     """So that the clips that are missing are planned, and told."""
