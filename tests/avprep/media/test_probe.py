@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import errno
 import os
+from fractions import Fraction
+from pathlib import Path
 
+import av
 import pytest
+from av.packet import Packet
 
 from avprep.media.limits import Deadline
 from avprep.media.probe import probe
 from avprep.reasons import MediaError, Reason
 from tests.avprep.media.flash_click import write_flash_click
+from tests.avprep.media.test_pictures import stream
 from tests.conftest import shared_file
 
 
@@ -91,3 +96,80 @@ def test_a_file_that_cannot_be_read_while_it_is_open_is_its_own_failure(tmp_path
     monkeypatch.setattr("builtins.open", fail)
     error = reason_of(path)
     assert error.reason is Reason.UNREADABLE and "Input/output error" in error.detail
+
+
+# --- where pictures begin and end ------------------------------------------------------------------------
+
+
+def write_numbered(
+    path: Path, codec: str, packets: list[Packet], *, begin_s: int = 0, **options: str
+) -> Path:
+    """Packets of `stream` at 25 fps from a second on, in the container of the suffix."""
+    with av.open(str(path), "w", options=options) as container:
+        out = container.add_stream(codec, rate=25)
+        out.width, out.height, out.pix_fmt = 64, 64, "yuv420p"
+        for packet in packets:
+            packet.stream, packet.time_base = out, Fraction(1, 25)
+            packet.pts, packet.dts = packet.pts + 25 * begin_s, packet.dts + 25 * begin_s
+            container.mux(packet)
+    return path
+
+
+def extent_s(path: Path) -> tuple[float, float]:
+    (part,) = probe(path).parts
+    return float(part.start_s), float(part.stop_s)
+
+
+@pytest.mark.parametrize("begin_s", [0, 36000])
+@pytest.mark.parametrize(
+    ("suffix", "codec", "reorder"),
+    [
+        (".mp4", "h264", 3), (".mov", "mpeg4", 0), (".mkv", "h264", 3), (".mkv", "mpeg4", 0),
+        (".ts", "h264", 3), (".ts", "mpeg2video", 2), (".nut", "mpeg4", 2), (".mpg", "mpeg2video", 2),
+        (".avi", "mpeg4", 0), (".avi", "h264", 2), (".wmv", "mpeg4", 0), (".flv", "h264", 2),
+    ],
+)
+def test_pictures_last_from_the_first_to_the_end_of_the_last(suffix, codec, reorder, begin_s, tmp_path):
+    """In .mpg many packets have no stamp of their own, and FFmpeg's guesses lose two pictures' time."""
+    begin_s = begin_s if suffix not in (".avi", ".wmv") else 0
+    path = write_numbered(tmp_path / f"a{suffix}", codec, stream(codec, reorder=reorder), begin_s=begin_s)
+    assert extent_s(path) == pytest.approx((0, 4), abs=0.081 if suffix == ".mpg" else 0.0021)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "begin_s"),
+    [
+        (".mp4", "h264", 0), (".mp4", "mpeg4", 7), (".mkv", "mpeg4", 0), (".mkv", "mpeg4", 7),
+    ],
+)
+def test_a_file_that_is_cut_off_lasts_as_long_as_its_header_says(suffix, codec, begin_s, tmp_path):
+    """So that the clips that are missing are planned, and told."""
+    options = {"movflags": "faststart"} if suffix == ".mp4" else {}
+    packets = stream(codec, 100, reorder=0)
+    path = write_numbered(tmp_path / f"a{suffix}", codec, packets, begin_s=begin_s, **options)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    assert extent_s(path) == pytest.approx((0, 4), abs=0.05)
+
+
+def test_a_file_of_packets_far_apart_is_refused(tmp_path):
+    packets = stream("mpeg4", 50, reorder=0)
+    for packet in packets[40:]:
+        packet.pts, packet.dts = packet.pts + 25 * 90_000, packet.dts + 25 * 90_000
+    error = reason_of(write_numbered(tmp_path / "days.mkv", "mpeg4", packets))
+    assert error.reason is Reason.BAD_HEADER and "24 h" in error.detail
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".ts", "mpeg2video"), (".mkv", "h264")])
+def test_pictures_begin_with_the_first_that_can_be_decoded(suffix, codec, tmp_path):
+    """A recording that begins between two keyframes; the other packets' time is the container's start."""
+    packets = stream(codec, reorder=0, gop=12)[5:]
+    begin_s, stop_s = extent_s(write_numbered(tmp_path / f"a{suffix}", codec, packets))
+    assert (begin_s, stop_s) == pytest.approx((7 / 25, 95 / 25), abs=0.002)
+
+
+def test_joined_recordings_are_parts(tmp_path):
+    files = [write_numbered(tmp_path / f"{i}.ts", "h264", stream(count=n)) for i, n in enumerate((100, 50))]
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join(file.read_bytes() for file in files))
+    parts = [(float(part.start_s), float(part.stop_s)) for part in probe(joined).parts]
+    assert parts == [(0, 4), (4, 6)]
