@@ -27,6 +27,10 @@ FLOORS = {
         "avprep.spec", "avprep.reasons", "avprep.dsp", "avprep.media", "avprep.datasets", "avprep.shards",
         "avprep.stages", "avprep.execution",
     ),
+    "avprep.api": (
+        "avprep.spec", "avprep.reasons", "avprep.dsp", "avprep.media", "avprep.datasets", "avprep.shards",
+        "avprep.stages", "avprep.execution", "avprep.jobs",
+    ),
     "avmodel": (
         "avprep.spec",
         "avprep.reasons",

@@ -43,6 +43,10 @@ class Stopped(AvprepError):
         self.signal_number = signal_number
         self.is_dropped = is_dropped
 
+    def __str__(self) -> str:
+        in_hand = "dropped" if self.is_dropped else "finished"
+        return f"stopped by {signal.Signals(self.signal_number).name}; the shards in hand are {in_hand}"
+
 
 class Stop:
     """Whether a signal has asked to stop."""

@@ -122,11 +122,10 @@ def read_table(store: Store) -> pa.Table:
     Raises:
         ShardError: a damaged ledger, or one with other columns.
     """
-    tables = [SCHEMA.empty_table()]
+    tables = [SCHEMA.empty_table()]  # the first one's metadata stays: none, as each shard has its own
     for index in finished_shards(store):
         with _opened(store, index) as file:
             table = pq.ParquetFile(file, pre_buffer=False).read(use_threads=False)
-        table = table.replace_schema_metadata(None)  # of one shard each
         if table.schema != SCHEMA:
             raise ShardError(f"{store.uri}/{ledger_name(index)} has the columns {table.column_names}, not "
                              f"those of a ledger")

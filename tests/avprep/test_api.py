@@ -29,8 +29,9 @@ from avprep.api import clips as clips_module
 from avprep.errors import ArgumentError, AvprepError
 from avprep.jobs.clip import JobConfig, output_header
 from avprep.jobs.encode import EncodeConfig
-from avprep.jobs.output import JobError, stop_on_signal
+from avprep.jobs.output import JobError, Stopped, stop_on_signal
 from avprep.jobs.planning import PlanOptions
+from avprep.media.mux import write_mp4
 from avprep.reasons import MediaError, Reason
 from avprep.scenes.synth import write_scenes
 from avprep.shards.clips import load_npy, load_waveform, read_shard
@@ -91,7 +92,7 @@ def test_every_exported_name_is_there_typed_and_documented():
     tree = ast.parse((TOP / "avprep" / "__init__.py").read_text())
     guarded = {
         alias.name: node.module
-        for block in tree.body if isinstance(block, ast.If)
+        for block in tree.body if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
         for node in block.body
         for alias in node.names
     }
@@ -173,17 +174,22 @@ def stored(out: Path) -> list[dict[str, object]]:
     return sorted(found, key=lambda clip: (clip["source"], clip["start_s"]))
 
 
-@pytest.mark.parametrize("crop", ["center", "stretch"])
+@pytest.mark.parametrize("crop", ["center", "pad"])
 def test_clips_in_memory_are_those_that_the_job_stores(scenes, tmp_path, crop):
-    out = tmp_path / "out"
-    avprep.clip_dataset(scenes, out, spec=SPEC, stride_s=0.7, clips_per_source=3, crop=crop,
+    media, out = tmp_path / "media", tmp_path / "out"
+    shutil.copytree(scenes, media)
+    wide = np.random.default_rng(0).integers(64, 256, (40, 32, 96, 3), np.uint8)
+    write_mp4(media / "wide.mp4", wide, np.zeros(64000), fps=10, sample_rate=16000)
+    avprep.clip_dataset(media, out, spec=SPEC, stride_s=0.7, clips_per_source=2, crop=crop,
                         video_codec="raw", workers=0)
     expected = stored(out)
-    assert len(expected) == 9
+    assert [clip["start_s"] for clip in expected] == [0.0, 1.4] * 4
+    bars = expected[-1]["frames"][:, :8]
+    assert expected[-1]["source"] == "wide.mp4" and (bars.max() < 40) == (crop == "pad")
     for theirs in expected:
         ours = next(
             clip for clip in avprep.read_clips(
-                scenes / theirs["source"], spec=SPEC, stride_s=0.7, clips=3, crop=crop)
+                media / theirs["source"], spec=SPEC, stride_s=0.7, clips=2, crop=crop)
             if clip.start_s == theirs["start_s"]
         )
         assert np.array_equal(ours.frames, theirs["frames"])
@@ -301,7 +307,9 @@ def test_inverted_stacks_are_near_and_keep_their_axes():
     mel = avprep.mel_stack(waveform, SPEC)
     back = avprep.invert_mel(mel, SPEC)
     assert back.shape == waveform.shape and back.dtype == np.float32
-    assert np.array_equal(avprep.invert_mel(torch.from_numpy(mel), SPEC).numpy(), back)
+    strided = torch.from_numpy(np.asfortranarray(mel))
+    for same in (torch.from_numpy(mel), strided):
+        assert np.array_equal(avprep.invert_mel(same, SPEC).numpy(), back)
     error = ((avprep.mel_stack(back, SPEC) - mel) ** 2).mean()
     assert 10 * np.log10(4 / error) > 30
     assert avprep.invert_mel(mel[:0], SPEC).shape == (0, 1, SPEC.samples)
@@ -451,11 +459,12 @@ def test_an_output_among_the_media_is_refused(tmp_path, place):
 
 
 def test_the_jobs_refusals_name_arguments_and_no_options(scenes, tmp_path):
-    out = tmp_path / "with --rebuild in its name"
+    out = tmp_path / "out--rebuild"
     with pytest.raises(JobError, match="^only_failed: .* holds no finished run"):
         avprep.clip_dataset(scenes, tmp_path / "new", spec=SPEC, workers=0, only_failed=True)
     avprep.clip_dataset(scenes, out, spec=SPEC, workers=0, limit=1)
-    with pytest.raises(JobError, match="options.limit = 1; this run says 2.*another out .* or rebuild to"):
+    wrong = f"^{out} was begun with options.limit = 1; this run says 2.*another out .* or rebuild to"
+    with pytest.raises(JobError, match=wrong):
         avprep.clip_dataset(scenes, out, spec=SPEC, workers=0, limit=2)
 
 
@@ -486,6 +495,19 @@ def test_progress_ends_at_the_sum_and_what_it_raises_ends_the_run(scenes, tmp_pa
         avprep.clip_dataset(scenes, tmp_path / "half", **small, progress=stop)
     assert avprep.clip_dataset(scenes, tmp_path / "half", **small).made == 2
     assert digest(tmp_path / "half") == digest(tmp_path / "out")
+
+
+def test_a_signal_finishes_the_shard_in_hand_and_raises_one_of_our_errors(scenes, tmp_path):
+    def interrupt(now):
+        if now.shards_done == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    told = {"spec": SPEC, "shard_size": 2, "workers": 0}
+    with pytest.raises(Stopped, match="^stopped by SIGTERM; the shards in hand are finished"):
+        avprep.clip_dataset(scenes, tmp_path / "out", **told, progress=interrupt)
+    assert issubclass(Stopped, AvprepError)
+    assert avprep.read_ledger(tmp_path / "out").num_rows == 2
+    assert avprep.clip_dataset(scenes, tmp_path / "out", **told).made == 2
 
 
 def test_a_job_in_a_thread_leaves_signals_alone(scenes, tmp_path):

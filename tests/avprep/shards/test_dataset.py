@@ -11,6 +11,8 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -293,6 +295,13 @@ def test_the_ledger_is_a_table_of_every_row(clips):
         {name: getattr(row, name) for name in table.column_names} for row in rows
     ]
     assert table.schema.metadata is None
+
+
+def test_a_ledger_with_other_columns_is_named(tmp_path):
+    out = write_clips(tmp_path / "clips")
+    pq.write_table(pa.table({"key": ["a"]}), out / "ledger" / "000001.parquet")
+    with pytest.raises(ShardError, match=r"000001.parquet has the columns \['key'\], not those of a ledger"):
+        avprep.read_ledger(out)
 
 
 def test_a_ledger_of_nothing_finished_has_the_columns(tmp_path):
