@@ -22,6 +22,13 @@ from tests.avprep.media.flash_click import FLASH_S, find_clicks, lit, write_flas
 from tests.avprep.media.matrix import number_of
 from tests.avprep.media.test_pictures import stream
 from tests.conftest import shared_file
+<<<<<<< HEAD:tests/avprep/media/test_decode.py
+=======
+from tests.avprep.media.flash_click import FLASH_S, find_clicks, lit, write_flash_click
+from tests.avprep.media.matrix import number_of
+from tests.avprep.media.test_aperture import with_clap
+from tests.avprep.media.test_pictures import stream
+>>>>>>> wip-mut:tests/media/test_decode.py
 
 SPEC = ClipSpec(size=32)
 EVENTS_S = (1.4, 2.2, 3.0)
@@ -220,3 +227,18 @@ def test_the_residual_is_the_longest_that_a_picture_was_shown_too_early_or_too_l
     early, late = one_clip(path, -1280), one_clip(path, 25600)
     assert (early.residual_ms, late.residual_ms) == (-80.0, 300.0)
     assert numbers(early)[:3] == [0, 0, 3] and numbers(late)[8:13] == [60, 60, 60, 60, 70]
+
+
+def test_the_crop_is_of_the_picture_as_it_is_shown(tmp_path):
+    """Pixels twice as wide as high: of four columns of blocks the two in the middle are kept."""
+    packets = stream(count=50, reorder=0, first=0x2222, **{"x264-params": "sar=2/1"})
+    clip = one_clip(write_numbered(tmp_path / "wide.ts", "h264", packets), 0)
+    assert numbers(clip)[0] == 0x3333
+
+
+def test_the_crop_is_of_what_the_aperture_shows(tmp_path):
+    """Of four times four blocks the aperture shows the two times two at the top left."""
+    packets = stream(count=50, reorder=0, first=0x0012)
+    path = write_numbered(tmp_path / "aperture.mp4", "h264", packets)
+    path.write_bytes(with_clap(path.read_bytes(), (32, 1, 32, 1, -16, 1, -16, 1)))
+    assert numbers(one_clip(path, 0))[0] == 0x33CC
