@@ -20,15 +20,9 @@ from avprep.reasons import Reason
 from avprep.spec import ClipSpec
 from tests.avprep.media.flash_click import FLASH_S, find_clicks, lit, write_flash_click
 from tests.avprep.media.matrix import number_of
-from tests.avprep.media.test_pictures import stream
-from tests.conftest import shared_file
-<<<<<<< HEAD:tests/avprep/media/test_decode.py
-=======
-from tests.avprep.media.flash_click import FLASH_S, find_clicks, lit, write_flash_click
-from tests.avprep.media.matrix import number_of
 from tests.avprep.media.test_aperture import with_clap
 from tests.avprep.media.test_pictures import stream
->>>>>>> wip-mut:tests/media/test_decode.py
+from tests.conftest import shared_file
 
 SPEC = ClipSpec(size=32)
 EVENTS_S = (1.4, 2.2, 3.0)
