@@ -150,6 +150,7 @@ def test_the_documentation_prints_what_it_says(tmp_path, monkeypatch):
     examples = re.findall(r"```python\n(.*?)```\n```text\n(.*?)```", text, flags=re.DOTALL)
     assert len(examples) == text.count("```python") >= 14
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(TOP))  # the child process must not import another checkout's avprep
     names: dict[str, object] = {"__name__": "docs"}
     for code, expected in examples:
         printed = io.StringIO()
