@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TypeVar
 
 Argument = TypeVar("Argument")
@@ -68,7 +69,12 @@ class Child:
         command = [sys.executable, "-m", "avprep.execution.child", str(theirs.fileno()), str(os.getpid())]
         # A process group of its own: a signal to the parent's (Ctrl-C, timeout, Slurm) is the parent's to
         # answer, which lets the call in hand finish.
-        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], process_group=0)
+        # This code and no other: where it was started, another version of it may lie.
+        paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        self._process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], process_group=0, env=environment
+        )
         theirs.close()  # the child holds the only other end: its death is the end of the pipe
         self._pipe.send(sys.path)
 

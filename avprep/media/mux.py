@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from avprep.errors import AvprepError
+
 if TYPE_CHECKING:
     from av import AudioFrame, Packet
     from av.audio.stream import AudioStream
@@ -27,7 +29,7 @@ _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 
-class MuxError(ValueError):
+class MuxError(AvprepError, ValueError):
     """Frames, a waveform or bytes that cannot be written or read: the message says which and why."""
 
 

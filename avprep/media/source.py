@@ -19,6 +19,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from avprep.errors import AvprepError
 from avprep.media.timeline import Clock
 from avprep.reasons import MediaError, Reason
 
@@ -45,7 +46,7 @@ _UNFORESEEN = (
 )
 
 
-class MediaGone(Exception):
+class MediaGone(AvprepError):
     """The folder of the media is not there any more, or empty: a fault of the machine, not of the sources."""
 
 
