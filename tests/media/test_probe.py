@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
@@ -236,3 +238,14 @@ def test_only_containers_that_lead_where_they_are_asked_to_are_asked(suffix, can
     path = write_numbered(tmp_path / f"a{suffix}", "h264", stream(count=300, gop=12))
     with open_source(path) as source:
         assert source.can_seek is can_seek
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the ffmpeg command to make the file")
+def test_channels_in_an_order_of_the_files_own_are_given_names(tmp_path):
+    """PyAV frees such a layout twice where it is left as it is: the process ends."""
+    path = tmp_path / "pcm71.mov"
+    inputs = ["-f", "lavfi", "-i", "testsrc2=s=64x64:r=25:d=1", "-f", "lavfi", "-i", "sine=440:r=48000:d=1"]
+    codecs = ["-ac", "8", "-c:v", "mpeg4", "-c:a", "pcm_s16le"]
+    subprocess.run(["ffmpeg", "-v", "error", "-nostdin", *inputs, *codecs, path], check=True)
+    with open_source(path) as source:
+        assert source.audio.codec_context.layout.name == "7.1"
