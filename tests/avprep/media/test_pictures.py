@@ -442,12 +442,12 @@ def test_a_keyframe_that_is_none_is_told_when_it_is_decoded(codec, options):
 
 @pytest.mark.parametrize("flagged", [{0}, {0, 12}])  # the second waits for its turn when the skip is tried
 def test_a_gap_without_a_keyframe_is_decoded_through(flagged):
-    packets = stream(count=300, reorder=2, gop=299)
+    packets = stream(count=300, reorder=0, gop=299)
     for packet in packets:
         packet.is_keyframe = packet.pts in flagged
-    asked = Stream(packets, [0, 1, 250, 251])
+    asked = Stream(packets, [0, 1, 250, 251], reorder=0)
     assert [asked.at(0, 1), asked.at(250, 251)] == [[0, 1], [250, 251]]
-    assert not asked.demuxer.was_skipped
+    assert not asked.demuxer.was_skipped and asked.decoder.pictures >= 252
 
 
 def test_a_refresh_without_a_keyframe_is_not_taken_for_one():

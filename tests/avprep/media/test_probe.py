@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from av.packet import Packet
+from av.stream import Disposition
 
 from avprep.media.limits import Deadline
 from avprep.media.probe import probe
+from avprep.media.source import open_source
 from avprep.reasons import MediaError, Reason
 from tests.avprep.media.flash_click import write_flash_click
 from tests.avprep.media.test_pictures import stream
@@ -173,3 +178,73 @@ def test_joined_recordings_are_parts(tmp_path):
     joined.write_bytes(b"".join(file.read_bytes() for file in files))
     parts = [(float(part.start_s), float(part.stop_s)) for part in probe(joined).parts]
     assert parts == [(0, 4), (4, 6)]
+
+
+def test_a_longer_sound_lengthens_no_pictures(tmp_path):
+    """The header's duration is the sound's; the file is whole."""
+    path = tmp_path / "music.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
+        audio = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for packet in stream("mpeg4", 50, reorder=0):
+            packet.stream, packet.time_base = video, Fraction(1, 25)
+            container.mux(packet)
+        for second in range(8):
+            samples = Packet(16000)
+            samples.pts = samples.dts = 8000 * second
+            samples.stream, samples.time_base, samples.duration = audio, Fraction(1, 8000), 8000
+            container.mux(samples)
+    assert extent_s(path) == pytest.approx((0, 2), abs=0.0021)
+
+
+def test_pictures_that_cannot_be_decoded_begin_with_their_first_packet(tmp_path):
+    packets = stream("mpeg4", 50, reorder=0)
+    for packet in packets:
+        packet.update(b"\xff" * packet.size)
+    junk = write_numbered(tmp_path / "junk.mkv", "mpeg4", packets)
+    assert extent_s(junk) == pytest.approx((0, 2), abs=0.0021)
+
+
+def test_a_picture_of_one_pixel_is_no_video(tmp_path):
+    with av.open(str(tmp_path / "dot.mkv"), "w") as container:
+        video = container.add_stream("ffv1", rate=25)
+        video.width, video.height, video.pix_fmt = 1, 1, "gray"
+        frame = av.VideoFrame.from_ndarray(np.zeros((1, 1), np.uint8), format="gray")
+        container.mux([*video.encode(frame), *video.encode(None)])
+    error = reason_of(tmp_path / "dot.mkv")
+    assert error.reason is Reason.BAD_HEADER and "1 x 1 pixels" in error.detail
+
+
+@pytest.mark.parametrize("default", [0, 1])
+def test_the_sound_is_the_one_that_is_marked_default(default, tmp_path):
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
+        sounds = [container.add_stream("pcm_s16le", rate=rate, layout="mono") for rate in (8000, 16000)]
+        for number, sound in enumerate(sounds):
+            sound.disposition = Disposition.default if number == default else Disposition(0)
+        for packet in stream("mpeg4", 50, reorder=0):
+            packet.stream, packet.time_base = video, Fraction(1, 25)
+            container.mux(packet)
+    with open_source(path) as source:
+        assert source.audio.rate == (8000, 16000)[default]
+
+
+@pytest.mark.parametrize(("suffix", "can_seek"), [(".mp4", True), (".nut", False), (".ts", False)])
+def test_only_containers_that_lead_where_they_are_asked_to_are_asked(suffix, can_seek, tmp_path):
+    path = write_numbered(tmp_path / f"a{suffix}", "h264", stream(count=300, gop=12))
+    with open_source(path) as source:
+        assert source.can_seek is can_seek
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the ffmpeg command to make the file")
+def test_channels_in_an_order_of_the_files_own_are_given_names(tmp_path):
+    """PyAV frees such a layout twice where it is left as it is: the process ends."""
+    path = tmp_path / "pcm71.mov"
+    inputs = ["-f", "lavfi", "-i", "testsrc2=s=64x64:r=25:d=1", "-f", "lavfi", "-i", "sine=440:r=48000:d=1"]
+    codecs = ["-ac", "8", "-c:v", "mpeg4", "-c:a", "pcm_s16le"]
+    subprocess.run(["ffmpeg", "-v", "error", "-nostdin", *inputs, *codecs, path], check=True)
+    with open_source(path) as source:
+        assert source.audio.codec_context.layout.name == "7.1"
