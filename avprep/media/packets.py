@@ -29,6 +29,7 @@ _BACKWARD_ELSEWHERE_S = 1.0  # in a container whose clock should not
 _FORWARD_S = 10.0            # further ahead than this is a jump, where a container's stamps may; else a gap
 _FOLLOWS_S = 2.0             # the other stream follows a jump within so much of this one's packets
 _MAX_KEPT = 64 << 20         # bytes of packets that are held in search of a keyframe
+_MAX_SOUND = 100_000         # packets of sound that wait over a gap; before them some is left out
 _PREROLL_S = 1               # of sound before the instant that a skip leads to: codecs need it to settle
 
 
@@ -126,6 +127,8 @@ class Demuxer:
                 kept, size, found = [], 0, True
             kept.append(packet)
             size += packet.size
+            while self._audio is not None and len(self._audio.waiting) > _MAX_SOUND:
+                self._audio.waiting.popleft()
             decoded_at = packet.dts if packet.dts is not None else stamp
             if size > _MAX_KEPT or (decoded_at is not None and decoded_at > tick + second):
                 break
@@ -179,8 +182,12 @@ class Demuxer:
         if before_s is None:
             return
         if self._jumps(track, before_s, dts_s):
-            leader = max((t.part for t in self._tracks.values()), default=0)
-            track.part = leader if leader > track.part else track.part + 1
+            ahead = next((t for t in self._tracks.values() if t.part > track.part), None)
+            if ahead is None:
+                track.part += 1
+            else:  # another recording's, where its clock is elsewhere: one of sound alone came between
+                is_same = ahead.dts_s is None or abs(ahead.dts_s - dts_s) <= _FOLLOWS_S
+                track.part = ahead.part if is_same else ahead.part + 1
             track.since_jump_s = 0.0
             return
         audio = self._audio

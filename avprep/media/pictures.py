@@ -98,6 +98,7 @@ class Pictures:
         self._entries: dict[int, _Entry] = {}      # in the decoder
         self._stamps: list[int] = []               # by rank, where that is what says when a picture is shown
         self._is_by_rank = False
+        self._shown_packets = 0                    # packets so far whose pictures are to be shown
         self._number = -1                          # of the packet decoded last
         self._rank = -1                            # of the picture shown last
         self._shown_numbers: deque[int] = deque(maxlen=LOOK)  # of the pictures shown last
@@ -235,13 +236,15 @@ class Pictures:
             return False
         packet = self._window.popleft()
         self._number += 1
-        entry = _Entry(self._number, len(self._stamps), packet.pts, stamp_of(packet), packet)
+        entry = _Entry(self._number, self._shown_packets, packet.pts, stamp_of(packet), packet)
         self._entries[entry.number] = entry
         self._entries.pop(entry.number - _REMEMBERED, None)  # it was left out, or gives no picture
         if not packet.is_discard:
+            self._shown_packets += 1
             stamp = 0 if entry.stamp is None else entry.stamp
             self._is_by_rank = self._is_by_rank and (not self._stamps or stamp > self._stamps[-1])
-            self._stamps.append(stamp)
+            if self._is_by_rank:
+                self._stamps.append(stamp)
         is_wanted = self._expect(entry)
         if self._may_skip and not is_wanted:
             self._has_skipped = True

@@ -112,10 +112,11 @@ def test_each_jump_of_the_sound_is_given_its_time_to_be_followed():
     assert [audio[0] for _, audio in parts] == [1480, 0, 0]
 
 
-def test_a_recording_of_sound_alone_between_two_others_gives_no_pictures_its_sound():
-    """The recordings' sound begins at 0, 5 and 3 ms; that of the last comes before its pictures."""
+@pytest.mark.parametrize("order", ["a{0} v{0}", "v{0} a{0}"])
+def test_a_recording_of_sound_alone_between_two_others_gives_no_pictures_its_sound(order):
+    """The recordings' sound begins at 0, 5 and 3 ms."""
     between = " ".join(f"a{5 + 40 * i}" for i in range(100))
-    last = " ".join(f"a{3 + 40 * i} v{3 + 40 * i}" for i in range(100))
+    last = " ".join(order.format(3 + 40 * i) for i in range(100))
     found = demuxer(file_of(f"{times(0, 100)} {between} {last}"))
     parts = parts_of(found)
     assert [(video[0], audio[:1]) for video, audio in parts if video] == [(0, [0]), (3, [3])]
