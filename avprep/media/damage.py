@@ -28,8 +28,9 @@ _PLAIN_B = frozenset({"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3", "vc1", "
 class Damage:
     """What is known of a part's damage. Packets are known by their number in decoding order."""
 
-    def __init__(self, codec: str) -> None:
-        self._codec = codec
+    def __init__(self, codec: str, length_size: int) -> None:
+        """`length_size`: what `nal_length_size` says of the stream."""
+        self._codec, self._length_size = codec, length_size
         self._is_one_each = codec in _ONE_EACH
         self._waiting: dict[int, tuple[int | None, Packet]] = {}  # number -> (PTS, packet), not out yet
         self._lost: set[int] = set()             # they gave no picture
@@ -46,7 +47,7 @@ class Damage:
 
     def wait_if_leaned_on(self, number: int, pts: int | None, packet: Packet) -> None:
         """The same for a packet that the decoder may leave out if nothing leans on it."""
-        if self._codec in _TELLING and is_reference(packet, self._codec, is_b=None):
+        if self._codec in _TELLING and self._is_leaned_on(packet, is_b=None):
             self.wait_for(number, pts, packet)
 
     def end(self) -> None:
@@ -87,10 +88,13 @@ class Damage:
 
     def add(self, number: int, pts: int | None, packet: Packet, *, is_b: bool | None) -> None:
         """The packet was refused or flagged, or its picture was; `is_b` as in `is_reference`."""
-        if is_reference(packet, self._codec, is_b=is_b):
+        if self._is_leaned_on(packet, is_b=is_b):
             self._bad.append((number, pts))
         else:
             self._bad_alone.add(number)
+
+    def _is_leaned_on(self, packet: Packet, *, is_b: bool | None) -> bool:
+        return is_reference(packet, self._codec, self._length_size, is_b=is_b)
 
     def forget_waiting(self) -> None:
         self._waiting.clear()
@@ -107,7 +111,16 @@ class Damage:
         )
 
 
-def is_reference(packet: Packet, codec: str, *, is_b: bool | None) -> bool:
+def nal_length_size(codec: str, extradata: bytes | None) -> int:
+    """Bytes of the length before each NAL unit of H.264 or HEVC in MP4 and Matroska (ISO 14496-15); 0 where
+    start codes are between them, and for other codecs."""
+    place = {"h264": 4, "hevc": 21}.get(codec)
+    if place is None or extradata is None or len(extradata) <= place or extradata[0] != 1:
+        return 0
+    return (extradata[place] & 3) + 1
+
+
+def is_reference(packet: Packet, codec: str, length_size: int, *, is_b: bool | None) -> bool:
     """Whether other pictures may lean on a packet's; True where that is not sure (a header may be damaged).
 
     `is_b`: whether its picture came out as a B picture; None where it did not come out.
@@ -118,10 +131,10 @@ def is_reference(packet: Packet, codec: str, *, is_b: bool | None) -> bool:
     if codec in _PLAIN_B or is_b is False:
         return not is_b
     if codec == "h264":  # nal_ref_idc of the slices (7.4.1)
-        slices = [byte for byte in _unit_headers(head) if byte & 0x9F in (1, 2, 5)]
+        slices = [byte for byte in _unit_headers(head, length_size) if byte & 0x9F in (1, 2, 5)]
         return not slices or any(byte & 0x60 for byte in slices)
     if codec == "hevc":  # even types below 16 are sub-layer non-reference pictures (table 7-1)
-        kinds = [byte >> 1 for byte in _unit_headers(head) if byte >> 1 < 32]
+        kinds = [byte >> 1 for byte in _unit_headers(head, length_size) if byte >> 1 < 32]
         return not kinds or any(kind >= 16 or kind % 2 == 1 for kind in kinds)
     return True
 
@@ -132,15 +145,15 @@ def _is_mpeg_b(head: bytes) -> bool:
     return 0 <= place < len(head) - 5 and head[place + 5] >> 3 & 7 == 3
 
 
-def _unit_headers(head: bytes) -> Iterator[int]:
-    """The first byte of each NAL unit in sight, after start codes or 4-byte lengths."""
-    if head.startswith((b"\0\0\1", b"\0\0\0\1")):
-        place = head.find(b"\0\0\1")
-        while 0 <= place < len(head) - 3:
-            yield head[place + 3]
-            place = head.find(b"\0\0\1", place + 3)
+def _unit_headers(head: bytes, length_size: int) -> Iterator[int]:
+    """The first byte of each NAL unit in sight."""
+    if length_size:
+        place = 0
+        while place + length_size < len(head):
+            yield head[place + length_size]
+            place += length_size + int.from_bytes(head[place : place + length_size], "big")
         return
-    place = 0
-    while place + 4 < len(head):
-        yield head[place + 4]
-        place += 4 + int.from_bytes(head[place : place + 4], "big")
+    place = head.find(b"\0\0\1")
+    while 0 <= place < len(head) - 3:
+        yield head[place + 3]
+        place = head.find(b"\0\0\1", place + 3)

@@ -25,7 +25,7 @@ import numpy as np
 from av.packet import Packet
 from av.video.frame import PictureType, VideoFrame
 
-from avprep.media.damage import Damage
+from avprep.media.damage import Damage, nal_length_size
 from avprep.media.packets import Demuxer, stamp_of
 from avprep.media.source import OpenSource
 from avprep.media.timeline import Extent
@@ -102,7 +102,9 @@ class Pictures:
         self._number = -1                          # of the packet decoded last
         self._rank = -1                            # of the picture shown last
         self._shown_numbers: deque[int] = deque(maxlen=LOOK)  # of the pictures shown last
-        self._damage = Damage(self._codec.name)
+        self._damage = Damage(
+            self._codec.name, nal_length_size(self._codec.name, self._codec.extradata)
+        )
         self._held: _Shown | None = None           # the last one, shown until the next
         self._pictures: dict[int, Picture] = {}    # by instant
         self._extent = Extent()                    # of what was shown

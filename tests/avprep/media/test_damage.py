@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from avprep.media.damage import Damage, is_reference
+from avprep.media.damage import Damage, is_reference, nal_length_size
 
 # (number in decoding order, PTS): I0 P1 B2 P3 B4 P5 | I6 B7 B8 P9, where B7 and B8 are shown before I6.
 SHOWN = [(0, 0), (1, 2), (2, 1), (3, 4), (4, 3), (5, 5), (6, 8), (7, 6), (8, 7), (9, 9)]
@@ -14,7 +14,7 @@ PACKET = memoryview(b"\0")
 
 def damaged_by(*bad: int, alone: tuple[int, ...] = (), keys: tuple[int, ...] = KEYS) -> list[int]:
     """The numbers of the pictures that are damaged where those of `bad` and `alone` are flagged."""
-    damage = Damage("mpeg2video")  # whose B pictures are never leaned on
+    damage = Damage("mpeg2video", 0)  # whose B pictures are never leaned on
     for number, pts in SHOWN:
         damage.wait_for(number, pts, PACKET)
         if number in bad or number in alone:
@@ -48,7 +48,7 @@ def test_without_a_keyframe_everything_after_is_damaged():
 
 
 def test_a_clip_waits_for_all_that_its_pictures_lean_on():
-    damage = Damage("h264")
+    damage = Damage("h264", 0)
     for number in (0, 1, 2):
         damage.wait_for(number, None, PACKET)
     damage.came_out(0, 0, is_key=True, is_field=False)
@@ -62,7 +62,7 @@ def test_a_clip_waits_for_all_that_its_pictures_lean_on():
     ("codec", "is_field", "is_damage"), [("h264", False, True), ("h264", True, False), ("vp8", False, False)]
 )
 def test_a_packet_that_gives_no_picture_is_damaged_where_each_should_give_one(codec, is_field, is_damage):
-    damage = Damage(codec)
+    damage = Damage(codec, 0)
     for number in range(200):
         damage.wait_for(number, number, PACKET)
         if number != 100:
@@ -73,14 +73,14 @@ def test_a_packet_that_gives_no_picture_is_damaged_where_each_should_give_one(co
 
 
 def test_what_is_in_the_decoder_at_its_end_is_lost():
-    damage = Damage("hevc")
+    damage = Damage("hevc", 0)
     damage.wait_for(0, 0, PACKET)
     damage.end()
     assert damage.is_lost(0) and not damage.waits_up_to(0)
 
 
 def test_old_damage_and_old_keyframes_are_forgotten():
-    damage = Damage("mjpeg")
+    damage = Damage("mjpeg", 0)
     for number in range(10_000):
         damage.add(number, number, PACKET, is_b=None)
         damage.came_out(number, number, is_key=True, is_field=False)
@@ -89,7 +89,7 @@ def test_old_damage_and_old_keyframes_are_forgotten():
 
 
 def test_a_picture_is_waited_for_until_it_comes_out_or_is_refused_or_forgotten():
-    damage = Damage("vp8")
+    damage = Damage("vp8", 0)
     for number in range(20):  # more than the 16 pictures that a codec may hold back
         damage.wait_for(number, None, PACKET)
     assert damage.waits_up_to(0)
@@ -101,7 +101,7 @@ def test_a_picture_is_waited_for_until_it_comes_out_or_is_refused_or_forgotten()
 
 
 def test_a_refused_packet_without_a_stamp_reaches_no_further_than_the_keyframe():
-    damage = Damage("vp8")
+    damage = Damage("vp8", 0)
     damage.came_out(0, 0, is_key=True, is_field=False)
     damage.refuse(3, None, PACKET)
     damage.came_out(6, 8, is_key=True, is_field=False)
@@ -111,7 +111,7 @@ def test_a_refused_packet_without_a_stamp_reaches_no_further_than_the_keyframe()
 
 def test_a_keyframe_heals_nothing_that_was_decoded_before_it():
     """Whatever the stamps say: picture 5 is shown after keyframe 6 here."""
-    damage = Damage("vp8")
+    damage = Damage("vp8", 0)
     damage.came_out(0, 0, is_key=True, is_field=False)
     damage.add(3, 4, PACKET, is_b=None)
     damage.came_out(6, 8, is_key=True, is_field=False)
@@ -126,7 +126,7 @@ def length_prefixed(*headers: int) -> bytes:
     return b"".join((9).to_bytes(4, "big") + bytes([header]) + b"\x55" * 8 for header in headers)
 
 
-@pytest.mark.parametrize("packed", [annex_b, length_prefixed])
+@pytest.mark.parametrize(("packed", "length_size"), [(annex_b, 0), (length_prefixed, 4)])
 @pytest.mark.parametrize(
     ("codec", "headers", "is_b", "is_leaned_on"),
     [
@@ -148,5 +148,25 @@ def length_prefixed(*headers: int) -> bytes:
         ("vp9", (), True, True),
     ],
 )
-def test_what_other_pictures_may_lean_on(packed, codec, headers, is_b, is_leaned_on):
-    assert is_reference(memoryview(packed(*headers) or b"\0"), codec, is_b=is_b) is is_leaned_on
+def test_what_other_pictures_may_lean_on(packed, length_size, codec, headers, is_b, is_leaned_on):
+    assert is_reference(memoryview(packed(*headers) or b"\0"), codec, length_size, is_b=is_b) is is_leaned_on
+
+
+def test_a_length_that_looks_like_a_start_code_is_a_length():
+    """Units of 256 to 511 bytes begin 00 00 01 xx."""
+    unit = bytes([0x01]) + bytes(389)
+    packet = memoryview(len(unit).to_bytes(4, "big") + unit)
+    assert bytes(packet[:3]) == b"\0\0\1"
+    assert not is_reference(packet, "h264", 4, is_b=None)
+
+
+@pytest.mark.parametrize(
+    ("codec", "extradata", "size"),
+    [
+        ("h264", bytes([1, 100, 0, 31, 0xFF, 0xE1]), 4), ("h264", bytes([1, 100, 0, 31, 0xFD, 0xE1]), 2),
+        ("h264", b"\0\0\0\1\x67\x64", 0), ("h264", None, 0), ("h264", b"\1", 0),
+        ("hevc", bytes([1, *range(20), 0x0F, 3]), 4), ("vp9", bytes([1] * 30), 0),
+    ],
+)
+def test_how_units_are_told_apart_stands_in_the_streams_extradata(codec, extradata, size):
+    assert nal_length_size(codec, extradata) == size

@@ -236,3 +236,15 @@ def test_the_crop_is_of_what_the_aperture_shows(tmp_path):
     path = write_numbered(tmp_path / "aperture.mp4", "h264", packets)
     path.write_bytes(with_clap(path.read_bytes(), (32, 1, 32, 1, -16, 1, -16, 1)))
     assert numbers(one_clip(path, 0))[0] == 0x33CC
+
+
+@pytest.mark.parametrize("name", ["friday_speech.mp4", "noaudio_bug.mp4", "chaplin.mp4", "mpeg2_mp2.ts"])
+def test_a_healthy_file_is_never_decoded_a_second_time(name):
+    """Doubt costs time, not pictures: no other test would tell."""
+    path, counts = shared_file("media", name), Counter()
+    starts = starts_of_parts(probe(path).parts, spec=SPEC, stride_samples=SPEC.samples)
+    with open_source(path) as source:
+        clips = list(read_clips(
+            source, starts, spec=SPEC, crop="center", deadline=Deadline(60), counts=counts
+        ))
+    assert all(isinstance(clip, RawClip) for clip in clips) and not counts

@@ -86,7 +86,7 @@ class Decoder:
     """A codec context that knows its reordering, as an opened file's does, and counts what it decodes."""
 
     def __init__(self, codec: str, reorder: int) -> None:
-        self.name, self.reorder_depth = codec, reorder
+        self.name, self.reorder_depth, self.extradata = codec, reorder, None
         self.pictures = 0
         self._context = av.CodecContext.create(codec, "r")
         self._context.thread_count = 1
