@@ -22,7 +22,7 @@ from avprep.execution.pool import PoolConfig
 from avprep.execution.runner import RunnerConfig, RunnerError, available_cpus
 from avprep.jobs.clip import JobConfig, JobReport, Progress, run_clip_job
 from avprep.jobs.encode import EncodeConfig, EncodeProgress, EncodeReport, run_encode_job
-from avprep.jobs.output import JobError
+from avprep.jobs.output import JobError, absolute, overlap
 from avprep.jobs.planning import PlanOptions
 from avprep.media.crop import CROPS, Crop
 from avprep.media.source import MediaGone
@@ -160,7 +160,7 @@ def clip_dataset(
             dataset=name,
             split=split,
             root=root.absolute(),
-            out=_absolute(out),
+            out=absolute(os.fspath(out)),
             plan=plan,
             clip=clip,
             runner=_runner(workers, address),
@@ -224,8 +224,8 @@ def encode_dataset(
     if workers is not None:
         require_whole("workers", workers, least=0)
     config = EncodeConfig(
-        source=_absolute(clips),
-        out=_absolute(out),
+        source=absolute(os.fspath(clips)),
+        out=absolute(os.fspath(out)),
         header=header,
         open_encoder=open_encoder,
         options=EncodeOptions(packed=packed, posterior=posterior),
@@ -322,19 +322,9 @@ def _require_folder_name(name: str, uri: str | os.PathLike[str]) -> None:
         raise ArgumentError(f"{name} must name a folder, not {uri!r}")
 
 
-def _absolute(uri: str | os.PathLike[str]) -> str:
-    """As workers find it, who may run in another folder."""
-    uri = os.fspath(uri)
-    return uri if "://" in uri else os.path.abspath(uri)
-
-
 def _require_apart(out: str | os.PathLike[str], root: Path) -> None:
-    """Raises ArgumentError where the output would lie among the media, or the media in the output: then
-    `rebuild` could remove media, and the next listing could take the output for media."""
-    if "://" in os.fspath(out):
-        return
-    ours, media = Path(out).resolve(), root.resolve()
-    if ours == media or ours.is_relative_to(media) or media.is_relative_to(ours):
+    """Raises ArgumentError where the output would lie among the media, or the media in the output."""
+    if overlap(os.fspath(out), root) is not None:
         raise ArgumentError(f"out = {os.fspath(out)!r} must lie beside the media, not in or around {root}")
 
 

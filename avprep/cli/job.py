@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,33 +11,22 @@ import click
 
 from avprep.cli.group import Refused
 from avprep.execution.runner import RunnerError
-from avprep.jobs.output import JobError, Stopped
+from avprep.jobs.output import JobError, Stopped, absolute, overlap
 from avprep.media.source import MediaGone
 from avprep.shards.store import ShardError
 
 
-def absolute(uri: str) -> str:
-    """An --out or another output as workers find it, who may run in another folder. Raises Refused for ''."""
-    if not uri.strip():
-        raise Refused(f"--out {uri!r} names no folder")
-    return uri if is_remote(uri) else os.path.abspath(uri)
-
-
-def is_remote(uri: str) -> bool:
-    """Whether pyarrow.fs opens it, and not this machine's file system."""
-    return "://" in uri
+def named_output(out: str) -> str:
+    """The --out as workers find it. Raises Refused for ''."""
+    if not out.strip():
+        raise Refused(f"--out {out!r} names no folder")
+    return absolute(out)
 
 
 def refuse_overlap(out: str, root: Path) -> None:
-    """Raises Refused where an output would lie among the media, or the media in the output.
-
-    Then --rebuild could remove media, and the next listing could take the output for media.
-    """
-    if is_remote(absolute(out)):
-        return
-    ours, media = Path(out).resolve(), root.resolve()
-    if ours == media or ours.is_relative_to(media) or media.is_relative_to(ours):
-        how = "is" if ours == media else "lies in" if ours.is_relative_to(media) else "holds"
+    """Raises Refused where an output would lie among the media, or the media in the output."""
+    how = overlap(named_output(out), root)
+    if how is not None:
         raise Refused(f"--out {out} {how} --root {root}; give an --out beside it")
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from avprep.cli.common import print_sums, readable_bytes
 from avprep.cli.group import Refused
-from avprep.cli.job import absolute, refuse_overlap, told_in_sentences
+from avprep.cli.job import named_output, refuse_overlap, told_in_sentences
 from avprep.cli.options import DEFAULT
 from avprep.datasets import DATASETS, default_root, list_dataset
 from avprep.datasets.listing import LINKS_NOT_ENTERED
@@ -69,7 +69,7 @@ def clip_config(options: dict) -> tuple[JobConfig, Listing]:
         dataset=dataset,
         split=options["split"],
         root=listing.root.absolute(),
-        out=absolute(options["out"]),
+        out=named_output(options["out"]),
         plan=PlanOptions(
             spec=spec,
             stride_samples=_stride_samples(options["stride"], spec),

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from avprep.cli.checkpoint import open_checkpoint
 from avprep.cli.common import print_sums
 from avprep.cli.group import Refused
-from avprep.cli.job import absolute, told_in_sentences
+from avprep.cli.job import named_output, told_in_sentences
 from avprep.cli.run_clip import clip_config, print_listing
 from avprep.execution.pool import PoolConfig
 from avprep.execution.runner import available_cpus
@@ -55,12 +55,12 @@ def _encode_config(context: click.Context, options: dict) -> tuple[EncodeConfig,
     header, open_encoder = open_checkpoint(options["ckpt"])
     if options["clips"]:
         _refuse_media_options(context)
-        source, sources = absolute(options["clips"]), []
+        source, sources = named_output(options["clips"]), []
     else:
         source, sources = _media(options)
     config = EncodeConfig(
         source=source,
-        out=absolute(options["out"]),
+        out=named_output(options["out"]),
         header=header,
         open_encoder=open_encoder,
         options=EncodeOptions(packed=options["packed"], posterior=options["posterior"]),

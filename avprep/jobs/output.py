@@ -15,11 +15,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any, Literal, TextIO
 
 from avprep.errors import AvprepError
 from avprep.shards.plan import NAME as PLAN_NAME
-from avprep.shards.store import LocalStore, Store
+from avprep.shards.store import LocalStore, Store, is_remote
 from avprep.shards.verify import kind_of, read_header
 
 FORMAT_VERSION = 1
@@ -29,6 +30,26 @@ REBUILDING = "rebuilding"  # of spec.json: begun by --rebuild and not at its end
 _REMEMBERED = ("fingerprint", "root", "batch_size", "device", REBUILDING)
 _LOCK_WAIT_S, _LOCK_POLL_S = 2.0, 0.02
 _FILES = (PLAN_NAME, "stats.json", "captions.safetensors", "spec.json")
+
+
+def absolute(uri: str) -> str:
+    """An output as workers find it, who may run in another folder."""
+    return uri if is_remote(uri) else os.path.abspath(uri)
+
+
+def overlap(out: str, media: Path) -> Literal["is", "lies in", "holds"] | None:
+    """How an output and the media's folder lie in each other; None where they lie apart.
+
+    A rebuild could remove media then, and the next listing could take the output for media.
+    """
+    if is_remote(out):
+        return None
+    ours, theirs = Path(out).resolve(), media.resolve()
+    if ours == theirs:
+        return "is"
+    if ours.is_relative_to(theirs):
+        return "lies in"
+    return "holds" if theirs.is_relative_to(ours) else None
 
 
 class JobError(AvprepError):

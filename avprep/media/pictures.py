@@ -68,11 +68,7 @@ class _Shown:
 
 
 class Doubt(Exception):
-    """The pictures may not be those of a plain decode; `error` is what they look like so far."""
-
-    def __init__(self, error: MediaError) -> None:
-        super().__init__(error)
-        self.error = error
+    """The pictures may not be those of a plain decode; the argument is what seems to be wrong with them."""
 
 
 class Pictures:

@@ -37,10 +37,15 @@ class Store(Protocol):
     def remove(self, name: str) -> None: ...
 
 
+def is_remote(uri: str) -> bool:
+    """Whether pyarrow.fs opens it, and not this machine's file system."""
+    return "://" in uri
+
+
 def open_store(uri: str | os.PathLike[str]) -> Store:
     """A local folder, or a URI such as s3://bucket/path (credentials as pyarrow.fs finds them)."""
     uri = os.fspath(uri)
-    return ArrowStore(uri) if "://" in uri else LocalStore(uri)
+    return ArrowStore(uri) if is_remote(uri) else LocalStore(uri)
 
 
 class LocalStore:
