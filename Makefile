@@ -41,8 +41,9 @@ test: setup lint ## the tests, fast ones (minutes)
 test-slow: setup ## the slow tests too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow"
 
-lint: setup ## ruff
+lint: setup ## ruff: rules and format
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 
 bench-clip: setup ## how fast clips are made, against ffmpeg and librosa (MEDIA=folder of real files; needs ffmpeg)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_clip $(MEDIA)

@@ -34,17 +34,17 @@ class MDSAConfig:
         ConfigError: sizes that do not divide, or a switch of no known value.
     """
 
-    frames: int               # T
-    size: int                 # pixels, height and width; also of the mel stack as the model sees it
-    patch: int                # pixels, height and width of a token
-    dim: int                  # width of the TimeSformers and of the plane features
-    depth: int                # TimeSformer layers, in the encoder and in the decoder
-    heads: int                # of the TimeSformers
+    frames: int  # T
+    size: int  # pixels, height and width; also of the mel stack as the model sees it
+    patch: int  # pixels, height and width of a token
+    dim: int  # width of the TimeSformers and of the plane features
+    depth: int  # TimeSformer layers, in the encoder and in the decoder
+    heads: int  # of the TimeSformers
     head_dim: int
-    projector_depth: int      # Transformer layers of a projector
-    block: tuple[int, int, int]           # (t, h, w) tokens in a block of the Bi-Block CrossAttn
+    projector_depth: int  # Transformer layers of a projector
+    block: tuple[int, int, int]  # (t, h, w) tokens in a block of the Bi-Block CrossAttn
     latent_channels: int = 4
-    scales: tuple[int, ...] = (1, 2, 4)   # pooling over T of the MT-SelfAttn, eq 4
+    scales: tuple[int, ...] = (1, 2, 4)  # pooling over T of the MT-SelfAttn, eq 4
     # The paper's ablations (Table 5).
     streams: Streams = "av"
     mt_self_attn: bool = True
@@ -64,9 +64,7 @@ class MDSAConfig:
             raise ConfigError(f"dim {self.dim} is no multiple of 8")
         if self.head_dim % 4:
             raise ConfigError(f"head_dim {self.head_dim} is no multiple of 4 (axial rotary embedding)")
-        for name, length, step in zip(
-            "thw", (self.frames, self.grid, self.grid), self.block, strict=True
-        ):
+        for name, length, step in zip("thw", (self.frames, self.grid, self.grid), self.block, strict=True):
             if length % step:
                 raise ConfigError(f"block {self.block}: {step} does not divide {length} tokens along {name}")
         if any(self.frames % scale for scale in self.scales):
@@ -149,16 +147,16 @@ class STDiTConfig:
     a label.
     """
 
-    patch: tuple[int, int]    # (rows, columns) of a plane's values in a token
+    patch: tuple[int, int]  # (rows, columns) of a plane's values in a token
     hidden: int
     heads: int
-    depth: int                # blocks
-    caption_dim: int          # width of a caption's token embeddings
-    caption_tokens: int       # the most a clip can have: 77 for CLIP
-    classes: int = 0          # labels in the learned table; 0 = cached caption embeddings
+    depth: int  # blocks
+    caption_dim: int  # width of a caption's token embeddings
+    caption_tokens: int  # the most a clip can have: 77 for CLIP
+    classes: int = 0  # labels in the learned table; 0 = cached caption embeddings
     mlp_ratio: int = 4
     caption_dropout: float = 0.1  # share of training clips whose caption becomes the learned null
-    packed: bool = False      # run on the real tokens alone
+    packed: bool = False  # run on the real tokens alone
 
     def __post_init__(self) -> None:
         if self.hidden % self.heads or self.hidden // self.heads % 2:
@@ -186,8 +184,15 @@ def _from_dict(cls: type, values: dict[str, Any]) -> Any:
 
 def _mdsa(frames, size, patch, dim, depth, heads, head_dim, projector_depth, block) -> MDSAConfig:
     return MDSAConfig(
-        frames=frames, size=size, patch=patch, dim=dim, depth=depth, heads=heads, head_dim=head_dim,
-        projector_depth=projector_depth, block=block,
+        frames=frames,
+        size=size,
+        patch=patch,
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        head_dim=head_dim,
+        projector_depth=projector_depth,
+        block=block,
     )
 
 
@@ -201,7 +206,11 @@ MDSA_PRESETS = {
 
 def _stdit(patch, hidden, heads, depth, caption_dim, caption_tokens) -> STDiTConfig:
     return STDiTConfig(
-        patch=patch, hidden=hidden, heads=heads, depth=depth, caption_dim=caption_dim,
+        patch=patch,
+        hidden=hidden,
+        heads=heads,
+        depth=depth,
+        caption_dim=caption_dim,
         caption_tokens=caption_tokens,
     )
 

@@ -32,8 +32,8 @@ from avprep.shards.latents import EncoderHeader
 class ClipBatch(NamedTuple):
     """Clips as they are stored."""
 
-    frames: Tensor   # uint8 (B, T, H, W, RGB)
-    mel: Tensor      # float16 (B, T, n_mels, W), in [-1, 1]
+    frames: Tensor  # uint8 (B, T, H, W, RGB)
+    mel: Tensor  # float16 (B, T, n_mels, W), in [-1, 1]
 
 
 class ClipData(ClipDataset, Dataset):
@@ -65,9 +65,9 @@ class ClipData(ClipDataset, Dataset):
 class LatentBatch(NamedTuple):
     """Latents as they are stored, and whose they are."""
 
-    latent: Tensor                   # float16 (B, C, P, rows, columns)
-    labels: list[tuple[str, ...]]    # (B)
-    captions: list[str]              # (B)
+    latent: Tensor  # float16 (B, C, P, rows, columns)
+    labels: list[tuple[str, ...]]  # (B)
+    captions: list[str]  # (B)
 
 
 class LatentData(LatentDataset, Dataset):
@@ -133,8 +133,13 @@ def collate(samples: list[Any]) -> Any:
 def step_loader(data: Dataset, steps: Steps, *, workers: int, pin: bool) -> DataLoader:
     """Batches of `data` in the order of `steps`, read by `workers` processes (0: in this one)."""
     return DataLoader(
-        data, batch_sampler=steps, num_workers=workers, collate_fn=collate, pin_memory=pin,
-        persistent_workers=workers > 0, prefetch_factor=4 if workers else None,
+        data,
+        batch_sampler=steps,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
         worker_init_fn=_leave_signals_to_the_trainer,
     )
 

@@ -50,9 +50,11 @@ def stdit_report(config: STDiTConfig, layout: LatentLayout) -> str:
     parameters = stdit_parameters(config, layout)
     lines = [f"parameters, captions of {config.caption_dim} values a token"]
     lines += [f"  {name:<{_NAME}}{count:>{_NUMBER},}" for name, count in parameters.items()]
-    lines += [f"  {'total':<{_NAME}}{sum(parameters.values()):>{_NUMBER},}",
-              "  beside it a learned null caption and, for labels, a table of them",
-              "FLOPs a sample, of a forward pass (a training step takes three times as many)"]
+    lines += [
+        f"  {'total':<{_NAME}}{sum(parameters.values()):>{_NUMBER},}",
+        "  beside it a learned null caption and, for labels, a table of them",
+        "FLOPs a sample, of a forward pass (a training step takes three times as many)",
+    ]
     for name, packed in (("dense", False), ("packed", True)):
         variant = replace(config, packed=packed)
         tokens, flops = stdit_tokens(variant, layout), stdit_flops(variant, layout)

@@ -33,10 +33,10 @@ class Planes(NamedTuple):
 class LatentLayout:
     """Where the planes of the streams lie in the stack."""
 
-    channels: int              # C
-    frames: int                # T
-    grid: int                  # G
-    streams: tuple[str, ...]   # ('v', 'a'), or one of them
+    channels: int  # C
+    frames: int  # T
+    grid: int  # G
+    streams: tuple[str, ...]  # ('v', 'a'), or one of them
 
     @property
     def planes(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Clips as still pictures: what a person looks at to see whether a model works.
 
-    frames        | 0 | 1 | 2 | ... | T-1 |     one clip: its frames in a row,
-    spectrogram   |~~~~~~~~~~~~~~~~~~~~~~~|     and the sound under each, low tones at the bottom
+frames        | 0 | 1 | 2 | ... | T-1 |     one clip: its frames in a row,
+spectrogram   |~~~~~~~~~~~~~~~~~~~~~~~|     and the sound under each, low tones at the bottom
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ def strips(clips: dict[str, Tensor]) -> list[Tensor]:
     """Clips {v: (B,3,T,S,S), a: (B,1,T,S,S)} in [-1,1] -> a picture each, uint8 (., T*S, RGB)."""
     rows = []
     if "v" in clips:
-        rows.append(clips["v"].permute(0, 3, 2, 4, 1).flatten(2, 3))                     # (B,S,T*S,3)
+        rows.append(clips["v"].permute(0, 3, 2, 4, 1).flatten(2, 3))  # (B,S,T*S,3)
     if "a" in clips:
-        spectrogram = clips["a"].flip(3).permute(0, 3, 2, 4, 1).flatten(2, 3)            # (B,S,T*S,1)
+        spectrogram = clips["a"].flip(3).permute(0, 3, 2, 4, 1).flatten(2, 3)  # (B,S,T*S,1)
         rows.append(spectrogram.expand(-1, -1, -1, 3))
     pictures = torch.cat(rows, dim=1)
     return list(((pictures.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))

@@ -40,9 +40,23 @@ _MODULES = {
 }
 # Written out, so that type checkers and linters read it; a test holds it against the table.
 __all__ = [
-    "AvprepError", "Clip", "ClipDataset", "ClipSpec", "FailedClip", "LatentDataset", "RunProgress",
-    "RunReport", "Source", "__version__", "clip_dataset", "encode_dataset", "invert_mel", "mel_stack",
-    "read_clips", "read_ledger", "web_dataset",
+    "AvprepError",
+    "Clip",
+    "ClipDataset",
+    "ClipSpec",
+    "FailedClip",
+    "LatentDataset",
+    "RunProgress",
+    "RunReport",
+    "Source",
+    "__version__",
+    "clip_dataset",
+    "encode_dataset",
+    "invert_mel",
+    "mel_stack",
+    "read_clips",
+    "read_ledger",
+    "web_dataset",
 ]
 
 

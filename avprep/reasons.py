@@ -24,55 +24,67 @@ class Reason(StrEnum):
 
     # failed: the source or the clip could not be read
     MISSING = (
-        "missing", "the file is not there",
+        "missing",
+        "the file is not there",
         "bring it back and try failed sources again",
     )
     UNREADABLE = (
-        "unreadable", "the file cannot be opened or read from the disk",
+        "unreadable",
+        "the file cannot be opened or read from the disk",
         "look at its permissions and at the disk, then try failed sources again",
     )
     NOT_MEDIA = (
-        "not_media", "no accepted media container: empty, cut before its index, encrypted, a playlist",
+        "not_media",
+        "no accepted media container: empty, cut before its index, encrypted, a playlist",
         "download it again, or take it out of the list",
     )
     BAD_HEADER = (
-        "bad_header", "numbers in the header are out of all bounds: hours, pixels or rates",
+        "bad_header",
+        "numbers in the header are out of all bounds: hours, pixels or rates",
         "convert it with ffmpeg, which writes a new header",
     )
     NO_VIDEO = (
-        "no_video", "no video stream that can be decoded, or no picture is shown yet when the clip starts",
+        "no_video",
+        "no video stream that can be decoded, or no picture is shown yet when the clip starts",
         "nothing, if it is sound alone; else find out with ffprobe what it holds",
     )
     TRUNCATED = (
-        "truncated", "the file is cut off: its header or index promises more than it holds",
+        "truncated",
+        "the file is cut off: its header or index promises more than it holds",
         "download it again; the clips before the cut are written",
     )
     CORRUPT = (
-        "corrupt", "the decoder reports damage that reaches the pictures of the clip",
+        "corrupt",
+        "the decoder reports damage that reaches the pictures of the clip",
         "download it again; the clips that the damage does not reach are written",
     )
     TIMEOUT = (
-        "timeout", "the source took longer than its time limit",
+        "timeout",
+        "the source took longer than its time limit",
         "raise the time limit if the machine was busy or the disk slow, and try failed sources again",
     )
     CRASHED = (
-        "crashed", "the source takes the process that decodes it down; it is quarantined",
+        "crashed",
+        "the source takes the process that decodes it down; it is quarantined",
         "convert it with ffmpeg, and report it: it is a fault of the decoder",
     )
     NOT_FINITE = (
-        "not_finite", "the encoder gave NaN or infinity for the clip",
+        "not_finite",
+        "the encoder gave NaN or infinity for the clip",
         "look at the checkpoint if there are many",
     )
     # filtered: the clip is whole and not wanted
     TOO_SHORT = (
-        "too_short", "the pictures of the source do not fill one clip",
+        "too_short",
+        "the pictures of the source do not fill one clip",
         "nothing; fewer frames a clip or more of them a second would take it",
     )
     SILENT = "silent", "no sound above the limit", "nothing; a lower limit keeps it"
     STATIC = "static", "the pictures do not change", "nothing; a lower limit keeps it"
     BLACK = "black", "the pictures are black", "nothing; a lower limit keeps it"
     RESIDUAL = (
-        "residual", "a picture stands still over a jump of the clock, longer than the limit",
+        "residual",
+        "a picture stands still over a jump of the clock, longer than the limit",
         "nothing; a higher limit keeps it",
     )
 

@@ -37,13 +37,13 @@ class ClipSpec:
         SpecError: a field out of range, or `W = sample_rate / (fps * hop)` not a whole number.
     """
 
-    fps: int = 10             # frames per second
-    frames: int = 16          # frames in a clip
-    size: int = 256           # pixels, height and width of a frame
+    fps: int = 10  # frames per second
+    frames: int = 16  # frames in a clip
+    size: int = 256  # pixels, height and width of a frame
     sample_rate: int = 16000  # samples per second, mono
-    n_fft: int = 1024         # samples, STFT window and FFT length
-    hop: int = 100            # samples between mel columns
-    n_mels: int = 128         # mel bands, 0 Hz to sample_rate / 2
+    n_fft: int = 1024  # samples, STFT window and FFT length
+    hop: int = 100  # samples between mel columns
+    n_mels: int = 128  # mel bands, 0 Hz to sample_rate / 2
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -104,8 +104,11 @@ class ClipSpec:
     def differences(self, other: ClipSpec) -> str:
         """For people: 'size = 64, not 256' for each field of this spec that the other has otherwise."""
         theirs = other.to_dict()
-        return "; ".join(f"{name} = {value}, not {theirs[name]}" for name, value in self.to_dict().items()
-                         if value != theirs[name])
+        return "; ".join(
+            f"{name} = {value}, not {theirs[name]}"
+            for name, value in self.to_dict().items()
+            if value != theirs[name]
+        )
 
     def to_dict(self) -> dict[str, int]:
         return dataclasses.asdict(self)

@@ -32,16 +32,18 @@ COMMANDS = {
         "avmodel.cli.train_mdsa:train_mdsa",
     ),
 }
-REFUSALS = frozenset({
-    "avmodel.config.ConfigError",
-    "avmodel.dit.given.GivenError",
-    "avmodel.dit.text.TextError",
-    "avmodel.mdsa.lpips.WeightsError",
-    "avmodel.training.loop.CheckpointError",
-    "avmodel.training.loop.TrainingError",
-    "avprep.media.mux.MuxError",
-    "avprep.shards.store.ShardError",
-})
+REFUSALS = frozenset(
+    {
+        "avmodel.config.ConfigError",
+        "avmodel.dit.given.GivenError",
+        "avmodel.dit.text.TextError",
+        "avmodel.mdsa.lpips.WeightsError",
+        "avmodel.training.loop.CheckpointError",
+        "avmodel.training.loop.TrainingError",
+        "avprep.media.mux.MuxError",
+        "avprep.shards.store.ShardError",
+    }
+)
 
 
 @click.group(cls=ErrorReportingGroup, lazy=COMMANDS, refusals=REFUSALS, context_settings=CONTEXT)

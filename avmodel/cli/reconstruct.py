@@ -23,8 +23,12 @@ def reconstruct(**options: Any) -> None:
     rows = []
     for row in reconstructed(ReconstructOptions(**options)):
         rows.append((row.psnr_v, row.psnr_a, row.mel_psnr))
-        click.echo(f"{row.key}.mp4  PSNR-V {row.psnr_v:6.2f} dB  PSNR-A {row.psnr_a:6.2f} dB  "
-                   f"heard {row.mel_psnr:6.2f} dB")
+        click.echo(
+            f"{row.key}.mp4  PSNR-V {row.psnr_v:6.2f} dB  PSNR-A {row.psnr_a:6.2f} dB  "
+            f"heard {row.mel_psnr:6.2f} dB"
+        )
     means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-    click.echo(f"{len(rows):,} clips in {options['out']}: PSNR-V {means[0]:.2f} dB, "
-               f"PSNR-A {means[1]:.2f} dB, heard (mel PSNR after Griffin-Lim) {means[2]:.2f} dB")
+    click.echo(
+        f"{len(rows):,} clips in {options['out']}: PSNR-V {means[0]:.2f} dB, "
+        f"PSNR-A {means[1]:.2f} dB, heard (mel PSNR after Griffin-Lim) {means[2]:.2f} dB"
+    )

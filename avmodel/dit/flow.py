@@ -50,7 +50,7 @@ def path(eps: Tensor, z1: Tensor, t: Tensor) -> Tensor:
 
 
 class FlowLoss(NamedTuple):
-    loss: Tensor        # ()
+    loss: Tensor  # ()
     per_sample: Tensor  # (B,) the same, of each sample, without gradient; `loss` is their mean
 
 

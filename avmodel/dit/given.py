@@ -33,10 +33,10 @@ class GivenError(AvprepError, ValueError):
 class Given:
     """The known half: its latent, and the frames or the sound as they were given."""
 
-    stream: str                     # 'v' or 'a'
-    latent: Tensor                  # float32 (1, C, P, rows, columns)
-    frames: Tensor | None           # uint8 (T, H, W, RGB)
-    waveform: np.ndarray | None     # float32 (samples,)
+    stream: str  # 'v' or 'a'
+    latent: Tensor  # float32 (1, C, P, rows, columns)
+    frames: Tensor | None  # uint8 (T, H, W, RGB)
+    waveform: np.ndarray | None  # float32 (samples,)
 
     def known_planes(self, layout: LatentLayout) -> Tensor:
         """bool (P, 1, 1): True for the planes of the given stream."""
@@ -90,6 +90,8 @@ def read_waveform(path: Path, spec: ClipSpec) -> np.ndarray:
         raise GivenError(f"--given-audio {path} cannot be read as wav or flac: {error}") from error
     mono = torchaudio.functional.resample(torch.from_numpy(samples.mean(axis=1)), rate, spec.sample_rate)
     if len(mono) < spec.samples:
-        raise GivenError(f"--given-audio {path}: {len(mono) / spec.sample_rate:.2f} s of sound; a clip is "
-                         f"{float(spec.seconds):g} s")
+        raise GivenError(
+            f"--given-audio {path}: {len(mono) / spec.sample_rate:.2f} s of sound; a clip is "
+            f"{float(spec.seconds):g} s"
+        )
     return mono[: spec.samples].numpy()

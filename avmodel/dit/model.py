@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from avmodel.config import ConfigError, STDiTConfig
 from avmodel.latents import LatentLayout
 
-TIME_SCALE = 1000        # the sinusoids below were made for time steps 0..1000
-TIME_FREQUENCIES = 128   # a sine and a cosine of each
+TIME_SCALE = 1000  # the sinusoids below were made for time steps 0..1000
+TIME_FREQUENCIES = 128  # a sine and a cosine of each
 
 
 class Captions(NamedTuple):
@@ -36,7 +36,7 @@ class Captions(NamedTuple):
     """
 
     tokens: Tensor  # (B, L, caption_dim) embeddings; int (B, L) labels where the config has `classes`
-    mask: Tensor    # bool (B, L): True where a token is real; what stands in the others is not looked at
+    mask: Tensor  # bool (B, L): True where a token is real; what stands in the others is not looked at
 
 
 class ParameterCount(NamedTuple):

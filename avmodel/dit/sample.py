@@ -41,7 +41,7 @@ from avprep.shards.plan import PlanRow, write_plan
 from avprep.shards.store import open_store
 from avprep.shards.verify import kind_of, read_header
 
-ON_SHEET = 16   # clips
+ON_SHEET = 16  # clips
 _FINGERPRINT = "sample-"  # what an output of this module's fingerprint begins with
 _SAMPLE_FILE = re.compile(r"[0-9a-f]{16}_\d{11}\.(mp4|wav)")
 
@@ -51,7 +51,7 @@ class SampleOptions:
     dit: Path
     mdsa: Path
     out: Path
-    labels: tuple[str, ...]     # of every clip; () draws them as the training set has them
+    labels: tuple[str, ...]  # of every clip; () draws them as the training set has them
     caption: str
     captions_file: Path | None  # embeddings of captions, where the model reads those
     n: int
@@ -59,8 +59,8 @@ class SampleOptions:
     solver: Solver
     guidance: float
     seed: int
-    given_video: Path | None    # its sound is made
-    given_audio: Path | None    # its pictures are made
+    given_video: Path | None  # its sound is made
+    given_audio: Path | None  # its pictures are made
     batch_size: int
     device: str
 
@@ -72,10 +72,10 @@ class Sample:
     key: str
     labels: tuple[str, ...]
     caption: str
-    latent: Tensor              # float32 (C, P, rows, columns)
-    frames: Tensor              # uint8 (T, H, W, RGB)
-    mel: Tensor                 # float32 (T, n_mels, W)
-    waveform: np.ndarray        # float32 (samples,)
+    latent: Tensor  # float32 (C, P, rows, columns)
+    frames: Tensor  # uint8 (T, H, W, RGB)
+    mel: Tensor  # float32 (T, n_mels, W)
+    waveform: np.ndarray  # float32 (samples,)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class MadeLatent:
     key: str
     labels: tuple[str, ...]
     caption: str
-    latent: np.ndarray          # float16 (C, P, rows, columns)
+    latent: np.ndarray  # float16 (C, P, rows, columns)
 
 
 def sample(options: SampleOptions) -> Iterator[Sample]:
@@ -152,8 +152,10 @@ def load_dit(path: Path, captions_file: Path | None) -> tuple[STDiT, EncoderHead
         return model.eval(), header, LabelTexts(payload["texts"]["labels"])
     table = read_caption_table(captions_file) if captions_file else None
     if table is None:
-        raise TextError(f"{path} reads caption embeddings: --captions-file names the captions.safetensors "
-                        f"beside the latents")
+        raise TextError(
+            f"{path} reads caption embeddings: --captions-file names the captions.safetensors "
+            f"beside the latents"
+        )
     return model.eval(), header, CaptionTexts(table, **payload["texts"]["embeddings"])
 
 
@@ -169,14 +171,19 @@ def _asked_for(options: SampleOptions, texts: Texts) -> tuple[list[tuple[str, ..
 
 
 def _solve(
-    model: STDiT, text: Captions, numbers: range, given: Given | None, machine: Machine,
+    model: STDiT,
+    text: Captions,
+    numbers: range,
+    given: Given | None,
+    machine: Machine,
     options: SampleOptions,
 ) -> Tensor:
     """Latents of the clips of these numbers, float32 (B, C, P, rows, columns), on the CPU."""
     device, layout = machine.device, model.layout
     # Each clip has its own noise, so that a batch's size changes nothing.
-    noise = [draw_source(layout.shape, torch.Generator().manual_seed(_seed_of(options.seed, i)))
-             for i in numbers]
+    noise = [
+        draw_source(layout.shape, torch.Generator().manual_seed(_seed_of(options.seed, i))) for i in numbers
+    ]
     eps = torch.stack(noise).to(device)
     text = Captions(*(part.to(device) for part in text))
     known = mask = None
@@ -185,8 +192,13 @@ def _solve(
         mask = given.known_planes(layout).to(device)
     with torch.inference_mode(), machine.autocast():
         z = solve(
-            guided(model, text, options.guidance), eps, steps=options.steps, solver=options.solver,
-            mask=layout.mask(device), known=known, known_mask=mask,
+            guided(model, text, options.guidance),
+            eps,
+            steps=options.steps,
+            solver=options.solver,
+            mask=layout.mask(device),
+            known=known,
+            known_mask=mask,
         )
     return z.cpu()
 
@@ -196,7 +208,12 @@ def _seed_of(seed: int, number: int) -> int:
 
 
 def _decode(
-    z: Tensor, first: int, labels: list, captions: list, codec: Codec, given: Given | None,
+    z: Tensor,
+    first: int,
+    labels: list,
+    captions: list,
+    codec: Codec,
+    given: Given | None,
     options: SampleOptions,
 ) -> Iterator[Sample]:
     """Decodes and writes a batch. What was given is shown and heard as it was given."""
@@ -214,8 +231,9 @@ def _decode(
             waveform=given.waveform if given is not None and given.waveform is not None else waveforms[i],
         )
         path = options.out / made.key
-        write_mp4(f"{path}.mp4", made.frames.numpy(), made.waveform, fps=spec.fps,
-                  sample_rate=spec.sample_rate)
+        write_mp4(
+            f"{path}.mp4", made.frames.numpy(), made.waveform, fps=spec.fps, sample_rate=spec.sample_rate
+        )
         soundfile.write(f"{path}.wav", made.waveform, spec.sample_rate, subtype="PCM_16")
         yield made
 
@@ -226,26 +244,53 @@ def write_latents(made: list[MadeLatent], header: EncoderHeader, options: Sample
     made = sorted(made, key=lambda one: one.key)
     fingerprint = f"{_FINGERPRINT}{options.seed}-{header.weights[:16]}"
     seconds = float(spec.seconds)
-    texts = {one.key: {"labels": list(one.labels), "caption": one.caption, "source": "sample",
-                       "start_s": 0.0, "stop_s": seconds, "has_audio": True} for one in made}
-    with store.write("spec.json") as file:
-        entries = {"format": 1, "kind": LATENTS_KIND, "options": {"packed": False, "posterior": False},
-                   "fingerprint": fingerprint, "root": "."}
-        file.write(json.dumps(header.to_dict() | entries, indent=2, sort_keys=True).encode())
-    write_plan(store, [[
-        PlanRow(key=one.key, shard=0, source="sample", start=0, labels=one.labels, caption=one.caption)
+    texts = {
+        one.key: {
+            "labels": list(one.labels),
+            "caption": one.caption,
+            "source": "sample",
+            "start_s": 0.0,
+            "stop_s": seconds,
+            "has_audio": True,
+        }
         for one in made
-    ]])
+    }
+    with store.write("spec.json") as file:
+        entries = {
+            "format": 1,
+            "kind": LATENTS_KIND,
+            "options": {"packed": False, "posterior": False},
+            "fingerprint": fingerprint,
+            "root": ".",
+        }
+        file.write(json.dumps(header.to_dict() | entries, indent=2, sort_keys=True).encode())
+    write_plan(
+        store,
+        [
+            [
+                PlanRow(
+                    key=one.key, shard=0, source="sample", start=0, labels=one.labels, caption=one.caption
+                )
+                for one in made
+            ]
+        ],
+    )
     name, sums = "shards/latents-000000.tar", LatentSums()
     with store.write(name) as file:
         writer = ShardWriter(file)
         for one in made:
             sums.add(one.latent, list(one.labels), header)
-            writer.add(one.key, pack_clip_latents(
-                clip=texts[one.key], latent=one.latent, logvar=None, header=header, packed=False))
+            writer.add(
+                one.key,
+                pack_clip_latents(
+                    clip=texts[one.key], latent=one.latent, logvar=None, header=header, packed=False
+                ),
+            )
         digest = writer.close()
-    rows = [LedgerRow(key=one.key, shard=0, source="sample", start_s=0.0, status="written", residual_ms=0.0)
-            for one in made]
+    rows = [
+        LedgerRow(key=one.key, shard=0, source="sample", start_s=0.0, status="written", residual_ms=0.0)
+        for one in made
+    ]
     extra = {SUMS_ENTRY: sums.to_json()}
     write_ledger(store, 0, rows, ShardRecord(name, digest, writer.size, fingerprint, extra))
     counts = Counter(label for one in made for label in one.labels)

@@ -22,8 +22,8 @@ from avmodel.dit.model import Captions
 from avprep.errors import AvprepError
 
 CAPTIONS_FILE = "captions.safetensors"
-PROMPT = "a video of {}"      # the paper's; `avprep encode --text-encoder` embeds it for every label
-LABELS_A_CLIP = 8             # label tokens at most; AudioSet's clips have 2.7 in mean
+PROMPT = "a video of {}"  # the paper's; `avprep encode --text-encoder` embeds it for every label
+LABELS_A_CLIP = 8  # label tokens at most; AudioSet's clips have 2.7 in mean
 
 
 class TextError(AvprepError, ValueError):
@@ -98,14 +98,20 @@ class CaptionTexts:
         """The caption's embedding; without one, that of the labels' joint prompt (what clips of a dataset
         without captions have for theirs), or those of each label's own."""
         joint = PROMPT.format(", ".join(labels))
-        texts = [caption] if caption else [joint] if joint in self._table else [
-            PROMPT.format(label) for label in labels
-        ]
+        texts = (
+            [caption]
+            if caption
+            else [joint]
+            if joint in self._table
+            else [PROMPT.format(label) for label in labels]
+        )
         unknown = [text for text in texts if text not in self._table]
         if unknown:
             near = get_close_matches(unknown[0], self._table, n=3, cutoff=0.4)
-            raise TextError(f"no embedding of {unknown[0]!r} beside the latents"
-                            + (f"; the nearest are {', '.join(map(repr, near))}" if near else ""))
+            raise TextError(
+                f"no embedding of {unknown[0]!r} beside the latents"
+                + (f"; the nearest are {', '.join(map(repr, near))}" if near else "")
+            )
         rows = [torch.from_numpy(self._table[text]).float() for text in texts]
         return torch.cat(rows) if rows else torch.zeros(0, self._width)
 

@@ -55,8 +55,8 @@ from avprep.shards.latents import KIND as LATENTS_KIND
 from avprep.shards.latents import EncoderHeader
 
 KIND, STATE_KIND = "dit", "dit training state"
-T_BUCKETS = 4           # of the loss by t
-PICTURED = 4            # samples in a picture
+T_BUCKETS = 4  # of the loss by t
+PICTURED = 4  # samples in a picture
 PICTURE_STEPS = 20
 
 
@@ -67,25 +67,28 @@ class DiTTraining:
     latents: str
     out: str
     model: STDiTConfig
-    batch_size: int             # latents a process and step
+    batch_size: int  # latents a process and step
     lr: float
     warmup_steps: int
-    clip_grad: float            # norm
-    ema: float                  # decay a step
+    clip_grad: float  # norm
+    ema: float  # decay a step
     seed: int
 
     steps: int
-    mdsa: Path | None           # to decode pictures of samples
+    mdsa: Path | None  # to decode pictures of samples
     loader_workers: int
-    checkpoint_every: int       # steps
-    eval_every: int             # steps: loss by t, a picture
+    checkpoint_every: int  # steps
+    eval_every: int  # steps: loss by t, a picture
     compile: bool
     device: str
 
     def schedule(self, world: int) -> Schedule:
         return Schedule(
-            steps=self.steps, eval_every=self.eval_every, checkpoint_every=self.checkpoint_every,
-            samples_per_step=self.batch_size * world, unit="samples",
+            steps=self.steps,
+            eval_every=self.eval_every,
+            checkpoint_every=self.checkpoint_every,
+            samples_per_step=self.batch_size * world,
+            unit="samples",
         )
 
     def identity(self, world: int, model: STDiTConfig, data: LatentData) -> dict[str, Any]:
@@ -93,7 +96,9 @@ class DiTTraining:
         decisive = ("batch_size", "lr", "warmup_steps", "clip_grad", "ema", "seed")
         fields = {name: value for name, value in asdict(self).items() if name in decisive}
         return fields | {
-            "model": model.to_dict(), "processes": world, "latents' fingerprint": data.header["fingerprint"],
+            "model": model.to_dict(),
+            "processes": world,
+            "latents' fingerprint": data.header["fingerprint"],
             "number of latents": len(data),
         }
 
@@ -101,8 +106,8 @@ class DiTTraining:
 @dataclass(frozen=True)
 class DiTResult:
     step: int
-    skipped: int                # steps left out: NaN or Inf
-    stopped_by: int | None      # the signal's number
+    skipped: int  # steps left out: NaN or Inf
+    stopped_by: int | None  # the signal's number
 
 
 def train_dit(config: DiTTraining) -> DiTResult:
@@ -170,24 +175,30 @@ class _Trainer:
     def save(self) -> None:
         if not self.machine.is_first:
             return
-        save_checkpoint(self.out / "dit.pt", {
-            "kind": KIND,
-            "config": self.model_config.to_dict(),
-            "latents": {"kind": LATENTS_KIND} | self.data.encoder.to_dict(),
-            "texts": self.texts.to_dict(),
-            "step": self.step,
-            "weights": {name: tensor.cpu() for name, tensor in self.ema.weights.items()},
-        })
+        save_checkpoint(
+            self.out / "dit.pt",
+            {
+                "kind": KIND,
+                "config": self.model_config.to_dict(),
+                "latents": {"kind": LATENTS_KIND} | self.data.encoder.to_dict(),
+                "texts": self.texts.to_dict(),
+                "step": self.step,
+                "weights": {name: tensor.cpu() for name, tensor in self.ema.weights.items()},
+            },
+        )
         # Last: where it says that a step is done, what the other commands take is there.
-        save_checkpoint(self.out / "state.pt", {
-            "kind": STATE_KIND,
-            "run": self._identity(),
-            "step": self.step,
-            "skipped": self.health.skipped,
-            "model": self.model.state_dict(),
-            "ema": self.ema.weights,
-            "optimizer": self.optimizer.state_dict(),
-        })
+        save_checkpoint(
+            self.out / "state.pt",
+            {
+                "kind": STATE_KIND,
+                "run": self._identity(),
+                "step": self.step,
+                "skipped": self.health.skipped,
+                "model": self.model.state_dict(),
+                "ema": self.ema.weights,
+                "optimizer": self.optimizer.state_dict(),
+            },
+        )
 
     # --- a step ---
 
@@ -223,7 +234,11 @@ class _Trainer:
     def _read(self) -> Iterator[LatentBatch]:
         config, machine = self.config, self.machine
         steps = Steps(
-            len(self.data), config.batch_size, seed=config.seed, first=self.step, rank=machine.rank,
+            len(self.data),
+            config.batch_size,
+            seed=config.seed,
+            first=self.step,
+            rank=machine.rank,
             world=machine.world,
         )
         return iter(step_loader(self.data, steps, workers=config.loader_workers, pin=machine.on_gpu))
@@ -241,9 +256,10 @@ class _Trainer:
         if not self.machine.is_first:
             return
         sums, counts = self._by_t.tolist()
-        self.log.scalars(self.step, {
-            f"loss_t/{i / T_BUCKETS:.2f}": sums[i] / counts[i] for i in range(T_BUCKETS) if counts[i]
-        })
+        self.log.scalars(
+            self.step,
+            {f"loss_t/{i / T_BUCKETS:.2f}": sums[i] / counts[i] for i in range(T_BUCKETS) if counts[i]},
+        )
         self._by_t.zero_()
         if self.codec is not None:
             self.log.picture(self.step, "samples", self._picture())
@@ -274,8 +290,10 @@ def _texts_of(data: LatentData, preset: STDiTConfig) -> tuple[Texts, STDiTConfig
         with open(Path(data.folder) / "stats.json") as file:
             counts = json.load(file)["labels"]
     except FileNotFoundError:
-        raise TextError(f"--latents {data.folder} has no stats.json yet, which names the labels: run the "
-                        f"same avprep encode command to its end first") from None
+        raise TextError(
+            f"--latents {data.folder} has no stats.json yet, which names the labels: run the "
+            f"same avprep encode command to its end first"
+        ) from None
     # Without a label every clip reads the null; a table of one row keeps the model in the label mode.
     config = replace(preset, classes=max(1, len(counts)), caption_tokens=LABELS_A_CLIP)
     return LabelTexts(counts), config
@@ -292,5 +310,7 @@ def _codec(config: DiTTraining, data: LatentData, machine: Machine) -> Codec | N
 def check_made_by(latents: EncoderHeader, mdsa: EncoderHeader, ckpt: str, what: str) -> None:
     """Raises CheckpointError where the latents are not those of this MDSA."""
     if latents.weights != mdsa.weights:
-        raise CheckpointError(f"{ckpt} has the weights {mdsa.weights[:12]}; {what} was made with another "
-                              f"MDSA's, {latents.weights[:12]}: what is decoded would be something else")
+        raise CheckpointError(
+            f"{ckpt} has the weights {mdsa.weights[:12]}; {what} was made with another "
+            f"MDSA's, {latents.weights[:12]}: what is decoded would be something else"
+        )

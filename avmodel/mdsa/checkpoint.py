@@ -31,15 +31,18 @@ KIND = "mdsa"
 class Latents(NamedTuple):
     """What a batch of clips is encoded to, float32 on the CPU; zero in the padding."""
 
-    mean: Tensor     # (B,C,P,rows,columns): tanh(mu), in (-1,1)
-    logvar: Tensor   # (B,C,P,rows,columns): of the Gaussian before tanh
+    mean: Tensor  # (B,C,P,rows,columns): tanh(mu), in (-1,1)
+    logvar: Tensor  # (B,C,P,rows,columns): of the Gaussian before tanh
 
 
 def mdsa_payload(model: MDSA, spec: ClipSpec, step: int) -> dict[str, Any]:
     """What `mdsa.pt` holds."""
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     return {
-        "kind": KIND, "config": model.config.to_dict(), "spec": spec.to_dict(), "step": step,
+        "kind": KIND,
+        "config": model.config.to_dict(),
+        "spec": spec.to_dict(),
+        "step": step,
         "weights": weights,
     }
 
@@ -139,6 +142,12 @@ def _header(payload: dict[str, Any], path: str | Path) -> EncoderHeader:
     except (KeyError, ConfigError, SpecError) as error:
         raise CheckpointError(f"{path} is not of this version: {error}") from error
     return EncoderHeader(
-        spec=spec, channels=layout.channels, planes=layout.planes, rows=layout.rows, columns=layout.columns,
-        valid_rows=layout.valid_rows, weights=weights, config=payload["config"],
+        spec=spec,
+        channels=layout.channels,
+        planes=layout.planes,
+        rows=layout.rows,
+        columns=layout.columns,
+        valid_rows=layout.valid_rows,
+        weights=weights,
+        config=payload["config"],
     )

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 KERNEL = 4
 PADDING = 2
-WIDEST = 512     # channels at most, however many layers
-SMALLEST = 2     # along every axis: from 2 on, every layer keeps at least 2 values for BatchNorm to normalise
+WIDEST = 512  # channels at most, however many layers
+SMALLEST = 2  # along every axis: from 2 on, every layer keeps at least 2 values for BatchNorm to normalise
 
 
 class PatchGAN(nn.Module):

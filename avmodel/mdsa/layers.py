@@ -84,12 +84,12 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * heads * head_dim, bias=False)
         self.out = nn.Linear(heads * head_dim, dim)
 
-    def forward(self, x: Tensor, rotary: Rotary | None = None) -> Tensor:      # (S,L,D)
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, self.head_dim))        # (S,L,3,H,d)
+    def forward(self, x: Tensor, rotary: Rotary | None = None) -> Tensor:  # (S,L,D)
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, self.head_dim))  # (S,L,3,H,d)
         qk, v = qkv[:, :, :2], qkv[:, :, 2]
         if rotary is not None:
             qk = rotate(qk, rotary)
-        return self.out(attend(*qk.unbind(2), v))                              # (S,L,D)
+        return self.out(attend(*qk.unbind(2), v))  # (S,L,D)
 
 
 class CrossAttention(nn.Module):
@@ -104,10 +104,10 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(dim, 2 * heads * head_dim, bias=False)
         self.out = nn.Linear(heads * head_dim, dim)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:                   # (S,L,D), (S,M,D)
-        q = self.q(self.norm(x)).unflatten(-1, (self.heads, self.head_dim))    # (S,L,H,d)
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:  # (S,L,D), (S,M,D)
+        q = self.q(self.norm(x)).unflatten(-1, (self.heads, self.head_dim))  # (S,L,H,d)
         kv = self.kv(self.context_norm(context)).unflatten(-1, (2, self.heads, self.head_dim))
-        return self.out(attend(q, *kv.unbind(2)))                              # (S,L,D)
+        return self.out(attend(q, *kv.unbind(2)))  # (S,L,D)
 
 
 class GEGLU(nn.Module):
@@ -133,9 +133,9 @@ class TransformerLayer(nn.Module):
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, mlp), nn.GELU(), nn.Linear(mlp, dim))
 
-    def forward(self, x: Tensor) -> Tensor:                                    # (S,L,D)
+    def forward(self, x: Tensor) -> Tensor:  # (S,L,D)
         x = x + self.attention(self.attention_norm(x))
-        return x + self.mlp(self.mlp_norm(x))                                  # (S,L,D)
+        return x + self.mlp(self.mlp_norm(x))  # (S,L,D)
 
 
 def run_layer(layer: nn.Module, *inputs: Any, recompute: bool) -> Any:

@@ -120,7 +120,11 @@ def generator_loss(
             raise ValueError(f"gamma {gamma} needs discriminators")
         terms |= _adversarial_terms(x, x_hat, frames, discriminators)
     factor = {
-        "l1": weights.pixel, "kl": weights.kl, "lpips": weights.lpips, "gan": gamma, "fm": gamma * weights.fm,
+        "l1": weights.pixel,
+        "kl": weights.kl,
+        "lpips": weights.lpips,
+        "gan": gamma,
+        "fm": gamma * weights.fm,
     }
     total = weights.modality * sum(factor[name] * term for name, term in terms.items())
     return total, {name: term.detach() for name, term in terms.items()}

@@ -69,31 +69,47 @@ def _squeezenet1_1() -> nn.Sequential:
         return nn.MaxPool2d(3, 2, ceil_mode=True)
 
     return nn.Sequential(
-        nn.Conv2d(3, 64, 3, stride=2), nn.ReLU(inplace=True),
-        pool(), Fire(64, 16, 64), Fire(128, 16, 64),
-        pool(), Fire(128, 32, 128), Fire(256, 32, 128),
-        pool(), Fire(256, 48, 192), Fire(384, 48, 192), Fire(384, 64, 256), Fire(512, 64, 256),
+        nn.Conv2d(3, 64, 3, stride=2),
+        nn.ReLU(inplace=True),
+        pool(),
+        Fire(64, 16, 64),
+        Fire(128, 16, 64),
+        pool(),
+        Fire(128, 32, 128),
+        Fire(256, 32, 128),
+        pool(),
+        Fire(256, 48, 192),
+        Fire(384, 48, 192),
+        Fire(384, 64, 256),
+        Fire(512, 64, 256),
     )
 
 
 def _alexnet() -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, 2), nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, 2), nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(inplace=True),
-        nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(inplace=True),
-        nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(inplace=True),
+        nn.Conv2d(3, 64, 11, stride=4, padding=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(64, 192, 5, padding=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(192, 384, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(384, 256, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(256, 256, 3, padding=1),
+        nn.ReLU(inplace=True),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Trunk:
     features: Callable[[], nn.Sequential]
-    taps: tuple[int, ...]         # layers whose outputs are compared
-    channels: tuple[int, ...]     # of those outputs
-    smallest: int                 # pixels, height and width
-    file: str                     # torchvision's, with the first 8 digits of its SHA-256
-    heads: str                    # upstream's file of heads
+    taps: tuple[int, ...]  # layers whose outputs are compared
+    channels: tuple[int, ...]  # of those outputs
+    smallest: int  # pixels, height and width
+    file: str  # torchvision's, with the first 8 digits of its SHA-256
+    heads: str  # upstream's file of heads
     heads_sha256: str
 
 

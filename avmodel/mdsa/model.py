@@ -55,9 +55,9 @@ class Posterior(NamedTuple):
     leaves unchanged.
     """
 
-    mean: Tensor    # float32 (B,C,P,rows,columns), before tanh
+    mean: Tensor  # float32 (B,C,P,rows,columns), before tanh
     logvar: Tensor  # float32 (B,C,P,rows,columns), within LOGVAR_RANGE
-    mask: Tensor    # bool (P,rows,columns): True where a value is real
+    mask: Tensor  # bool (P,rows,columns): True where a value is real
 
     def latent(self) -> Tensor:
         """The latent without noise, tanh(mean): what stage 1 decodes and what is cached."""
@@ -90,9 +90,9 @@ class StreamEncoder(nn.Module):
         self.projectors = Projectors(config, recompute=recompute)
         self.attention = PlaneAttention(config, recompute=recompute)
 
-    def forward(self, clip: Tensor) -> Features:                            # (B,C,T,S,S)
-        tokens = self.timesformer(self.embedding(clip))                     # (B,T,G,G,D)
-        return self.attention(self.projectors(tokens))                      # 3 x (B,rows,columns,D)
+    def forward(self, clip: Tensor) -> Features:  # (B,C,T,S,S)
+        tokens = self.timesformer(self.embedding(clip))  # (B,T,G,G,D)
+        return self.attention(self.projectors(tokens))  # 3 x (B,rows,columns,D)
 
 
 class GaussianHead(nn.Module):
@@ -103,11 +103,11 @@ class GaussianHead(nn.Module):
         self.mean = nn.Linear(config.dim, config.latent_channels)
         self.logvar = nn.Linear(config.dim, config.latent_channels)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:                  # (B,rows,columns,D)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # (B,rows,columns,D)
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             mean, logvar = self.mean(x), self.logvar(x).clamp(*LOGVAR_RANGE)
-        return mean.permute(0, 3, 1, 2), logvar.permute(0, 3, 1, 2)         # (B,C,rows,columns)
+        return mean.permute(0, 3, 1, 2), logvar.permute(0, 3, 1, 2)  # (B,C,rows,columns)
 
 
 class LatentEmbedding(nn.Module):
@@ -117,7 +117,7 @@ class LatentEmbedding(nn.Module):
         super().__init__()
         self.planes = nn.ModuleDict({p: nn.Linear(config.latent_channels, config.dim) for p in PLANES})
 
-    def forward(self, latent: Planes) -> Tensor:                            # 3 x (B,C,rows,columns)
+    def forward(self, latent: Planes) -> Tensor:  # 3 x (B,C,rows,columns)
         planes = latent._asdict()
         return expand({p: linear(planes[p].permute(0, 2, 3, 1)) for p, linear in self.planes.items()})
 
@@ -130,8 +130,8 @@ class StreamDecoder(nn.Module):
         self.timesformer = TimeSformer(config, recompute=recompute)
         self.pixels = PixelHead(config, channels)
 
-    def forward(self, tokens: Tensor) -> Tensor:                            # (B,T,G,G,D)
-        return self.pixels(self.timesformer(tokens))                        # (B,C,T,S,S)
+    def forward(self, tokens: Tensor) -> Tensor:  # (B,T,G,G,D)
+        return self.pixels(self.timesformer(tokens))  # (B,C,T,S,S)
 
 
 class MDSA(nn.Module):

@@ -14,11 +14,11 @@ BACKBONES: tuple[Backbone, ...] = ("vgg16", "squeezenet1_1", "alexnet")
 class LossWeights:
     """The weights of eq 10. g weighs 1, once it is on."""
 
-    pixel:    float = 4.0    # [paper]
-    kl:       float = 6e-6   # [paper]
-    lpips:    float = 4.0    # [PVDM]
-    fm:       float = 4.0    # [PVDM] feature matching
-    modality: float = 0.5    # [paper] of all terms of one modality
+    pixel: float = 4.0  # [paper]
+    kl: float = 6e-6  # [paper]
+    lpips: float = 4.0  # [PVDM]
+    fm: float = 4.0  # [PVDM] feature matching
+    modality: float = 0.5  # [paper] of all terms of one modality
 
 
 @dataclass(frozen=True, kw_only=True)

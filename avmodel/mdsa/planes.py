@@ -36,12 +36,12 @@ class Projector(nn.Module):
             for _ in range(config.projector_depth)
         )
 
-    def forward(self, sequences: Tensor) -> Tensor:                              # (S,L,D)
+    def forward(self, sequences: Tensor) -> Tensor:  # (S,L,D)
         token = self.token.expand(len(sequences), -1, -1)
-        x = torch.cat([token, sequences], dim=1) + self.positions                # (S,1+L,D)
+        x = torch.cat([token, sequences], dim=1) + self.positions  # (S,1+L,D)
         for layer in self.layers:
             x = run_layer(layer, x, recompute=self.recompute)
-        return x[:, 0]                                                           # (S,D)
+        return x[:, 0]  # (S,D)
 
 
 class Projectors(nn.Module):
@@ -52,13 +52,13 @@ class Projectors(nn.Module):
         lengths = {"hw": config.frames, "tw": config.grid, "th": config.grid}
         self.planes = nn.ModuleDict({p: Projector(config, lengths[p], recompute=recompute) for p in PLANES})
 
-    def forward(self, tokens: Tensor) -> Features:                               # (B,T,G,G,D)
+    def forward(self, tokens: Tensor) -> Features:  # (B,T,G,G,D)
         features = {}
         for plane, projector in self.planes.items():
-            sequences = tokens.movedim(REDUCED_AXIS[plane], 3)                   # (B,rows,columns,L,D)
-            vectors = projector(sequences.flatten(0, 2))                         # (B*rows*columns,D)
+            sequences = tokens.movedim(REDUCED_AXIS[plane], 3)  # (B,rows,columns,L,D)
+            vectors = projector(sequences.flatten(0, 2))  # (B*rows*columns,D)
             features[plane] = vectors.unflatten(0, sequences.shape[:3])
-        return features                                                          # (B,rows,columns,D)
+        return features  # (B,rows,columns,D)
 
 
 class TimeScale(nn.Module):
@@ -71,9 +71,9 @@ class TimeScale(nn.Module):
         self.attention = SelfAttention(config.dim, config.plane_heads, config.plane_head_dim)
         self.up = nn.ConvTranspose1d(config.dim, config.dim, scale, stride=scale)
 
-    def forward(self, columns: Tensor) -> Tensor:                                # (S,T,D)
-        pooled = columns.unflatten(1, (-1, self.scale)).mean(2)                  # (S,T/scale,D), eq 4
-        return self.up(self.attention(self.norm(pooled)).mT).mT                  # (S,T,D)
+    def forward(self, columns: Tensor) -> Tensor:  # (S,T,D)
+        pooled = columns.unflatten(1, (-1, self.scale)).mean(2)  # (S,T/scale,D), eq 4
+        return self.up(self.attention(self.norm(pooled)).mT).mT  # (S,T,D)
 
 
 class MultiScaleTimeAttention(nn.Module):
@@ -87,8 +87,8 @@ class MultiScaleTimeAttention(nn.Module):
         super().__init__()
         self.scales = nn.ModuleList(TimeScale(config, scale) for scale in config.scales)
 
-    def forward(self, z: Tensor) -> Tensor:                                      # (B,T,G,D)
-        columns = z.transpose(1, 2).flatten(0, 1)                                # (B*G,T,D)
+    def forward(self, z: Tensor) -> Tensor:  # (B,T,G,D)
+        columns = z.transpose(1, 2).flatten(0, 1)  # (B*G,T,D)
         update = sum(scale(columns) for scale in self.scales)
         return z + update.unflatten(0, (z.shape[0], z.shape[2])).transpose(1, 2)  # (B,T,G,D)
 
@@ -121,8 +121,8 @@ class StreamCrossAttention(nn.Module):
         self.v_from_a = CrossAttention(*size)
         self.a_from_v = CrossAttention(*size)
 
-    def forward(self, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:            # (S,L,D) each
-        return v + self.v_from_a(v, a), a + self.a_from_v(a, v)                  # (S,L,D) each
+    def forward(self, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:  # (S,L,D) each
+        return v + self.v_from_a(v, a), a + self.a_from_v(a, v)  # (S,L,D) each
 
 
 class GCMAttention(nn.Module):
@@ -136,10 +136,10 @@ class GCMAttention(nn.Module):
     def forward(self, v: Features, a: Features) -> tuple[Features, Features]:
         v_out, a_out = {}, {}
         for plane, attention in self.planes.items():
-            tokens = v[plane].flatten(1, 2), a[plane].flatten(1, 2)              # (B,rows*columns,D)
+            tokens = v[plane].flatten(1, 2), a[plane].flatten(1, 2)  # (B,rows*columns,D)
             new_v, new_a = run_layer(attention, *tokens, recompute=self.recompute)
             v_out[plane], a_out[plane] = new_v.view(v[plane].shape), new_a.view(a[plane].shape)
-        return v_out, a_out                                                      # as v and a
+        return v_out, a_out  # as v and a
 
 
 def expand(features: Features) -> Tensor:
@@ -172,7 +172,7 @@ class BiBlockAttention(nn.Module):
         self.block = config.block
         self.attention = StreamCrossAttention(config)
 
-    def forward(self, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:            # (B,T,G,G,D) each
-        blocks = to_blocks(v, self.block), to_blocks(a, self.block)              # (B*blocks,t*h*w,D)
+    def forward(self, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:  # (B,T,G,G,D) each
+        blocks = to_blocks(v, self.block), to_blocks(a, self.block)  # (B*blocks,t*h*w,D)
         new_v, new_a = run_layer(self.attention, *blocks, recompute=self.recompute)
         return from_blocks(new_v, self.block, v.shape), from_blocks(new_a, self.block, a.shape)

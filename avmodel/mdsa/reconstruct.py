@@ -25,7 +25,7 @@ class ReconstructOptions:
     ckpt: Path
     clips: str
     out: Path
-    limit: int | None     # clips; spread over all
+    limit: int | None  # clips; spread over all
     batch_size: int
     device: str
 
@@ -36,8 +36,8 @@ class Reconstructed:
 
     key: str
     psnr_v: float
-    psnr_a: float      # of the mel stack
-    mel_psnr: float    # of the mel stack after Griffin-Lim: what is heard
+    psnr_a: float  # of the mel stack
+    mel_psnr: float  # of the mel stack after Griffin-Lim: what is heard
 
 
 def reconstruct(options: ReconstructOptions) -> Iterator[Reconstructed]:
@@ -50,8 +50,10 @@ def reconstruct(options: ReconstructOptions) -> Iterator[Reconstructed]:
     codec = open_codec(options.ckpt, device=options.device, batch_size=options.batch_size, compile=False)
     data = ClipData(options.clips)
     if data.spec != codec.header.spec:
-        raise CheckpointError(f"{options.ckpt} was trained on other clips: those of {options.clips} have "
-                              f"{data.spec.differences(codec.header.spec)}")
+        raise CheckpointError(
+            f"{options.ckpt} was trained on other clips: those of {options.clips} have "
+            f"{data.spec.differences(codec.header.spec)}"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     count = min(options.limit or len(data), len(data))
     chosen = [int(i * len(data) / count) for i in range(count)]
@@ -65,8 +67,14 @@ def reconstruct(options: ReconstructOptions) -> Iterator[Reconstructed]:
         for i, position in enumerate(positions):
             key = data.index.keys[position]
             original = load_waveform(data.members(position)["audio.flac"])
-            _write_pair(options.out / f"{key}.mp4", batch.frames[i], frames[i], original,
-                        heard.waveform[i].numpy(), data)
+            _write_pair(
+                options.out / f"{key}.mp4",
+                batch.frames[i],
+                frames[i],
+                original,
+                heard.waveform[i].numpy(),
+                data,
+            )
             yield Reconstructed(key, *(float(values[i]) for values in near))
 
 

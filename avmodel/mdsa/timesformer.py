@@ -1,7 +1,7 @@
 """The TimeSformer of PVDM (Yu et al. 2023): patches to tokens, layers of divided attention, tokens to pixels.
 
-    B  clips    C  channels    T  frames    S  pixels a side    p  pixels a patch's side
-    G = S/p  tokens a side     N = G*G  tokens a frame          D  width of a token
+B  clips    C  channels    T  frames    S  pixels a side    p  pixels a patch's side
+G = S/p  tokens a side     N = G*G  tokens a frame          D  width of a token
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class PatchEmbedding(nn.Module):
         self.patch, self.grid = config.patch, config.grid
         self.linear = nn.Linear(config.patch**2 * channels, config.dim)
 
-    def forward(self, clip: Tensor) -> Tensor:                                           # (B,C,T,S,S)
+    def forward(self, clip: Tensor) -> Tensor:  # (B,C,T,S,S)
         patches = clip.unflatten(4, (self.grid, self.patch)).unflatten(3, (self.grid, self.patch))
-        patches = patches.permute(0, 2, 3, 5, 4, 6, 1).flatten(4)                        # (B,T,G,G,p*p*C)
-        return self.linear(patches)                                                      # (B,T,G,G,D)
+        patches = patches.permute(0, 2, 3, 5, 4, 6, 1).flatten(4)  # (B,T,G,G,p*p*C)
+        return self.linear(patches)  # (B,T,G,G,D)
 
 
 class PixelHead(nn.Module):
@@ -33,10 +33,10 @@ class PixelHead(nn.Module):
         super().__init__()
         self.conv = nn.ConvTranspose2d(config.dim, channels, config.patch, stride=config.patch)
 
-    def forward(self, tokens: Tensor) -> Tensor:                                         # (B,T,G,G,D)
-        pixels = self.conv(tokens.flatten(0, 1).permute(0, 3, 1, 2))                     # (B*T,C,S,S)
-        pixels = pixels.float().unflatten(0, tokens.shape[:2]).transpose(1, 2)           # (B,C,T,S,S)
-        return (2 * pixels.sigmoid() - 1).contiguous()                                   # (B,C,T,S,S)
+    def forward(self, tokens: Tensor) -> Tensor:  # (B,T,G,G,D)
+        pixels = self.conv(tokens.flatten(0, 1).permute(0, 3, 1, 2))  # (B*T,C,S,S)
+        pixels = pixels.float().unflatten(0, tokens.shape[:2]).transpose(1, 2)  # (B,C,T,S,S)
+        return (2 * pixels.sigmoid() - 1).contiguous()  # (B,C,T,S,S)
 
 
 class TimeSformerLayer(nn.Module):
@@ -51,13 +51,13 @@ class TimeSformerLayer(nn.Module):
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = GEGLU(dim)
 
-    def forward(self, x: Tensor, time: Rotary, space: Rotary) -> Tensor:                 # (B,T,N,D)
+    def forward(self, x: Tensor, time: Rotary, space: Rotary) -> Tensor:  # (B,T,N,D)
         # Transposed before q, k and v are made: a copy of D values a token, not of 3*heads*head_dim.
-        tracks = self.time_norm(x).transpose(1, 2)                                       # (B,N,T,D)
+        tracks = self.time_norm(x).transpose(1, 2)  # (B,N,T,D)
         moved = self.time(tracks.flatten(0, 1), time).view(tracks.shape)
         x = x + moved.transpose(1, 2)
         x = x + self.space(self.space_norm(x).flatten(0, 1), space).view(x.shape)
-        return x + self.mlp(self.mlp_norm(x))                                            # (B,T,N,D)
+        return x + self.mlp(self.mlp_norm(x))  # (B,T,N,D)
 
 
 class TimeSformer(nn.Module):
@@ -74,9 +74,9 @@ class TimeSformer(nn.Module):
         self.register_buffer("space_cos", space.cos, persistent=False)
         self.register_buffer("space_sin", space.sin, persistent=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:                                         # (B,T,G,G,D)
+    def forward(self, tokens: Tensor) -> Tensor:  # (B,T,G,G,D)
         time, space = Rotary(self.time_cos, self.time_sin), Rotary(self.space_cos, self.space_sin)
-        x = tokens.flatten(2, 3)                                                         # (B,T,N,D)
+        x = tokens.flatten(2, 3)  # (B,T,N,D)
         for layer in self.layers:
             x = run_layer(layer, x, time, space, recompute=self.recompute)
-        return x.view(tokens.shape)                                                      # (B,T,G,G,D)
+        return x.view(tokens.shape)  # (B,T,G,G,D)

@@ -60,25 +60,25 @@ class MDSATraining:
     out: str
     model: MDSAConfig
     loss: LossWeights
-    lpips: LPIPSConfig | None         # None: without the term
+    lpips: LPIPSConfig | None  # None: without the term
     stage1_steps: int
     stage2_steps: int
-    disc_start: int                   # steps of stage 2 before the discriminators
-    disc_width: int                   # channels of their first layer: 64
-    disc_layers: int                  # of stride 2: 3
-    batch_size: int                   # clips a process and micro-batch
-    accumulate: int                   # micro-batches a step
+    disc_start: int  # steps of stage 2 before the discriminators
+    disc_width: int  # channels of their first layer: 64
+    disc_layers: int  # of stride 2: 3
+    batch_size: int  # clips a process and micro-batch
+    accumulate: int  # micro-batches a step
     lr: float
     warmup_steps: int
-    cooldown_steps: int               # the last ones, over which the rate falls to 0
-    clip_grad: float                  # norm
-    modality_dropout: float           # share of training clips in which one stream is silent or black
-    holdout: float                    # share of sources kept for PSNR
+    cooldown_steps: int  # the last ones, over which the rate falls to 0
+    clip_grad: float  # norm
+    modality_dropout: float  # share of training clips in which one stream is silent or black
+    holdout: float  # share of sources kept for PSNR
     seed: int
 
     loader_workers: int
-    checkpoint_every: int             # steps
-    eval_every: int                   # steps
+    checkpoint_every: int  # steps
+    eval_every: int  # steps
     eval_clips: int
     checkpoint_activations: bool
     compile: bool
@@ -90,33 +90,51 @@ class MDSATraining:
 
     def schedule(self, world: int) -> Schedule:
         return Schedule(
-            steps=self.steps, eval_every=self.eval_every, checkpoint_every=self.checkpoint_every,
-            samples_per_step=self.batch_size * self.accumulate * world, unit="clips",
+            steps=self.steps,
+            eval_every=self.eval_every,
+            checkpoint_every=self.checkpoint_every,
+            samples_per_step=self.batch_size * self.accumulate * world,
+            unit="clips",
         )
 
     def identity(self, world: int, data: ClipData) -> dict[str, Any]:
         """What a run that goes on must have in common with the one that began."""
-        free = ("clips", "out", "stage2_steps", "loader_workers", "checkpoint_every", "eval_every",
-                "eval_clips", "checkpoint_activations", "compile", "device", "lpips", "model")
+        free = (
+            "clips",
+            "out",
+            "stage2_steps",
+            "loader_workers",
+            "checkpoint_every",
+            "eval_every",
+            "eval_clips",
+            "checkpoint_activations",
+            "compile",
+            "device",
+            "lpips",
+            "model",
+        )
         fields = {k: v for k, v in asdict(self).items() if k not in free}
         backbone = self.lpips.backbone if self.lpips else "none"
         if self.cooldown_steps:  # where the end is decides the rates before it
             fields["stage2_steps"] = self.stage2_steps
         return fields | {
-            "model": self.model.to_dict(), "lpips": backbone, "processes": world,
-            "clips' fingerprint": data.header["fingerprint"], "number of clips": len(data),
+            "model": self.model.to_dict(),
+            "lpips": backbone,
+            "processes": world,
+            "clips' fingerprint": data.header["fingerprint"],
+            "number of clips": len(data),
         }
 
 
 @dataclass(frozen=True)
 class MDSAResult:
     step: int
-    skipped: int                      # steps left out: NaN or Inf
-    psnr_v: float | None              # dB, None for a stream that is not there
+    skipped: int  # steps left out: NaN or Inf
+    psnr_v: float | None  # dB, None for a stream that is not there
     psnr_a: float | None
-    is_held_out: bool                 # of clips whose sources were held out; else of clips trained on
-    saturated: dict[str, float]       # by plane: the share of a latent's values that tanh has at the edge
-    stopped_by: int | None            # the signal's number
+    is_held_out: bool  # of clips whose sources were held out; else of clips trained on
+    saturated: dict[str, float]  # by plane: the share of a latent's values that tanh has at the edge
+    stopped_by: int | None  # the signal's number
 
 
 def train_mdsa(config: MDSATraining) -> MDSAResult:
@@ -135,8 +153,12 @@ def train_mdsa(config: MDSATraining) -> MDSAResult:
         finally:
             trainer.log.close()
         return MDSAResult(
-            trainer.step, trainer.health.skipped, *trainer.last_psnr, bool(len(trainer.held_out)),
-            trainer.last_saturated, stop.number,
+            trainer.step,
+            trainer.health.skipped,
+            *trainer.last_psnr,
+            bool(len(trainer.held_out)),
+            trainer.last_saturated,
+            stop.number,
         )
 
 
@@ -162,7 +184,7 @@ class _Trainer:
         self.step = 0  # steps done
         self.last_psnr: tuple[float | None, float | None] = (None, None)
         self.last_saturated: dict[str, float] = {}
-        self._batches: Iterator[ClipBatch] | None = None      # both made at the first step
+        self._batches: Iterator[ClipBatch] | None = None  # both made at the first step
         self._forward: nn.Module | None = None
         if config.compile and machine.on_gpu:
             self.model.compile_layers()
@@ -188,24 +210,31 @@ class _Trainer:
             return
         save_checkpoint(self.out / "mdsa.pt", mdsa_payload(self.model, self.data.spec, self.step))
         # Last: where it says that a step is done, what the other commands take is there.
-        save_checkpoint(self.out / "state.pt", {
-            "kind": STATE_KIND,
-            "run": self.config.identity(self.machine.world, self.data),
-            "step": self.step,
-            "skipped": self.health.skipped,
-            "model": self.model.state_dict(),
-            "discriminators": self.discriminators.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "d_optimizer": self.d_optimizer.state_dict(),
-        })
+        save_checkpoint(
+            self.out / "state.pt",
+            {
+                "kind": STATE_KIND,
+                "run": self.config.identity(self.machine.world, self.data),
+                "step": self.step,
+                "skipped": self.health.skipped,
+                "model": self.model.state_dict(),
+                "discriminators": self.discriminators.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "d_optimizer": self.d_optimizer.state_dict(),
+            },
+        )
 
     # --- a step ---
 
     def _read(self) -> Iterator[ClipBatch]:
         config, machine = self.config, self.machine
         steps = Steps(
-            len(self.training), config.batch_size, seed=config.seed, first=self.step * config.accumulate,
-            rank=machine.rank, world=machine.world,
+            len(self.training),
+            config.batch_size,
+            seed=config.seed,
+            first=self.step * config.accumulate,
+            rank=machine.rank,
+            world=machine.world,
         )
         return iter(step_loader(self.training, steps, workers=config.loader_workers, pin=machine.on_gpu))
 
@@ -282,9 +311,14 @@ class _Trainer:
             total = torch.zeros((), device=self.machine.device)
             for i, stream in enumerate(clips):
                 loss, parts = generator_loss(
-                    clips[stream], x_hat[stream].float(), frames=frames, weights=config.loss,
-                    kl=config.model.kl if in_stage2 else "none", posterior=posterior.of_stream(i),
-                    lpips=self.lpips, gamma=gamma,
+                    clips[stream],
+                    x_hat[stream].float(),
+                    frames=frames,
+                    weights=config.loss,
+                    kl=config.model.kl if in_stage2 else "none",
+                    posterior=posterior.of_stream(i),
+                    lpips=self.lpips,
+                    gamma=gamma,
                     discriminators=self.discriminators[stream] if gamma else None,
                 )
                 total = total + loss
@@ -329,8 +363,11 @@ class _Trainer:
         self.model.eval()
         for first in range(0, count, self.config.batch_size):
             batch = collate([data[i] for i in chosen[first : first + self.config.batch_size]])
-            clips = {s: x for s, x in to_model(batch, self.config.model.size).items()
-                     if s in self.config.model.streams}
+            clips = {
+                s: x
+                for s, x in to_model(batch, self.config.model.size).items()
+                if s in self.config.model.streams
+            }
             # Compiled layers would be compiled anew, without gradients and for the last batch's size.
             with self.machine.autocast(), torch.compiler.set_stance("force_eager"):
                 x_hat, posterior = self.model(
@@ -369,12 +406,14 @@ class DiscriminatorStep(nn.ModuleDict):
 def _discriminators(config: MDSATraining, machine: Machine) -> nn.Module:
     """Those of each stream; none where the model trains without."""
     streams = config.model.streams if config.model.adversarial else ""
-    step = DiscriminatorStep({
-        stream: Discriminators(
-            channels=config.model.channels[stream], ndf=config.disc_width, n_layers=config.disc_layers
-        )
-        for stream in streams
-    })
+    step = DiscriminatorStep(
+        {
+            stream: Discriminators(
+                channels=config.model.channels[stream], ndf=config.disc_width, n_layers=config.disc_layers
+            )
+            for stream in streams
+        }
+    )
     if machine.world > 1 and machine.on_gpu:
         step = nn.SyncBatchNorm.convert_sync_batchnorm(step)
     return step.to(machine.device)

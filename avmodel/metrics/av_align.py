@@ -32,7 +32,7 @@ class AVAlign:
     """Both numbers of one clip, or their means: 1 where sound and picture move together, 0 where never."""
 
     align: float  # the paper's: the mean of two hit rates, a window of three frames in all
-    iou: float    # the published code's: pairs closer than a frame, over onsets and peaks less pairs
+    iou: float  # the published code's: pairs closer than a frame, over onsets and peaks less pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class AVAlignMean:
 
     mean: AVAlign | None  # None: no clip counted
     counted: int
-    skipped: int          # clips in which nothing sounds up and nothing moves
+    skipped: int  # clips in which nothing sounds up and nothing moves
 
 
 def av_align(frames: np.ndarray, waveform: np.ndarray, fps: float, sample_rate: int) -> AVAlign | None:

@@ -352,7 +352,7 @@ class Ema:
 class Run(Protocol):
     """A training run as the loop sees it."""
 
-    step: int       # steps done
+    step: int  # steps done
 
     def train_step(self) -> dict[str, Tensor]:
         """Trains one step. Returns its scalars, 'loss' among them; {} where the step was left out."""
@@ -370,15 +370,16 @@ class Schedule:
     eval_every: int
     checkpoint_every: int
     samples_per_step: int
-    unit: str                 # what a sample is called: 'clips'
+    unit: str  # what a sample is called: 'clips'
 
 
 def run_steps(
     run: Run, schedule: Schedule, machine: Machine, log: RunLog, health: Health, stop: StopSignal
 ) -> None:
     """Trains to the last step or to a signal; a checkpoint is there at the end of either."""
-    bar = tqdm(total=schedule.steps, initial=run.step, unit="step", disable=not machine.is_first,
-               dynamic_ncols=True)
+    bar = tqdm(
+        total=schedule.steps, initial=run.step, unit="step", disable=not machine.is_first, dynamic_ncols=True
+    )
     while run.step < schedule.steps and not stop.anywhere(machine):
         began = time.perf_counter()
         terms = run.train_step()

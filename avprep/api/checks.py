@@ -37,8 +37,9 @@ def samples_of(name: str, seconds: object, spec: ClipSpec, *, least: int) -> int
         raise ArgumentError(f"{name} must be a number of seconds, not {seconds!r}")
     samples = round(Fraction(float(seconds)).limit_denominator(1_000_000) * spec.sample_rate)
     if samples < least:
-        raise ArgumentError(f"{name} = {seconds:g} s is sample {samples} at {spec.sample_rate} Hz; "
-                            f"the least is {least}")
+        raise ArgumentError(
+            f"{name} = {seconds:g} s is sample {samples} at {spec.sample_rate} Hz; the least is {least}"
+        )
     return samples
 
 

@@ -31,12 +31,12 @@ class Clip:
     """One clip of a file. Seconds are of the file's time, whose 0 is the container's start."""
 
     start_s: float
-    frames: np.ndarray         # uint8 (spec.frames, spec.size, spec.size, RGB)
+    frames: np.ndarray  # uint8 (spec.frames, spec.size, spec.size, RGB)
     frame_times_s: np.ndarray  # float64 (spec.frames,): when each frame began to be shown, its true PTS
-    waveform: np.ndarray       # float32 (spec.samples,), mono, silence where the file has no sound
-    mel: np.ndarray            # float32 (spec.frames, spec.n_mels, spec.columns) in [-1, 1]
-    residual_ms: float         # the longest that a frame had been shown at its instant (negative: early)
-    sounding_s: float          # seconds of the clip that the file has sound for; the rest is silence
+    waveform: np.ndarray  # float32 (spec.samples,), mono, silence where the file has no sound
+    mel: np.ndarray  # float32 (spec.frames, spec.n_mels, spec.columns) in [-1, 1]
+    residual_ms: float  # the longest that a frame had been shown at its instant (negative: early)
+    sounding_s: float  # seconds of the clip that the file has sound for; the rest is silence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class FailedClip:
     """A clip that cannot be had."""
 
     start_s: float
-    error: MediaError          # .reason, one of a small fixed set, and .detail
+    error: MediaError  # .reason, one of a small fixed set, and .detail
 
 
 def read_clips(
@@ -108,8 +108,14 @@ def _raise(failed: FailedClip) -> None:
 
 
 def _read(
-    path: str, starts: list[int] | None, spec: ClipSpec, crop: Crop, stride: int, clips: int | None,
-    deadline: Deadline, on_failure: Callable[[FailedClip], None],
+    path: str,
+    starts: list[int] | None,
+    spec: ClipSpec,
+    crop: Crop,
+    stride: int,
+    clips: int | None,
+    deadline: Deadline,
+    on_failure: Callable[[FailedClip], None],
 ) -> Iterator[Clip]:
     if starts is None:
         parts = probe(path, deadline).parts

@@ -80,7 +80,10 @@ def web_dataset(
     header = shards.header_of(out, None)
     decode = _decoder(header, fields)
     data = webdataset.WebDataset(
-        _finished_paths(out), shardshuffle=shuffle, detshuffle=bool(shuffle) and seed is not None, seed=seed,
+        _finished_paths(out),
+        shardshuffle=shuffle,
+        detshuffle=bool(shuffle) and seed is not None,
+        seed=seed,
         nodesplitter=webdataset.split_by_node,
     )
     if shuffle:

@@ -42,29 +42,29 @@ _GIVEN = "sources"  # the dataset's name in spec.json where the caller lists the
 class RunProgress:
     """Where a run is: passed to the `progress` callback whenever something has changed."""
 
-    headers: int = 0    # source files probed for the plan so far
-    shards: int = 0     # that this run makes; 0 until the plan is there
+    headers: int = 0  # source files probed for the plan so far
+    shards: int = 0  # that this run makes; 0 until the plan is there
     shards_done: int = 0
-    clips: int = 0      # planned clips of those shards
+    clips: int = 0  # planned clips of those shards
     clips_done: int = 0
-    failed: int = 0     # of the clips done
-    message: str = ""   # '', or something to know: a worker lost, a batch size found
+    failed: int = 0  # of the clips done
+    message: str = ""  # '', or something to know: a worker lost, a batch size found
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
     """What a run did, and what the output holds after it: planned = written + filtered + failed."""
 
-    shards: int                    # of the plan
-    made: int                      # shards that this run made
-    planned: int                   # clips
+    shards: int  # of the plan
+    made: int  # shards that this run made
+    planned: int  # clips
     written: int
     filtered: int
     failed: int
     reasons: dict[str, int] = field(default_factory=dict)  # of what is filtered or failed: clips by reason
-    elapsed_s: float = 0.0         # seconds that making took
-    new_sources: int = 0           # listed now and not in the plan, which is kept
-    changed_sources: int = 0       # with other labels or captions now than in the plan
+    elapsed_s: float = 0.0  # seconds that making took
+    new_sources: int = 0  # listed now and not in the plan, which is kept
+    changed_sources: int = 0  # with other labels or captions now than in the plan
     damaged: tuple[str, ...] = ()  # clip shards that could not be encoded, and why: not made, not counted
 
 
@@ -142,16 +142,26 @@ def clip_dataset(
     plan = PlanOptions(
         spec=spec,
         stride_samples=None if stride_s is None else samples_of("stride_s", stride_s, spec, least=1),
-        clips_per_source=clips_per_source, limit=limit, shard_size=shard_size,
+        clips_per_source=clips_per_source,
+        limit=limit,
+        shard_size=shard_size,
     )
     clip = ClipOptions(
-        spec=spec, crop=crop, video_codec=video_codec, drop_silent_db=drop_silent_db,
-        drop_static=drop_static, drop_black=drop_black, max_residual_ms=max_residual_ms,
+        spec=spec,
+        crop=crop,
+        video_codec=video_codec,
+        drop_silent_db=drop_silent_db,
+        drop_static=drop_static,
+        drop_black=drop_black,
+        max_residual_ms=max_residual_ms,
     )
     _check_options(plan, clip)
     listing = DatasetOptions(
-        root=Path("."), split=split, csv=None if list_file is None else Path(list_file),
-        label_from_folder=label_from_folder, follow_links=follow_links,
+        root=Path("."),
+        split=split,
+        csv=None if list_file is None else Path(list_file),
+        label_from_folder=label_from_folder,
+        follow_links=follow_links,
     )
     with _errors_of_arguments():
         name, root, listed = _listed(sources, root, dataset, listing)
@@ -246,8 +256,12 @@ def _check_options(plan: PlanOptions, clip: ClipOptions) -> None:
         value = getattr(plan, name)
         if value is not None or name == "shard_size":
             require_whole(name, value, least=1)
-    for name, lowest, highest in (("drop_silent_db", -math.inf, math.inf), ("drop_static", 0, 255),
-                                  ("drop_black", 0, 255), ("max_residual_ms", 0, math.inf)):
+    for name, lowest, highest in (
+        ("drop_silent_db", -math.inf, math.inf),
+        ("drop_static", 0, 255),
+        ("drop_black", 0, 255),
+        ("max_residual_ms", 0, math.inf),
+    ):
         level = getattr(clip, name)
         if level is not None and not lowest <= level <= highest:
             raise ArgumentError(f"{name} must be from {lowest:g} to {highest:g}, not {level!r}")
@@ -267,15 +281,19 @@ def _listed(
         if root is not None:
             raise ArgumentError("root goes with a list of sources; a folder is its own root")
         if not os.path.isdir(sources):
-            raise ArgumentError(f"sources = {os.fspath(sources)!r} is no folder; for single files give a "
-                                f"list of them and root, the folder that they lie in")
+            raise ArgumentError(
+                f"sources = {os.fspath(sources)!r} is no folder; for single files give a "
+                f"list of them and root, the folder that they lie in"
+            )
         listing = list_dataset(dataset, replace(options, root=Path(sources)))
         return dataset, listing.root, listing.sources
     if root is None:
         raise ArgumentError("root is needed for a list of sources: their paths are kept relative to it")
     if options != DatasetOptions(root=options.root) or dataset != "folder":
-        raise ArgumentError("dataset, split, list_file, label_from_folder and follow_links go with a folder, "
-                            "not with a list of sources")
+        raise ArgumentError(
+            "dataset, split, list_file, label_from_folder and follow_links go with a folder, "
+            "not with a list of sources"
+        )
     if not os.path.isdir(root):
         raise ArgumentError(f"root = {os.fspath(root)!r} is no folder")
     return _GIVEN, Path(root), _checked_sources(sources, Path(root))
@@ -377,14 +395,19 @@ class _Teller:
 
     def clip_hooks(self) -> Progress:
         return Progress(
-            planned=self._planned, shard_done=self._shard_done, worker_lost=self._worker_lost,
+            planned=self._planned,
+            shard_done=self._shard_done,
+            worker_lost=self._worker_lost,
             planning=self._planning,
         )
 
     def encode_hooks(self) -> EncodeProgress:
         return EncodeProgress(
-            planned=self._planned, shard_done=lambda result, _busy: self._shard_done(result.sums),
-            worker_lost=self._worker_lost, planning=self._planning, say=self._say,
+            planned=self._planned,
+            shard_done=lambda result, _busy: self._shard_done(result.sums),
+            worker_lost=self._worker_lost,
+            planning=self._planning,
+            say=self._say,
         )
 
     def _planning(self, headers: int) -> None:
@@ -396,7 +419,8 @@ class _Teller:
     def _shard_done(self, sums: Sums) -> None:
         now = self._now
         self._tell(
-            shards_done=now.shards_done + 1, clips_done=now.clips_done + sums.planned,
+            shards_done=now.shards_done + 1,
+            clips_done=now.clips_done + sums.planned,
             failed=now.failed + sums.by_status["failed"],
         )
 
@@ -417,14 +441,21 @@ class _Teller:
 
 def _clip_report(report: JobReport) -> RunReport:
     return RunReport(
-        shards=report.shards, made=report.made, elapsed_s=report.elapsed_s, new_sources=report.new_sources,
-        changed_sources=report.changed_sources, **_counts(report.sums),
+        shards=report.shards,
+        made=report.made,
+        elapsed_s=report.elapsed_s,
+        new_sources=report.new_sources,
+        changed_sources=report.changed_sources,
+        **_counts(report.sums),
     )
 
 
 def _encode_report(report: EncodeReport) -> RunReport:
     return RunReport(
-        shards=report.shards, made=report.made, elapsed_s=report.elapsed_s, damaged=tuple(report.damaged),
+        shards=report.shards,
+        made=report.made,
+        elapsed_s=report.elapsed_s,
+        damaged=tuple(report.damaged),
         **_counts(report.sums),
     )
 
@@ -432,6 +463,9 @@ def _encode_report(report: EncodeReport) -> RunReport:
 def _counts(sums: Sums) -> dict[str, int | dict[str, int]]:
     by_status: Counter[str] = sums.by_status
     return {
-        "planned": sums.planned, "written": by_status["written"], "filtered": by_status["filtered"],
-        "failed": by_status["failed"], "reasons": dict(sorted(sums.by_reason.items())),
+        "planned": sums.planned,
+        "written": by_status["written"],
+        "filtered": by_status["filtered"],
+        "failed": by_status["failed"],
+        "reasons": dict(sorted(sums.by_reason.items())),
     }

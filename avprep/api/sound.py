@@ -42,15 +42,21 @@ def mel_stack(waveform: Array, spec: ClipSpec = ClipSpec()) -> Array:
     if found == spec.samples:
         samples = dsp.pad_with_silence(samples, spec)
     elif found != whole:
-        raise ArgumentError(f"waveform must end in {spec.samples} samples, a clip of the spec, or {whole}, "
-                            f"one with its neighbours; its shape is {tuple(waveform.shape)}")
+        raise ArgumentError(
+            f"waveform must end in {spec.samples} samples, a clip of the spec, or {whole}, "
+            f"one with its neighbours; its shape is {tuple(waveform.shape)}"
+        )
     if not samples.numel():
         return _like(waveform, samples.new_zeros((*samples.shape[:-1], *spec.mel_shape)))
     return _like(waveform, dsp.mel_stack(samples, spec).contiguous())
 
 
 def invert_mel(
-    mel: Array, spec: ClipSpec = ClipSpec(), *, iterations: int = ITERATIONS, momentum: float = MOMENTUM,
+    mel: Array,
+    spec: ClipSpec = ClipSpec(),
+    *,
+    iterations: int = ITERATIONS,
+    momentum: float = MOMENTUM,
     seed: int = 0,
 ) -> Array:
     """Waveforms whose mel stacks are near the given ones: fast Griffin-Lim from integrated phases.
@@ -76,8 +82,10 @@ def invert_mel(
     require_number("momentum", momentum, above=-1e-9)
     stack = _real_tensor("mel", mel)
     if stack.shape[-3:] != spec.mel_shape:
-        raise ArgumentError(f"mel must end in {spec.mel_shape}, the spec's (frames, n_mels, columns); its "
-                            f"shape is {tuple(mel.shape)}")
+        raise ArgumentError(
+            f"mel must end in {spec.mel_shape}, the spec's (frames, n_mels, columns); its "
+            f"shape is {tuple(mel.shape)}"
+        )
     if stack.numel() and stack.abs().max() > _LARGEST:
         raise ArgumentError(f"mel must lie in [-1, 1]; it holds {_farthest(stack):g}")
     flat = stack.reshape(-1, *spec.mel_shape)

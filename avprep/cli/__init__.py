@@ -21,7 +21,8 @@ COMMANDS = {
         "avprep.cli.encode:encode",
     ),
     "invert-audio": (
-        "Mel stacks (a clips directory, a shard or a .npy) to .wav files.", "avprep.cli.sound:invert_audio",
+        "Mel stacks (a clips directory, a shard or a .npy) to .wav files.",
+        "avprep.cli.sound:invert_audio",
     ),
     "status": (
         "Print the ledger's sums and every failure's reason, with the command that tries it alone.",

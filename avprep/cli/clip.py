@@ -11,10 +11,16 @@ from avprep.shards.codecs import VIDEO_CODECS
 @click.command()
 @media_options
 @click.option("--out", required=True, help="Folder, or a URI that pyarrow.fs opens, for the shards.")
-@click.option("--video-codec", type=click.Choice(VIDEO_CODECS), default="jpeg", show_default=True,
-              help="How frames are stored.")
-@click.option("--workers", type=click.IntRange(0), help="Ray workers; 0 = one process, without Ray. "
-              "[default: CPUs]")
+@click.option(
+    "--video-codec",
+    type=click.Choice(VIDEO_CODECS),
+    default="jpeg",
+    show_default=True,
+    help="How frames are stored.",
+)
+@click.option(
+    "--workers", type=click.IntRange(0), help="Ray workers; 0 = one process, without Ray. [default: CPUs]"
+)
 @click.option("--address", help="Join this Ray cluster ('auto', or host:port).")
 @click.option("--dry-run", "is_dry_run", is_flag=True, help="Print clips, shards and disk; write nothing.")
 @click.option("--rebuild", is_flag=True, help="Start the output over.")

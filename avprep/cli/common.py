@@ -31,9 +31,14 @@ def print_sums(sums: Sums) -> None:
 
 # The options that a reason's meaning and advice are about.
 _OPTIONS = {
-    Reason.MISSING: "--only-failed", Reason.UNREADABLE: "--only-failed", Reason.TIMEOUT: "--source-timeout",
-    Reason.SILENT: "--drop-silent", Reason.STATIC: "--drop-static", Reason.BLACK: "--drop-black",
-    Reason.RESIDUAL: "--max-residual", Reason.TOO_SHORT: "--frames, --fps",
+    Reason.MISSING: "--only-failed",
+    Reason.UNREADABLE: "--only-failed",
+    Reason.TIMEOUT: "--source-timeout",
+    Reason.SILENT: "--drop-silent",
+    Reason.STATIC: "--drop-static",
+    Reason.BLACK: "--drop-black",
+    Reason.RESIDUAL: "--max-residual",
+    Reason.TOO_SHORT: "--frames, --fps",
 }
 
 

@@ -34,14 +34,13 @@ def failed_file(error: OSError, out: str) -> click.ClickException:
     """What a run says that a file system ended: the output's, unless the error names another's file."""
     named, why = str(error.filename or out), error.strerror or error
     where = f"--out {out} cannot be written" if named.startswith(out) else named
-    return click.ClickException(f"{where}: {why}. No shard is half done; when that is mended, run the same "
-                                f"command again.")
+    return click.ClickException(
+        f"{where}: {why}. No shard is half done; when that is mended, run the same command again."
+    )
 
 
 @contextmanager
-def told_in_sentences(
-    out: str, close: Callable[[], None], *refusals: type[Exception]
-) -> Iterator[None]:
+def told_in_sentences(out: str, close: Callable[[], None], *refusals: type[Exception]) -> Iterator[None]:
     """Whatever ends a run is a sentence and an exit code; `close` takes the progress bar away before it.
     `refusals`: what else the run raises that is a sentence of its own."""
     try:
@@ -55,8 +54,9 @@ def told_in_sentences(
     except Stopped as stopped:
         close()
         in_hand = "dropped" if stopped.is_dropped else "finished"
-        click.echo(f"Stopped; the shards in hand are {in_hand}. Run the same command again to go on.",
-                   err=True)
+        click.echo(
+            f"Stopped; the shards in hand are {in_hand}. Run the same command again to go on.", err=True
+        )
         sys.exit(128 + stopped.signal_number)
     except OSError as error:
         close()

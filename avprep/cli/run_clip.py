@@ -56,10 +56,16 @@ def clip_config(options: dict) -> tuple[JobConfig, Listing]:
         dataset = options["dataset"]
         root = options["root"] or default_root(dataset, os.environ)
         refuse_overlap(options["out"], root)
-        listing = list_dataset(dataset, DatasetOptions(
-            root=root, split=options["split"], csv=options["csv"],
-            label_from_folder=options["label_from_folder"], follow_links=options["follow_links"],
-        ))
+        listing = list_dataset(
+            dataset,
+            DatasetOptions(
+                root=root,
+                split=options["split"],
+                csv=options["csv"],
+                label_from_folder=options["label_from_folder"],
+                follow_links=options["follow_links"],
+            ),
+        )
     except (SpecError, DatasetError) as error:
         raise Refused(_with_option(str(error))) from error
     workers = options["workers"]
@@ -78,9 +84,13 @@ def clip_config(options: dict) -> tuple[JobConfig, Listing]:
             shard_size=options["shard_size"],
         ),
         clip=ClipOptions(
-            spec=spec, crop=options["crop"], video_codec=options["video_codec"],
-            drop_silent_db=options["drop_silent"], drop_static=options["drop_static"],
-            drop_black=options["drop_black"], max_residual_ms=options["max_residual"],
+            spec=spec,
+            crop=options["crop"],
+            video_codec=options["video_codec"],
+            drop_silent_db=options["drop_silent"],
+            drop_static=options["drop_static"],
+            drop_black=options["drop_black"],
+            max_residual_ms=options["max_residual"],
         ),
         runner=RunnerConfig(workers=workers, address=options["address"]),
         source_timeout_s=options["source_timeout"],
@@ -157,8 +167,9 @@ def _print_dry_run(shards, config: JobConfig) -> None:
     spec = config.clip.spec
     scale = spec.frames * spec.size**2 / (DEFAULT.frames * DEFAULT.size**2)
     size = clips * _BYTES_A_CLIP[config.clip.video_codec] * scale
-    click.echo(f"plan: {clips:,} clips of {float(spec.seconds):g} s from {sources:,} sources "
-               f"in {count:,} shards")
+    click.echo(
+        f"plan: {clips:,} clips of {float(spec.seconds):g} s from {sources:,} sources in {count:,} shards"
+    )
     if clips:
         click.echo(f"  at most {longest[1]:,} of one source, {longest[0]}; --clips-per-source caps it")
     for reason, number in sorted(reasons.items()):
@@ -168,16 +179,22 @@ def _print_dry_run(shards, config: JobConfig) -> None:
 
 def _print_report(report: JobReport, config: JobConfig) -> None:
     if report.new_sources:
-        click.echo(f"{report.new_sources:,} sources are new since the plan was made and not in it: "
-                   f"--rebuild plans anew, another --out takes them apart")
+        click.echo(
+            f"{report.new_sources:,} sources are new since the plan was made and not in it: "
+            f"--rebuild plans anew, another --out takes them apart"
+        )
     if report.changed_sources:
-        click.echo(f"{report.changed_sources:,} sources have other labels or captions now than when the plan "
-                   f"was made, which is kept: --rebuild plans anew")
+        click.echo(
+            f"{report.changed_sources:,} sources have other labels or captions now than when the plan "
+            f"was made, which is kept: --rebuild plans anew"
+        )
     if not report.made:
         click.echo(f"nothing to do: all {report.shards:,} shards are there")
     else:
         rate = report.made_sums.planned / max(report.elapsed_s, 1e-9)
-        click.echo(f"made {report.made:,} of {report.shards:,} shards in {report.elapsed_s:.1f} s, "
-                   f"{rate:.1f} clips/s")
+        click.echo(
+            f"made {report.made:,} of {report.shards:,} shards in {report.elapsed_s:.1f} s, "
+            f"{rate:.1f} clips/s"
+        )
     print_sums(report.sums)
     click.echo(f"{config.out}: avprep status, avprep verify and plain webdataset read it")

@@ -20,7 +20,13 @@ from avprep.stages.decode import DecodedClip, decode_to_mp4, stored_latents
 
 
 def run(
-    *, latents: str, ckpt: Path, out: Path, limit: int | None, compare: str | None, device: str,
+    *,
+    latents: str,
+    ckpt: Path,
+    out: Path,
+    limit: int | None,
+    compare: str | None,
+    device: str,
     batch_size: int,
 ) -> None:
     """Decodes what the options ask for, and reports it. Raises click.ClickException."""
@@ -32,8 +38,10 @@ def run(
     try:
         made_with = EncoderHeader.from_dict(read_header(store))
         if made_with.weights != header.weights:
-            raise Refused(f"--ckpt {ckpt} is not the checkpoint that made {latents}: its weights are "
-                          f"{header.weights[:12]}, theirs {made_with.weights[:12]}")
+            raise Refused(
+                f"--ckpt {ckpt} is not the checkpoint that made {latents}: its weights are "
+                f"{header.weights[:12]}, theirs {made_with.weights[:12]}"
+            )
         originals = _originals(compare, made_with) if compare else None
         stored = islice(stored_latents(store, made_with, originals), limit)
         decoder = open_decoder(device=device, batch_size=batch_size, compile=False)
@@ -67,6 +75,7 @@ def _psnrs(clip: DecodedClip) -> str:
 def _mean_psnrs(clips: list[DecodedClip]) -> str:
     if clips[0].psnr_v is None:
         return ""
-    video, audio = (sum(values) / len(clips) for values in zip(*((c.psnr_v, c.psnr_a) for c in clips),
-                                                               strict=True))
+    video, audio = (
+        sum(values) / len(clips) for values in zip(*((c.psnr_v, c.psnr_a) for c in clips), strict=True)
+    )
     return f": mean PSNR-V {video:.2f} dB, PSNR-A {audio:.2f} dB"

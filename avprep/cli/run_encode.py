@@ -29,8 +29,20 @@ if TYPE_CHECKING:
     from avprep.jobs.clip import JobConfig
 
 # Options of --dataset that --clips leaves no say in; --root and the rest are in `media_options` too.
-_RUN_OPTIONS = {"clips", "ckpt", "out", "batch_size", "workers", "address", "device", "compile", "packed",
-                "posterior", "text_encoder", "rebuild"}
+_RUN_OPTIONS = {
+    "clips",
+    "ckpt",
+    "out",
+    "batch_size",
+    "workers",
+    "address",
+    "device",
+    "compile",
+    "packed",
+    "posterior",
+    "text_encoder",
+    "rebuild",
+}
 
 
 def run(context: click.Context, options: dict[str, Any]) -> None:
@@ -96,8 +108,11 @@ class _BarProgress:
         self._bar: tqdm | None = None
         self._failed = 0
         self.hooks = EncodeProgress(
-            planned=self._planned, shard_done=self._shard_done, worker_lost=self._worker_lost,
-            planning=lambda sources: None, say=self._say,
+            planned=self._planned,
+            shard_done=self._shard_done,
+            worker_lost=self._worker_lost,
+            planning=lambda sources: None,
+            say=self._say,
         )
 
     def _planned(self, clips: int, shards: int) -> None:
@@ -125,17 +140,21 @@ def _print_report(report: EncodeReport, config: EncodeConfig) -> None:
         click.echo(f"nothing to do: all {report.shards:,} shards are there")
     else:
         rate = report.made_sums.planned / max(report.elapsed_s, 1e-9)
-        click.echo(f"made {report.made:,} of {report.shards:,} shards in {report.elapsed_s:.1f} s, "
-                   f"{rate:.1f} clips/s; the model of {report.workers} {report.device} worker"
-                   f"{'s' * (report.workers != 1)} was busy {report.busy:.0%} of the time, "
-                   f"{report.batch_size} clips a batch")
+        click.echo(
+            f"made {report.made:,} of {report.shards:,} shards in {report.elapsed_s:.1f} s, "
+            f"{rate:.1f} clips/s; the model of {report.workers} {report.device} worker"
+            f"{'s' * (report.workers != 1)} was busy {report.busy:.0%} of the time, "
+            f"{report.batch_size} clips a batch"
+        )
     print_sums(report.sums)
     for damage in report.damaged:
         click.echo(f"LEFT OUT {damage}")
     if report.damaged:
-        click.echo(f"{len(report.damaged):,} damaged clip shards were left out. avprep verify names the "
-                   f"damage; remove a damaged shard's ledger file, run the same avprep clip command and then "
-                   f"this one.")
+        click.echo(
+            f"{len(report.damaged):,} damaged clip shards were left out. avprep verify names the "
+            f"damage; remove a damaged shard's ledger file, run the same avprep clip command and then "
+            f"this one."
+        )
     click.echo(f"{config.out}: avprep status, avprep verify, avprep decode and plain webdataset read it")
 
 

@@ -19,10 +19,20 @@ if TYPE_CHECKING:
 @click.command("invert-audio")
 @click.argument("source")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the .wav files.")
-@click.option("--iterations", type=click.IntRange(1), default=ITERATIONS, show_default=True,
-              help="Of Griffin-Lim: more is nearer and slower. The first two thirds see every second column.")
-@click.option("--momentum", type=click.FloatRange(0, 1.5), default=MOMENTUM, show_default=True,
-              help="0 is plain Griffin-Lim.")
+@click.option(
+    "--iterations",
+    type=click.IntRange(1),
+    default=ITERATIONS,
+    show_default=True,
+    help="Of Griffin-Lim: more is nearer and slower. The first two thirds see every second column.",
+)
+@click.option(
+    "--momentum",
+    type=click.FloatRange(0, 1.5),
+    default=MOMENTUM,
+    show_default=True,
+    help="0 is plain Griffin-Lim.",
+)
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Clips at once.")
 @click.option("--limit", type=click.IntRange(1), help="Clips in all.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)

@@ -46,8 +46,10 @@ def status(out: str, show_all: bool, key: str | None) -> None:
         elif told[row.reason] == _SHOWN + 1:
             click.echo(f"  ... more of {row.reason}: avprep status {out} --all")
     if failed and kind_of(read_header(store)) == "clips":
-        click.echo(f"to try one alone: avprep status {out} --try {failed[0].key}\n"
-                   f"to try all again after a fix: the same avprep clip command with --only-failed")
+        click.echo(
+            f"to try one alone: avprep status {out} --try {failed[0].key}\n"
+            f"to try all again after a fix: the same avprep clip command with --only-failed"
+        )
 
 
 def _sums_and_failed(store: Store, show_all: bool) -> tuple[Sums, list[LedgerRow]]:
@@ -90,7 +92,9 @@ def verify(out: str) -> None:
     clips = sum(len(rows) for _, rows, _ in read_ledgers(store)) if not found else 0
     if found:
         command = _COMMANDS[kind_of(read_header(store))]
-        click.echo(f"{found:,} damaged in {len(done):,} shards. Remove a damaged shard's ledger file and run "
-                   f"the same {command} command: it makes that shard again.")
+        click.echo(
+            f"{found:,} damaged in {len(done):,} shards. Remove a damaged shard's ledger file and run "
+            f"the same {command} command: it makes that shard again."
+        )
         sys.exit(1)
     click.echo(f"{len(done):,} shards, {clips:,} ledger rows: all as written")

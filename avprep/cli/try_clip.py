@@ -24,8 +24,10 @@ def try_again(store: Store, key: str) -> str:
     """Decodes one planned clip and says what came of it."""
     header = read_header(store)
     if kind_of(header) != "clips":
-        raise Refused(f"--try {key}: {store.uri} holds {kind_of(header)}; it is a clip that is tried again: "
-                      f"avprep status CLIPS --try KEY")
+        raise Refused(
+            f"--try {key}: {store.uri} holds {kind_of(header)}; it is a clip that is tried again: "
+            f"avprep status CLIPS --try KEY"
+        )
     plan = PlanReader(store)
     row = next((r for i in range(plan.shards) for r in plan.rows(i) if r.key == key), None)
     if row is None:

@@ -44,6 +44,7 @@ def list_dataset(name: str, options: DatasetOptions) -> Listing:
     listing = dataset.list_sources(options)
     if not listing.sources:
         why = "; ".join(f"{count:,} {what}" for what, count in listing.notes.items() if count)
-        raise DatasetError(f"{name} has no source under {listing.root} ({why or 'is its disk mounted?'}). "
-                           f"{dataset.layout}")
+        raise DatasetError(
+            f"{name} has no source under {listing.root} ({why or 'is its disk mounted?'}). {dataset.layout}"
+        )
     return listing

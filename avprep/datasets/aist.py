@@ -1,6 +1,6 @@
 """AIST++ (Li et al. 2021): dance videos whose names tell genre, camera, dancer, music and choreography.
 
-    gBR_sBM_c01_d04_mBR0_ch01     the lists write cAll for the camera: they mean every camera
+gBR_sBM_c01_d04_mBR0_ch01     the lists write cAll for the camera: they mean every camera
 """
 
 from __future__ import annotations
@@ -13,9 +13,16 @@ from avprep.datasets.listing import find_list, media_files, require_folder, stem
 from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listing, Source, caption_of
 
 GENRES = {
-    "gBR": "break dance", "gPO": "pop dance", "gLO": "lock dance", "gMH": "middle hip-hop dance",
-    "gLH": "LA-style hip-hop dance", "gHO": "house dance", "gWA": "waack dance", "gKR": "krump dance",
-    "gJS": "street jazz dance", "gJB": "ballet jazz dance",
+    "gBR": "break dance",
+    "gPO": "pop dance",
+    "gLO": "lock dance",
+    "gMH": "middle hip-hop dance",
+    "gLH": "LA-style hip-hop dance",
+    "gHO": "house dance",
+    "gWA": "waack dance",
+    "gKR": "krump dance",
+    "gJS": "street jazz dance",
+    "gJB": "ballet jazz dance",
 }
 SPLITS = ("train", "val", "test")
 LAYOUT = (

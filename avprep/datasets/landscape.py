@@ -12,14 +12,22 @@ from avprep.datasets.youtube import ID_LENGTH, Segment, labelled_by_folder, matc
 
 CLIP_S = 10.0
 CLASSES = (
-    "explosion", "fire crackling", "raining", "splashing water", "squishing water", "thunder",
-    "underwater bubbling", "waterfall burbling", "wind noise",
+    "explosion",
+    "fire crackling",
+    "raining",
+    "splashing water",
+    "squishing water",
+    "thunder",
+    "underwater bubbling",
+    "waterfall burbling",
+    "wind noise",
 )
 SPLITS = ("train", "test")
 LAYOUT = (
     "Expected: landscape.csv (ytid,start_time,class,set) in --root or its csv/ or metadata/ folder, or "
     "given by --list, and the clips below; or, without a list, a folder for each class: "
-    + ", ".join(CLASSES) + "."
+    + ", ".join(CLASSES)
+    + "."
 )
 
 

@@ -43,7 +43,7 @@ def media_files(
             several paths lead to is entered once, by a real path if there is one.
         any_suffix: for datasets that tell their files by name: all files but SIDECAR_SUFFIXES.
     """
-    links: list[str] = []       # a heap: which path leads into a folder must not depend on the order of names
+    links: list[str] = []  # a heap: which path leads into a folder must not depend on the order of names
     entered: set[tuple[int, int]] = set()
     tree: str | None = ""
     while tree is not None:
@@ -123,8 +123,9 @@ def find_list(root: Path, names: tuple[str, ...]) -> Path | None:
 def read_rows(path: Path, delimiter: str = ",") -> Iterator[list[str]]:
     """Rows of a csv or tsv with their blanks stripped; comment lines ('#') and empty ones are left out."""
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        for row in csv.reader((line for line in file if not line.startswith("#")), delimiter=delimiter,
-                              skipinitialspace=True):
+        for row in csv.reader(
+            (line for line in file if not line.startswith("#")), delimiter=delimiter, skipinitialspace=True
+        ):
             cells = [cell.strip() for cell in row]
             if any(cells):
                 yield cells

@@ -26,8 +26,8 @@ LAYOUT = (
     "'path' and, if known, start, stop (seconds), labels (separated by '|'), caption and split."
 )
 COLUMNS = ("path", "start", "stop", "labels", "caption", "split")
-MAX_START_S = 24 * 3600     # no file is believed to be longer
-_MAX_PATH = 4096            # PATH_MAX
+MAX_START_S = 24 * 3600  # no file is believed to be longer
+_MAX_PATH = 4096  # PATH_MAX
 
 NO_PATH = "rows without a usable path (empty, or one that leaves the root by '..')"
 NO_SPAN = "rows whose start and stop are no span in seconds"
@@ -74,8 +74,9 @@ def _source(row: Row, roots: tuple[str, ...], notes: Counter[str]) -> Source | N
         notes[NO_SPAN] += 1
         return None
     labels = _same(_labels(row["labels"]))
-    return Source(path=path, start_s=start_s, stop_s=stop_s, labels=labels,
-                  caption=row["caption"] or caption_of(labels))
+    return Source(
+        path=path, start_s=start_s, stop_s=stop_s, labels=labels, caption=row["caption"] or caption_of(labels)
+    )
 
 
 # --- one file, one path ------------------------------------------------------------------------------------

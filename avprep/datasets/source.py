@@ -52,10 +52,10 @@ class DatasetOptions:
     """What `avprep clip` passes to a dataset, one hop from the command line."""
 
     root: Path
-    split: str | None = None          # one of the dataset's splits; None = all
-    csv: Path | None = None           # the list, where it does not lie at its usual place under root
-    label_from_folder: bool = False   # `folder` only: the parent folder's name is the label
-    follow_links: bool = False        # links to folders are entered
+    split: str | None = None  # one of the dataset's splits; None = all
+    csv: Path | None = None  # the list, where it does not lie at its usual place under root
+    label_from_folder: bool = False  # `folder` only: the parent folder's name is the label
+    follow_links: bool = False  # links to folders are entered
 
 
 # A dataset is one function from options to a listing, and the names of its splits.
@@ -63,8 +63,8 @@ class DatasetOptions:
 class Dataset:
     name: str
     list_sources: Callable[[DatasetOptions], Listing]
-    splits: tuple[str, ...] | None    # () = it has none; None = its list names them
-    layout: str                       # the paragraph that says what is expected on disk
+    splits: tuple[str, ...] | None  # () = it has none; None = its list names them
+    layout: str  # the paragraph that says what is expected on disk
 
 
 @lru_cache(maxsize=1 << 16)

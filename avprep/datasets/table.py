@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 from avprep.datasets.listing import is_utf8
 from avprep.datasets.source import DatasetError
 
-Cell = str | list[str | None] | None    # a list column of parquet or JSON; None = nothing is known
+Cell = str | list[str | None] | None  # a list column of parquet or JSON; None = nothing is known
 Row = dict[str, Cell]
 
-LISTS = ("labels",)         # columns that may hold lists
-MAX_CELL = 131_072          # characters: the bound of Python's csv module
-_MAX_LINE = 16 << 20        # characters
-_ROWS_AT_ONCE = 1 << 14     # of parquet
+LISTS = ("labels",)  # columns that may hold lists
+MAX_CELL = 131_072  # characters: the bound of Python's csv module
+_MAX_LINE = 16 << 20  # characters
+_ROWS_AT_ONCE = 1 << 14  # of parquet
 _NAMES_SHOWN = 10
 
 UNREADABLE_ROWS = "rows that cannot be read"
@@ -109,13 +109,16 @@ def _csv_rows(
         try:
             for cells in rows:
                 if len(cells) == len(header):
-                    yield {name: cells[places[name]].strip() or None if name in places else None
-                           for name in columns}
+                    yield {
+                        name: cells[places[name]].strip() or None if name in places else None
+                        for name in columns
+                    }
                 elif any(cells):
                     notes[OVERFULL_ROWS] += 1
         except csv.Error as error:
-            raise DatasetError(f"{path}, line {rows.line_num}: {error} (a quotation mark that is not "
-                               f"closed?)") from error
+            raise DatasetError(
+                f"{path}, line {rows.line_num}: {error} (a quotation mark that is not closed?)"
+            ) from error
 
 
 def _tsv_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[Row]:
@@ -194,8 +197,9 @@ def _parquet_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> 
         as_text = {name: _caster(name, field, path) for name, field in wanted.items()}
         names = [field.name for field in wanted.values()]
         for batch in file.iter_batches(_ROWS_AT_ONCE, columns=names, use_threads=False):
-            read = {name: as_text[name](batch.column(field.name)).to_pylist()
-                    for name, field in wanted.items()}
+            read = {
+                name: as_text[name](batch.column(field.name)).to_pylist() for name, field in wanted.items()
+            }
             for i in range(len(batch)):
                 yield {name: read[name][i] or None if name in read else None for name in columns}
 
@@ -213,6 +217,10 @@ def _caster(name: str, field: pa.Field, path: Path) -> Callable[[pa.Array], pa.A
 
 
 _READERS = {
-    ".csv": _csv_rows, ".txt": _csv_rows, ".tsv": _tsv_rows, ".jsonl": _json_rows, ".ndjson": _json_rows,
+    ".csv": _csv_rows,
+    ".txt": _csv_rows,
+    ".tsv": _tsv_rows,
+    ".jsonl": _json_rows,
+    ".ndjson": _json_rows,
     ".parquet": _parquet_rows,
 }

@@ -11,7 +11,7 @@ from avprep.datasets.listing import MEDIA_SUFFIXES, NO_MEDIA, media_files, stem_
 from avprep.datasets.source import DatasetOptions, Source, caption_of
 
 ID_LENGTH = 11
-_SLACK_S = 0.5      # by which a name's time may differ from its row's
+_SLACK_S = 0.5  # by which a name's time may differ from its row's
 _ID = re.compile(r"[0-9A-Za-z_-]{11}")
 
 
@@ -109,10 +109,18 @@ def _choose_readings(by_id: dict[str, list[NamedFile]], segments: list[Segment])
             rows[segment.id].append(segment)
     for id_ in doubtful:
         by_id[id_] = [
-            replace(file, readings=next(
-                ((reading,) for reading in file.readings if any(_fits(reading, row) for row in rows[id_])),
-                file.readings,
-            )) for file in by_id[id_]
+            replace(
+                file,
+                readings=next(
+                    (
+                        (reading,)
+                        for reading in file.readings
+                        if any(_fits(reading, row) for row in rows[id_])
+                    ),
+                    file.readings,
+                ),
+            )
+            for file in by_id[id_]
         ]
 
 
@@ -132,8 +140,14 @@ def _source(file: NamedFile, segment: Segment) -> Source:
     labels = segment.labels
     if file.readings:
         return Source(path=file.path, labels=labels, caption=caption_of(labels))
-    return Source(path=file.path, start_s=segment.start_s, stop_s=segment.stop_s, maybe_trimmed=True,
-                  labels=labels, caption=caption_of(labels))
+    return Source(
+        path=file.path,
+        start_s=segment.start_s,
+        stop_s=segment.stop_s,
+        maybe_trimmed=True,
+        labels=labels,
+        caption=caption_of(labels),
+    )
 
 
 def labelled_by_folder(
@@ -141,8 +155,11 @@ def labelled_by_folder(
 ) -> Iterator[Source]:
     """Media in folders named by a label (blanks or '_' between words), for roots without a list."""
     for path in sorted(media_files(options.root, notes, follow_links=options.follow_links)):
-        found = [labels[name] for name in (f.replace("_", " ").lower() for f in path.split("/")[:-1])
-                 if name in labels]
+        found = [
+            labels[name]
+            for name in (f.replace("_", " ").lower() for f in path.split("/")[:-1])
+            if name in labels
+        ]
         if found:
             yield Source(path=path, labels=(found[-1],), caption=caption_of((found[-1],)))
         else:

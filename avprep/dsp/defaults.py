@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-ITERATIONS = 32       # the table in the README says what fewer cost and more gain
-MOMENTUM = 0.99       # Perraudin, Balazs, Sondergaard 2013: 'fast' Griffin-Lim
+ITERATIONS = 32  # the table in the README says what fewer cost and more gain
+MOMENTUM = 0.99  # Perraudin, Balazs, Sondergaard 2013: 'fast' Griffin-Lim

@@ -33,12 +33,12 @@ from avprep.dsp.mel import (
 from avprep.dsp.phase_gradient import compiled_spread, integrate_phase
 from avprep.spec import ClipSpec
 
-_SETTLING = 2         # last iterations, without momentum
-_COARSE = 2 / 3       # of the iterations, the first ones, see every second column: as good, twice as fast
-_LEAST_OVERLAP = 5    # of the columns that are left: with 4 as much is lost as is saved
+_SETTLING = 2  # last iterations, without momentum
+_COARSE = 2 / 3  # of the iterations, the first ones, see every second column: as good, twice as fast
+_LEAST_OVERLAP = 5  # of the columns that are left: with 4 as much is lost as is saved
 _MAX_SCALE = 1e4
 _TINY = 1e-10
-_BLOCKS = 8           # of a banded matrix: more do less arithmetic in more calls
+_BLOCKS = 8  # of a banded matrix: more do less arithmetic in more calls
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Inverted:
     at the clip's edges see samples there that `waveform` does not have.
     """
 
-    waveform: Tensor   # float32 (B, samples)
-    mel_psnr: Tensor   # dB (B,), of the [-1, 1] stack, peak 2
+    waveform: Tensor  # float32 (B, samples)
+    mel_psnr: Tensor  # dB (B,), of the [-1, 1] stack, peak 2
 
 
 @torch.no_grad()
@@ -134,7 +134,7 @@ class _GriffinLim:
         covered = filters.sum(0)
         self.to_mel = _Banded(filters.T)
         self.to_bins = _Banded(filters / covered.clamp_min(_TINY))  # bins ask their bands for a scale
-        self.uncovered = (covered == 0).nonzero()[:, 0]             # bins that no band asks about
+        self.uncovered = (covered == 0).nonzero()[:, 0]  # bins that no band asks about
         self.window = hann(spec.n_fft, device)
         self.columns = spec.frames * spec.columns
         windows = self.window.expand(1, self.columns, spec.n_fft)

@@ -48,7 +48,11 @@ def stft(waveform: Tensor, spec: ClipSpec) -> Tensor:
     """complex (..., n_fft/2+1, frames*W): column k is centred on clip sample k*hop; nothing is padded."""
     flat = waveform.reshape(-1, waveform.shape[-1])
     spectrum = torch.stft(
-        flat, spec.n_fft, hop_length=spec.hop, window=hann(spec.n_fft, flat.device), center=False,
+        flat,
+        spec.n_fft,
+        hop_length=spec.hop,
+        window=hann(spec.n_fft, flat.device),
+        center=False,
         return_complex=True,
     )
     return spectrum[..., : spec.frames * spec.columns].reshape(*waveform.shape[:-1], *spectrum.shape[-2:])

@@ -17,8 +17,8 @@ from functools import lru_cache
 
 import numpy as np
 
-HANN_GAMMA = 0.25645   # of n_fft^2: the Gaussian that is nearest to a Hann window
-TOLERANCE = 1e-6       # of the largest magnitude: bins below it keep the phase given
+HANN_GAMMA = 0.25645  # of n_fft^2: the Gaussian that is nearest to a Hann window
+TOLERANCE = 1e-6  # of the largest magnitude: bins below it keep the phase given
 LEVELS_PER_NEPER = 8
 _TAU = 2 * math.pi
 

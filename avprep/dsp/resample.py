@@ -17,8 +17,8 @@ import torch
 from scipy.signal import firwin, resample_poly
 from torch import Tensor
 
-_BLOCK = 64                  # new samples a row at least: fewer waste the product, more its zeros
-_MAX_BANK = 1 << 19          # up * down: rates with less in common (44101 Hz) would need a huge matrix
+_BLOCK = 64  # new samples a row at least: fewer waste the product, more its zeros
+_MAX_BANK = 1 << 19  # up * down: rates with less in common (44101 Hz) would need a huge matrix
 
 
 def resample(native: np.ndarray, up: int, down: int) -> np.ndarray:

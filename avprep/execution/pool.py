@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypeVar
 Task = TypeVar("Task", contravariant=True)
 Result = TypeVar("Result", covariant=True)
 
-AHEAD = 2       # tasks a worker has in hand: it reads one as it makes the other
-_POLL_S = 1.0   # how often a stop asked for by a signal is looked at
+AHEAD = 2  # tasks a worker has in hand: it reads one as it makes the other
+_POLL_S = 1.0  # how often a stop asked for by a signal is looked at
 
 
 class Worker(Protocol[Task, Result]):
@@ -29,10 +29,10 @@ class Worker(Protocol[Task, Result]):
 
 @dataclass(frozen=True, kw_only=True)
 class PoolConfig:
-    workers: int | None         # 0 = in this process, without Ray; None = one a GPU or, without, one a CPU
+    workers: int | None  # 0 = in this process, without Ray; None = one a GPU or, without, one a CPU
     address: str | None = None  # of a Ray cluster to join; None = start one here
-    device: str = "auto"        # auto | cpu | cuda
-    store_bytes: int = 0       # to add to Ray's object store, where workers hand tasks on (map_in_order)
+    device: str = "auto"  # auto | cpu | cuda
+    store_bytes: int = 0  # to add to Ray's object store, where workers hand tasks on (map_in_order)
 
 
 # In a worker's process: (device, number of workers, whether it is the caller's own process) -> worker.

@@ -84,8 +84,10 @@ class Quarantine:
             return self._isolate(runner, stage, task, should_stop)
         if times == 4:
             return self._without(task, {part: result for part in self._parts(task)})
-        raise RunnerError(f"task {task.index} loses its worker with nothing left to do ({result.detail}): "
-                          f"the fault is not in the sources. Is there memory and disk for {times} tries?")
+        raise RunnerError(
+            f"task {task.index} loses its worker with nothing left to do ({result.detail}): "
+            f"the fault is not in the sources. Is there memory and disk for {times} tries?"
+        )
 
     def _isolate(self, runner, stage, task, should_stop):
         """The task without the parts that are lost even when tried alone."""

@@ -27,19 +27,19 @@ from avprep.execution.pool import AHEAD, InProcessPool, MakeWorker, PoolConfig, 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-ATTEMPTS = 3                # of a task, before its lost workers are the machine's fault
-WAITING = 1                 # tasks handed out beyond one a worker, so that none idles for the driver
-_POLL_S = 1.0               # how often a stop asked for by a signal is looked at
-_START_S = 600.0            # a worker imports torch; a cluster may have to start a node for it
+ATTEMPTS = 3  # of a task, before its lost workers are the machine's fault
+WAITING = 1  # tasks handed out beyond one a worker, so that none idles for the driver
+_POLL_S = 1.0  # how often a stop asked for by a signal is looked at
+_START_S = 600.0  # a worker imports torch; a cluster may have to start a node for it
 _NO_ROOM = f"no worker has started in {_START_S:g} s: the cluster has no room for one"
-_STORE_BYTES = 100 << 20    # Ray's object store carries results of a few hundred bytes
+_STORE_BYTES = 100 << 20  # Ray's object store carries results of a few hundred bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerConfig:
-    workers: int                # 0 = one child process, without Ray
+    workers: int  # 0 = one child process, without Ray
     address: str | None = None  # of a Ray cluster to join; None = start one here
-    isolated: bool = True       # False: workers = 0 runs in this process, which a native crash then ends
+    isolated: bool = True  # False: workers = 0 runs in this process, which a native crash then ends
 
     @property
     def has_processes(self) -> bool:
@@ -93,13 +93,17 @@ def _ray(address: str | None, option: str, *, cpus: int, store_bytes: int) -> It
     try:
         ray.init(
             # 'local': without a word Ray would join a cluster that another has started on this machine.
-            address=address or "local", log_to_driver=False, logging_level="ERROR",
+            address=address or "local",
+            log_to_driver=False,
+            logging_level="ERROR",
             **(own if address is None else {}),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = option if address is None else f"--address {address}"
-        raise RunnerError(f"{where}: Ray does not answer ({error}). Where the cluster asks for a token, "
-                          f"RAY_AUTH_MODE=token must be set here as it is there.") from error
+        raise RunnerError(
+            f"{where}: Ray does not answer ({error}). Where the cluster asks for a token, "
+            f"RAY_AUTH_MODE=token must be set here as it is there."
+        ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, at_sigterm)  # ray.init takes it; how a run stops is the caller's
     try:
@@ -173,8 +177,10 @@ def _result(reference: Any, began: float) -> Any:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.LocalRayletDiedError as error:
-        raise RunnerError("Ray's own process on this machine has ended, and no task can be handed out any "
-                          "more. Run the same command again to go on.") from error
+        raise RunnerError(
+            "Ray's own process on this machine has ended, and no task can be handed out any "
+            "more. Run the same command again to go on."
+        ) from error
     except ray.exceptions.RayError as error:  # a process, a node or a result is gone, in one of many ways
         return WorkerLost(type(error).__name__, time.monotonic() - began)
 
@@ -187,7 +193,7 @@ def _call(stage: Callable[[Task], Result], task: Task) -> Result:
 
 
 class Pool(Protocol):
-    device: str                 # cpu or cuda: what the workers have
+    device: str  # cpu or cuda: what the workers have
     workers: int
 
     def map(
@@ -284,9 +290,9 @@ class _Slot:
     """A place in the pool: its actor now, which may be the successor of lost ones."""
 
     actor: Any
-    starting: Any | None        # what says that the actor is there; None once it is
+    starting: Any | None  # what says that the actor is there; None once it is
     since: float
-    failures: int = 0           # to start, one after the other
+    failures: int = 0  # to start, one after the other
 
 
 class _RayPool:
@@ -297,8 +303,12 @@ class _RayPool:
 
         self.device, self.workers = device, count
         self._new = ray.remote(
-            num_cpus=0, num_gpus=int(device == "cuda"), max_restarts=0, max_task_retries=0,
-            max_concurrency=AHEAD + 1, scheduling_strategy="SPREAD",
+            num_cpus=0,
+            num_gpus=int(device == "cuda"),
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=AHEAD + 1,
+            scheduling_strategy="SPREAD",
         )(_Actor)
         self._arguments = (make_worker, device, count)
         self._slots = [self._start() for _ in range(count)]
@@ -344,9 +354,11 @@ class _RayPool:
                 on_lost(task, result)
                 lost[task.index] += 1
                 if lost[task.index] >= ATTEMPTS:
-                    raise RunnerError(f"shard {task.index} has lost its worker {ATTEMPTS} times "
-                                      f"({result.detail}). What is finished is kept. Is there memory for "
-                                      f"{self.workers} workers? --workers and --batch-size take less.")
+                    raise RunnerError(
+                        f"shard {task.index} has lost its worker {ATTEMPTS} times "
+                        f"({result.detail}). What is finished is kept. Is there memory for "
+                        f"{self.workers} workers? --workers and --batch-size take less."
+                    )
                 todo.put_back(task)
                 if slot.actor is actor:
                     self._restart(slot, 0)
@@ -370,7 +382,11 @@ class _RayPool:
     def _restart(self, slot: _Slot, failures: int) -> None:
         started = self._start()
         slot.actor, slot.starting, slot.since, slot.failures = (
-            started.actor, started.starting, started.since, failures)
+            started.actor,
+            started.starting,
+            started.since,
+            failures,
+        )
 
     def _look_at_starting(self, ready: list) -> None:
         for slot in self._slots:
@@ -379,8 +395,9 @@ class _RayPool:
                 slot.starting = None
                 if isinstance(outcome, WorkerLost):
                     if slot.failures + 1 >= ATTEMPTS:
-                        raise RunnerError(f"a worker ends before it begins ({outcome.detail}), "
-                                          f"{ATTEMPTS} times over")
+                        raise RunnerError(
+                            f"a worker ends before it begins ({outcome.detail}), {ATTEMPTS} times over"
+                        )
                     self._restart(slot, slot.failures + 1)
         oldest = min(slot.since for slot in self._slots)
         if all(slot.starting is not None for slot in self._slots) and time.monotonic() - oldest > _START_S:

@@ -67,7 +67,7 @@ class JobConfig:
     plan: PlanOptions = PlanOptions()
     clip: ClipOptions = ClipOptions()
     runner: RunnerConfig = field(default_factory=lambda: RunnerConfig(workers=available_cpus()))
-    source_timeout_s: float = 600.0   # for the clips of one source in a shard
+    source_timeout_s: float = 600.0  # for the clips of one source in a shard
     rebuild: bool = False
     only_failed: bool = False
 
@@ -81,25 +81,25 @@ class JobConfig:
 class JobReport:
     """What a run did, and what the output holds after it."""
 
-    shards: int = 0             # of the plan
-    made: int = 0               # by this run
-    sums: Sums = field(default_factory=Sums)        # of the whole output
-    made_sums: Sums = field(default_factory=Sums)   # of this run
+    shards: int = 0  # of the plan
+    made: int = 0  # by this run
+    sums: Sums = field(default_factory=Sums)  # of the whole output
+    made_sums: Sums = field(default_factory=Sums)  # of this run
     seconds: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     elapsed_s: float = 0.0
-    new_sources: int = 0        # listed now and not in the plan
-    changed_sources: int = 0    # in the plan with other labels or captions than they are listed with now
+    new_sources: int = 0  # listed now and not in the plan
+    changed_sources: int = 0  # in the plan with other labels or captions than they are listed with now
 
 
 @dataclass(frozen=True)
 class Progress:
     """What the job tells its caller as it goes; the CLI draws a bar from it."""
 
-    planned: Callable[[int, int], None] = ignore    # clips, shards to make
+    planned: Callable[[int, int], None] = ignore  # clips, shards to make
     shard_done: Callable[[Sums], None] = ignore
     worker_lost: Callable[[str], None] = ignore
-    planning: Callable[[int], None] = ignore        # sources looked at so far
+    planning: Callable[[int], None] = ignore  # sources looked at so far
 
 
 def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -> JobReport:
@@ -116,9 +116,7 @@ def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -
         if config.only_failed and not store.exists("spec.json"):
             raise JobError(f"--only-failed: {config.out} holds no finished run to try again")
         check_rebuild(sources, config)
-        fingerprint = open_output(
-            store, output_header(config), root=str(config.root), rebuild=config.rebuild
-        )
+        fingerprint = open_output(store, output_header(config), root=str(config.root), rebuild=config.rebuild)
         if config.only_failed:
             _plan_again(store, sources, runner, config, stop, progress)
         plan = plan_once(store, sources, runner, config, stop, progress)
@@ -131,8 +129,10 @@ def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -
             report.sums.count(read_outcomes(store, index))
         progress.planned(plan.clips_of(todo), len(todo))
         started = time.monotonic()
-        tasks = (replace(shard_task(plan.rows(index), index, config, fingerprint), only_failed=index in again)
-                 for index in todo)
+        tasks = (
+            replace(shard_task(plan.rows(index), index, config, fingerprint), only_failed=index in again)
+            for index in todo
+        )
         for result in _make_shards(runner, tasks, config, stop, progress):
             report.made += 1
             report.seconds.update(result.seconds)
@@ -411,5 +411,3 @@ def _write_stats(store: Store, report: JobReport) -> None:
         },
     }
     write_stats(store, stats)
-
-

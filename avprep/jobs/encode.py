@@ -72,14 +72,14 @@ from avprep.stages.tasks import ShardTask
 class EncodeConfig:
     """All that `avprep encode` was told, one hop from the command line."""
 
-    source: str | JobConfig        # an output of `avprep clip`, or what it would be made of
+    source: str | JobConfig  # an output of `avprep clip`, or what it would be made of
     out: str
-    header: EncoderHeader          # of the checkpoint
+    header: EncoderHeader  # of the checkpoint
     open_encoder: EncoderFactory
     options: EncodeOptions = EncodeOptions()
     pool: PoolConfig = PoolConfig(workers=None)
     batch_size: int | None = None  # None = found by trying
-    compile: bool | None = None    # None = where there is a GPU
+    compile: bool | None = None  # None = where there is a GPU
     rebuild: bool = False
 
 
@@ -87,17 +87,17 @@ class EncodeConfig:
 class EncodeReport:
     """What a run did, and what the output holds after it."""
 
-    shards: int = 0                 # of the plan
-    made: int = 0                   # by this run
+    shards: int = 0  # of the plan
+    made: int = 0  # by this run
     workers: int = 0
     device: str = ""
     batch_size: int = 0
-    sums: Sums = field(default_factory=Sums)            # of the whole output
+    sums: Sums = field(default_factory=Sums)  # of the whole output
     latents: LatentSums = field(default_factory=LatentSums)
-    made_sums: Sums = field(default_factory=Sums)       # of this run
+    made_sums: Sums = field(default_factory=Sums)  # of this run
     seconds: Counter[str] = field(default_factory=Counter)
     elapsed_s: float = 0.0
-    damaged: list[str] = field(default_factory=list)    # clip shards that were left alone, and why
+    damaged: list[str] = field(default_factory=list)  # clip shards that were left alone, and why
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -110,10 +110,10 @@ class EncodeReport:
 class EncodeProgress:
     """What the job tells its caller as it goes; the CLI draws a bar from it."""
 
-    planned: Callable[[int, int], None] = ignore    # clips, shards to make
-    shard_done: Callable[[EncodeResult, float], None] = ignore   # and the model's busy share so far
+    planned: Callable[[int, int], None] = ignore  # clips, shards to make
+    shard_done: Callable[[EncodeResult, float], None] = ignore  # and the model's busy share so far
     worker_lost: Callable[[str], None] = ignore
-    planning: Callable[[int], None] = ignore        # sources looked at so far
+    planning: Callable[[int], None] = ignore  # sources looked at so far
     say: Callable[[str], None] = ignore
 
 
@@ -195,8 +195,10 @@ def _open_clips(uri: str) -> _Clips:
         raise JobError(f"--clips {uri}: {error}") from error
     missing = plan.shards - len(finished_shards(store))
     if missing:
-        raise JobError(f"--clips {uri}: {missing} of its {plan.shards} shards are not made yet; "
-                       f"run the same avprep clip command to its end first")
+        raise JobError(
+            f"--clips {uri}: {missing} of its {plan.shards} shards are not made yet; "
+            f"run the same avprep clip command to its end first"
+        )
     return _Clips(uri, store, header, plan)
 
 
@@ -242,24 +244,27 @@ def _todo(store: Store, plan: PlanReader, clips: _Clips | None, report: EncodeRe
 
 def _write_stats(store: Store, report: EncodeReport, header: EncoderHeader) -> None:
     made = report.made_sums.planned
-    write_stats(store, {
-        "clips": {status: report.sums.by_status.get(status, 0) for status in STATUSES},
-        "reasons": dict(sorted(report.sums.by_reason.items())),
-        "shards": report.shards,
-        "latents": report.latents.statistics(header),
-        "labels": dict(sorted(report.latents.labels.items())),
-        "last_run": {
-            "clips": made,
-            "elapsed_s": round(report.elapsed_s, 3),
-            "clips_per_s": round(made / report.elapsed_s, 3) if report.elapsed_s else None,
-            "workers": report.workers,
-            "device": report.device,
-            "batch_size": report.batch_size,
-            "busy": round(report.busy, 4),
-            "worker_seconds": {k: round(v, 3) for k, v in sorted(report.seconds.items())},
-            "notes": report.notes,
+    write_stats(
+        store,
+        {
+            "clips": {status: report.sums.by_status.get(status, 0) for status in STATUSES},
+            "reasons": dict(sorted(report.sums.by_reason.items())),
+            "shards": report.shards,
+            "latents": report.latents.statistics(header),
+            "labels": dict(sorted(report.latents.labels.items())),
+            "last_run": {
+                "clips": made,
+                "elapsed_s": round(report.elapsed_s, 3),
+                "clips_per_s": round(made / report.elapsed_s, 3) if report.elapsed_s else None,
+                "workers": report.workers,
+                "device": report.device,
+                "batch_size": report.batch_size,
+                "busy": round(report.busy, 4),
+                "worker_seconds": {k: round(v, 3) for k, v in sorted(report.seconds.items())},
+                "notes": report.notes,
+            },
         },
-    })
+    )
 
 
 # --- the shards --------------------------------------------------------------------------------------------
@@ -283,8 +288,13 @@ def _make_shards(
         _keep_to_device(store, pool.device)
         report.batch_size = _batch_size(store, pool, config, stop, progress)
         task = EncodeTask(
-            index=-1, out=config.out, fingerprint=fingerprint, options=config.options,
-            weights=config.header.weights, batch_size=report.batch_size, source=None,
+            index=-1,
+            out=config.out,
+            fingerprint=fingerprint,
+            options=config.options,
+            weights=config.header.weights,
+            batch_size=report.batch_size,
+            source=None,
         )
         tasks = (_task(task, index, plan, clips, media) for index in todo)
         started = time.monotonic()
@@ -332,15 +342,15 @@ def _keep_to_device(store: Store, device: str) -> None:
     if begun_on != device:
         # A --rebuild that was interrupted is gone on with by the next one.
         anew = f"to start over remove {store.uri}" if header.get(REBUILDING) else "--rebuild starts over"
-        raise JobError(f"{store.uri} was begun with device = {begun_on!r}; this run has {device!r}, whose "
-                       f"latents differ in their last bits. --device {begun_on} goes on, another --out keeps "
-                       f"both, {anew}.")
+        raise JobError(
+            f"{store.uri} was begun with device = {begun_on!r}; this run has {device!r}, whose "
+            f"latents differ in their last bits. --device {begun_on} goes on, another --out keeps "
+            f"both, {anew}."
+        )
     remember(store, header)
 
 
-def _batch_size(
-    store: Store, pool: Pool, config: EncodeConfig, stop: Stop, progress: EncodeProgress
-) -> int:
+def _batch_size(store: Store, pool: Pool, config: EncodeConfig, stop: Stop, progress: EncodeProgress) -> int:
     """As it was told; else as it was found when the output was begun, so that resuming gives equal bytes."""
     if config.batch_size is not None:
         return config.batch_size
@@ -371,7 +381,7 @@ class _MakeWorker:
 
     open_encoder: EncoderFactory
     compile: bool | None
-    media: JobConfig | None      # None: the clips are read from shards
+    media: JobConfig | None  # None: the clips are read from shards
 
     def __call__(self, device: str, count: int, in_process: bool) -> EncodeWorker:
         turn = threading.Lock() if self.media and in_process else None
@@ -415,8 +425,10 @@ class _DecodeOnRay:
         quarantine = clip_quarantine(self.config)
 
         def on_lost(piece: ShardTask, lost: WorkerLost) -> None:
-            tell(f"shard {piece.index}: a decoder was lost ({lost.detail} after {lost.seconds:.0f} s); "
-                 f"its clips are tried again")
+            tell(
+                f"shard {piece.index}: a decoder was lost ({lost.detail} after {lost.seconds:.0f} s); "
+                f"its clips are tried again"
+            )
 
         def recover(runner, piece: ShardTask, lost: WorkerLost) -> list[InputClip | LedgerRow] | None:
             on_lost(piece, lost)
@@ -424,7 +436,11 @@ class _DecodeOnRay:
             return next((clips for _, clips in tried), None)
 
         decoded = map_in_order(
-            stage, pieces(task.source), weight=clips_of, should_stop=should_stop, recover=recover,
+            stage,
+            pieces(task.source),
+            weight=clips_of,
+            should_stop=should_stop,
+            recover=recover,
             ahead=lambda cpus: PIECE_CLIPS * (2 + cpus // self.workers),
         )
         for clips in decoded:

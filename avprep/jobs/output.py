@@ -176,8 +176,9 @@ def open_output(store: Store, header: dict[str, Any], *, root: str, rebuild: boo
     if begun:
         found = read_header(store)
         if kind_of(found) != kind_of(header):
-            raise JobError(f"--out {store.uri} holds {kind_of(found)}, not {kind_of(header)}; "
-                           f"give another --out")
+            raise JobError(
+                f"--out {store.uri} holds {kind_of(found)}, not {kind_of(header)}; give another --out"
+            )
         if not rebuild:
             _refuse_differences(store, found, header)
             return fingerprint

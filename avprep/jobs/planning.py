@@ -32,10 +32,10 @@ class PlanOptions:
     """Which clips are cut, and how many of them a shard holds."""
 
     spec: ClipSpec = ClipSpec()
-    stride_samples: int | None = None     # from one clip's start to the next's; None = a clip's length
-    clips_per_source: int | None = None   # spread over the source; None = all that fit
-    limit: int | None = None              # clips in all; None = all
-    shard_size: int = 256                 # clips
+    stride_samples: int | None = None  # from one clip's start to the next's; None = a clip's length
+    clips_per_source: int | None = None  # spread over the source; None = all that fit
+    limit: int | None = None  # clips in all; None = all
+    shard_size: int = 256  # clips
 
     @property
     def stride(self) -> int:
@@ -122,10 +122,9 @@ def _source_rows(source: Source, info: MediaInfo | MediaError, options: PlanOpti
         return [_row(source, _first_sample(source, spec), info)]
     spans = _spans(source, info)
     starts = [
-        start for start_s, stop_s in spans
-        for start in clip_starts(
-            start_s=start_s, stop_s=stop_s, spec=spec, stride_samples=options.stride
-        )
+        start
+        for start_s, stop_s in spans
+        for start in clip_starts(start_s=start_s, stop_s=stop_s, spec=spec, stride_samples=options.stride)
     ]
     if starts:
         return [_row(source, start, None) for start in spread(starts, options.clips_per_source)]
@@ -140,8 +139,13 @@ def _first_sample(source: Source, spec: ClipSpec) -> int:
 
 def _row(source: Source, start: int, verdict: MediaError | None) -> PlanRow:
     return PlanRow(
-        key=clip_key(source.path, start), shard=-1, source=source.path, start=start, labels=source.labels,
-        caption=source.caption, reason=verdict.reason.value if verdict else "",
+        key=clip_key(source.path, start),
+        shard=-1,
+        source=source.path,
+        start=start,
+        labels=source.labels,
+        caption=source.caption,
+        reason=verdict.reason.value if verdict else "",
         detail=verdict.detail if verdict else "",
     )
 

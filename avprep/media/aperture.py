@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import BinaryIO
 
 _MAX_STEPS = 4096  # boxes and elements looked at in one file: an honest header has some hundred
-_BUFFER = 1024     # bytes read at a step, so that 4096 steps read 4 MiB
+_BUFFER = 1024  # bytes read at a step, so that 4096 steps read 4 MiB
 _EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 
 _SEGMENT, _TRACKS, _CLUSTER, _SEEK_HEAD = 0x18538067, 0x1654AE6B, 0x1F43B675, 0x114D9B74
@@ -149,9 +149,7 @@ def _from_clap(content: bytes, width: int, height: int) -> Aperture | None:
     content: width, height, horizontal and vertical offset of the centre, each a fraction of two int32.
     """
     numbers = struct.unpack(">8i", content)
-    kept_width, kept_height, right_by, down_by = (
-        Fraction(*numbers[i : i + 2]) for i in range(0, 8, 2)
-    )
+    kept_width, kept_height, right_by, down_by = (Fraction(*numbers[i : i + 2]) for i in range(0, 8, 2))
     if min(numbers[1::2]) < 0:
         return None
     across, down = _cut(width, kept_width, right_by), _cut(height, kept_height, down_by)

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 
 from av.packet import Packet
 
-_LOST_AFTER = 64      # packets: one whose picture has not come out by then gives none
+_LOST_AFTER = 64  # packets: one whose picture has not come out by then gives none
 # Codecs of which each packet gives a picture, unless it is a second field.
 _ONE_EACH = frozenset({"h264", "hevc", "vp9", "libdav1d", "mpeg1video", "mpeg2video"})
 _REMEMBERED_KEYS = 1024  # more than a clip has pictures
-_HEAD = 256           # bytes of a packet that are looked at for its first slice
+_HEAD = 256  # bytes of a packet that are looked at for its first slice
 # Codecs whose packets tell, without being decoded, whether anything leans on them.
 _TELLING = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video"})
 # Codecs whose B pictures are never leaned on.
@@ -33,10 +33,10 @@ class Damage:
         self._codec, self._length_size = codec, length_size
         self._is_one_each = codec in _ONE_EACH
         self._waiting: dict[int, tuple[int | None, Packet]] = {}  # number -> (PTS, packet), not out yet
-        self._lost: set[int] = set()             # they gave no picture
+        self._lost: set[int] = set()  # they gave no picture
         self._bad: list[tuple[int, int | None]] = []  # (number, PTS): what leans on them is damaged
-        self._bad_alone: set[int] = set()        # nothing leans on them
-        self._keys: list[tuple[int, int]] = []   # (number, PTS) of clean keyframes, ascending
+        self._bad_alone: set[int] = set()  # nothing leans on them
+        self._keys: list[tuple[int, int]] = []  # (number, PTS) of clean keyframes, ascending
 
     def wait_for(self, number: int, pts: int | None, packet: Packet) -> None:
         """A packet went into the decoder, and its picture is to come out."""
@@ -106,8 +106,7 @@ class Damage:
         keys = reversed(self._keys)
         key, key_pts = next(((k, at) for k, at in keys if k <= number and at <= pts), (-1, None))
         return any(
-            key <= bad <= number and (at is None or key_pts is None or at >= key_pts)
-            for bad, at in self._bad
+            key <= bad <= number and (at is None or key_pts is None or at >= key_pts) for bad, at in self._bad
         )
 
 

@@ -25,17 +25,17 @@ from avprep.media.timeline import Clock, target_ticks
 from avprep.reasons import MediaError
 from avprep.spec import ClipSpec
 
-PLAIN = "sources_decoded_plainly"   # how often that was needed, in the counts of `read_clips`
+PLAIN = "sources_decoded_plainly"  # how often that was needed, in the counts of `read_clips`
 
 
 @dataclass(frozen=True)
 class RawClip:
     """A clip as it left the file, before anything is made of it."""
 
-    start: int                   # samples since the source's time 0
-    frames: np.ndarray           # uint8 (frames, size, size, RGB)
-    frame_times_s: list[float]   # when each frame began to be shown, seconds of the source's time
-    residual_ms: float           # the longest that a frame had been shown at its instant (negative: early)
+    start: int  # samples since the source's time 0
+    frames: np.ndarray  # uint8 (frames, size, size, RGB)
+    frame_times_s: list[float]  # when each frame began to be shown, seconds of the source's time
+    residual_ms: float  # the longest that a frame had been shown at its instant (negative: early)
     sound: ClipSound
 
 
@@ -43,12 +43,17 @@ class RawClip:
 class FailedClip:
     """A planned clip that there is not, and why."""
 
-    start: int                   # samples since the source's time 0
+    start: int  # samples since the source's time 0
     error: MediaError
 
 
 def read_clips(
-    source: OpenSource, starts: Sequence[int], *, spec: ClipSpec, crop: Crop, deadline: Deadline,
+    source: OpenSource,
+    starts: Sequence[int],
+    *,
+    spec: ClipSpec,
+    crop: Crop,
+    deadline: Deadline,
     counts: Counter[str] | None = None,
 ) -> Iterator[RawClip | FailedClip]:
     """The clips at ascending `starts` (samples since the source's time 0), in order.
@@ -77,10 +82,10 @@ class _Reader:
         self._source, self._spec, self._is_plain = source, spec, is_plain
         self._demuxer = Demuxer(source, deadline)
         self._fitter = FrameFitter(
-            size=spec.size, crop=crop, sample_aspect_ratio=source.video.sample_aspect_ratio,
-            aperture=read_aperture(
-                source.path, stream_id=source.video.id, stream_index=source.video.index
-            ),
+            size=spec.size,
+            crop=crop,
+            sample_aspect_ratio=source.video.sample_aspect_ratio,
+            aperture=read_aperture(source.path, stream_id=source.video.id, stream_index=source.video.index),
         )
 
     def read(self, starts: Sequence[int]) -> Iterator[RawClip | FailedClip]:
@@ -106,8 +111,12 @@ class _Reader:
     def _streams(self, starts: Sequence[int], clock: Clock) -> tuple[Pictures, Sound]:
         ticks = sorted({tick for start in starts for tick in target_ticks(start, self._spec, clock)})
         pictures = Pictures(
-            self._source, self._demuxer, ticks, early=int(1 / (self._spec.fps * clock.time_base)),
-            fit=self._fitter.fit, is_plain=self._is_plain,
+            self._source,
+            self._demuxer,
+            ticks,
+            early=int(1 / (self._spec.fps * clock.time_base)),
+            fit=self._fitter.fit,
+            is_plain=self._is_plain,
         )
         return pictures, Sound(self._source.audio, self._demuxer, self._spec)
 
@@ -132,6 +141,8 @@ class _Reader:
     def _residual_ms(self, start: int, shown: list[Picture], clock: Clock) -> float:
         spec = self._spec
         instants = range(start, start + spec.samples, spec.samples_per_frame)
-        late_s = [Fraction(n, spec.sample_rate) - clock.seconds(picture.pts)
-                  for n, picture in zip(instants, shown, strict=True)]
+        late_s = [
+            Fraction(n, spec.sample_rate) - clock.seconds(picture.pts)
+            for n, picture in zip(instants, shown, strict=True)
+        ]
         return round(1000 * float(max(late_s, key=abs)), 3)

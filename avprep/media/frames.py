@@ -78,8 +78,14 @@ class FrameFitter:
 
     def _scale(self, frame: VideoFrame) -> np.ndarray:
         """The picture as stored, uint8 (height, width, 3); its size is `_scaled`'s."""
-        key = (frame.width, frame.height, frame.format.name, frame.interlaced_frame,
-               frame.colorspace, frame.color_range)
+        key = (
+            frame.width,
+            frame.height,
+            frame.format.name,
+            frame.interlaced_frame,
+            frame.colorspace,
+            frame.color_range,
+        )
         if key != self._graph_key:
             self._graph = self._build(frame)
         self._graph_key = None  # a graph that fails may hold frames back; it is not used again

@@ -119,16 +119,18 @@ def decode_frames(data: bytes) -> np.ndarray:
         with av.open(io.BytesIO(data), format="mp4") as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1  # readers run one process a core
-            return np.stack([
-                to_rgb.reformat(
-                    frame,
-                    format="rgb24",
-                    interpolation=interpolation,
-                    src_colorspace=Colorspace.ITU709,
-                    src_color_range=ColorRange.MPEG,
-                ).to_ndarray()
-                for frame in container.decode(stream)
-            ])
+            return np.stack(
+                [
+                    to_rgb.reformat(
+                        frame,
+                        format="rgb24",
+                        interpolation=interpolation,
+                        src_colorspace=Colorspace.ITU709,
+                        src_color_range=ColorRange.MPEG,
+                    ).to_ndarray()
+                    for frame in container.decode(stream)
+                ]
+            )
     except (av.FFmpegError, IndexError, ValueError) as error:
         raise MuxError(f"{len(data)} bytes that do not decode as an H.264 mp4: {error}") from error
 

@@ -22,15 +22,15 @@ from avprep.media.limits import Deadline
 from avprep.media.source import OpenSource
 from avprep.media.timeline import Clock, Extent
 
-AVFMT_TS_DISCONT = 0x0200    # libavformat: the stamps of such a container may jump
-_DTS_ONLY = ("avi",)         # its packets' PTS are libavformat's guesses
-_BACKWARD_S = 0.1            # a DTS further back than this is a clock that restarts
+AVFMT_TS_DISCONT = 0x0200  # libavformat: the stamps of such a container may jump
+_DTS_ONLY = ("avi",)  # its packets' PTS are libavformat's guesses
+_BACKWARD_S = 0.1  # a DTS further back than this is a clock that restarts
 _BACKWARD_ELSEWHERE_S = 1.0  # in a container whose clock should not
-_FORWARD_S = 10.0            # further ahead than this is a jump, where a container's stamps may; else a gap
-_FOLLOWS_S = 2.0             # the other stream follows a jump within so much of this one's packets
-_MAX_KEPT = 64 << 20         # bytes of packets that are held in search of a keyframe
-_MAX_SOUND = 100_000         # packets of sound that wait over a gap; before them some is left out
-_PREROLL_S = 1               # of sound before the instant that a skip leads to: codecs need it to settle
+_FORWARD_S = 10.0  # further ahead than this is a jump, where a container's stamps may; else a gap
+_FOLLOWS_S = 2.0  # the other stream follows a jump within so much of this one's packets
+_MAX_KEPT = 64 << 20  # bytes of packets that are held in search of a keyframe
+_MAX_SOUND = 100_000  # packets of sound that wait over a gap; before them some is left out
+_PREROLL_S = 1  # of sound before the instant that a skip leads to: codecs need it to settle
 
 
 @dataclass(eq=False)
@@ -40,9 +40,9 @@ class _Track:
     stream: Stream
     tick_s: float
     waiting: deque[tuple[int, Packet]] = field(default_factory=deque)  # the part, and the packet
-    part: int = 0                 # of the packet that was read last
-    dts_s: float | None = None    # of that packet
-    since_jump_s: float = 0.0     # of the video's packets since this stream's clock jumped
+    part: int = 0  # of the packet that was read last
+    dts_s: float | None = None  # of that packet
+    since_jump_s: float = 0.0  # of the video's packets since this stream's clock jumped
 
 
 class Demuxer:
@@ -61,9 +61,9 @@ class Demuxer:
         self._packets = self._demux()
         self._part = 0
         self.video_clock = source.video_clock
-        self.extent = Extent()        # of the part's pictures, as far as they were handed out
-        self.was_skipped = False      # True: not every packet was handed out
-        self.lacks_stamps = False     # True: the extent is not all that there is
+        self.extent = Extent()  # of the part's pictures, as far as they were handed out
+        self.was_skipped = False  # True: not every packet was handed out
+        self.lacks_stamps = False  # True: the extent is not all that there is
 
     def video(self) -> Packet | None:
         """The next video packet of the part; None at its end."""

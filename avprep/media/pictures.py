@@ -31,10 +31,10 @@ from avprep.media.source import OpenSource
 from avprep.media.timeline import Extent
 from avprep.reasons import MediaError, Reason
 
-LOOK = 24            # packets that wait: more than the 16 pictures that a codec may reorder
-MAX_GAP_S = 10       # a longer stretch that no clip wants is skipped to its last keyframe
+LOOK = 24  # packets that wait: more than the 16 pictures that a codec may reorder
+MAX_GAP_S = 10  # a longer stretch that no clip wants is skipped to its last keyframe
 _TELLS_DAMAGE = ("h264", "mpeg1video", "mpeg2video")  # codecs whose decoders flag nearly all of it
-_REMEMBERED = 256    # stamps of packets that were decoded already
+_REMEMBERED = 256  # stamps of packets that were decoded already
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Picture:
     """A picture as a clip takes it."""
 
     pts: int
-    number: int                   # of its packet, in decoding order
-    pixels: np.ndarray | None     # None: of a kind that cannot be converted
+    number: int  # of its packet, in decoding order
+    pixels: np.ndarray | None  # None: of a kind that cannot be converted
     in_doubt: bool
 
 
@@ -75,8 +75,14 @@ class Pictures:
     """The pictures of one part of a source, for instants that are asked for in ascending order."""
 
     def __init__(
-        self, source: OpenSource, demuxer: Demuxer, instants: Sequence[int], *, early: int,
-        fit: Callable[[VideoFrame], np.ndarray], is_plain: bool,
+        self,
+        source: OpenSource,
+        demuxer: Demuxer,
+        instants: Sequence[int],
+        *,
+        early: int,
+        fit: Callable[[VideoFrame], np.ndarray],
+        is_plain: bool,
     ) -> None:
         """
         Args:
@@ -89,26 +95,24 @@ class Pictures:
         self._max_gap = int(MAX_GAP_S / demuxer.video_clock.time_base)
         self._codec.flush_buffers()
         self._window: deque[Packet] = deque()
-        self._upcoming: list[int] = []             # stamps of packets, ascending: the window's and before
-        self._expected: dict[int, int] = {}        # instant -> number of the packet that is shown then
-        self._entries: dict[int, _Entry] = {}      # in the decoder
-        self._stamps: list[int] = []               # by rank, where that is what says when a picture is shown
+        self._upcoming: list[int] = []  # stamps of packets, ascending: the window's and before
+        self._expected: dict[int, int] = {}  # instant -> number of the packet that is shown then
+        self._entries: dict[int, _Entry] = {}  # in the decoder
+        self._stamps: list[int] = []  # by rank, where that is what says when a picture is shown
         self._is_by_rank = False
-        self._shown_packets = 0                    # packets so far whose pictures are to be shown
-        self._number = -1                          # of the packet decoded last
-        self._rank = -1                            # of the picture shown last
+        self._shown_packets = 0  # packets so far whose pictures are to be shown
+        self._number = -1  # of the packet decoded last
+        self._rank = -1  # of the picture shown last
         self._shown_numbers: deque[int] = deque(maxlen=LOOK)  # of the pictures shown last
-        self._damage = Damage(
-            self._codec.name, nal_length_size(self._codec.name, self._codec.extradata)
-        )
-        self._held: _Shown | None = None           # the last one, shown until the next
-        self._pictures: dict[int, Picture] = {}    # by instant
-        self._extent = Extent()                    # of what was shown
-        self._lacks_stamps = False                 # some packets say nothing; those that do may repeat it
-        self._was_flagged = False                  # the packet decoded last, as damaged
+        self._damage = Damage(self._codec.name, nal_length_size(self._codec.name, self._codec.extradata))
+        self._held: _Shown | None = None  # the last one, shown until the next
+        self._pictures: dict[int, Picture] = {}  # by instant
+        self._extent = Extent()  # of what was shown
+        self._lacks_stamps = False  # some packets say nothing; those that do may repeat it
+        self._was_flagged = False  # the packet decoded last, as damaged
         self._may_skip = False
-        self._has_skipped = False                  # the decoder, anything, by its own rules
-        self._is_landing = False                   # the next picture is the first after a skip
+        self._has_skipped = False  # the decoder, anything, by its own rules
+        self._is_landing = False  # the next picture is the first after a skip
         self._fill()
         self._is_by_rank = self._are_stamps_of_decoding()
 
@@ -188,8 +192,9 @@ class Pictures:
             late_s = float(seconds(self._extent.first) - seconds(instant))
             return MediaError(Reason.NO_VIDEO, f"the first picture comes {late_s:.3f} s into the clip")
         return MediaError(
-            Reason.TRUNCATED, f"the last picture is shown until {float(seconds(self._stop())):.3f} s; "
-                              f"the clip needs one at {float(seconds(instant)):.3f} s",
+            Reason.TRUNCATED,
+            f"the last picture is shown until {float(seconds(self._stop())):.3f} s; "
+            f"the clip needs one at {float(seconds(instant)):.3f} s",
         )
 
     # --- packets -------------------------------------------------------------------------------------------

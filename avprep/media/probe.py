@@ -20,10 +20,10 @@ from avprep.media.source import OpenSource, open_source
 from avprep.media.timeline import Part
 from avprep.reasons import MediaError, Reason
 
-MAX_SECONDS = 24 * 3600      # what claims more is not believed
-_TO_FIRST_PICTURE = 600      # packets that are decoded at most until a picture comes
-_TAIL = 64                   # packets at the end: more than any codec reorders
-_CUT_S = 1.0                 # all streams end so much before the header says: the file is cut off
+MAX_SECONDS = 24 * 3600  # what claims more is not believed
+_TO_FIRST_PICTURE = 600  # packets that are decoded at most until a picture comes
+_TAIL = 64  # packets at the end: more than any codec reorders
+_CUT_S = 1.0  # all streams end so much before the header says: the file is cut off
 # Containers whose header says how long it was when it was whole. Others' durations are estimates, or often
 # wrong (FLV, ASF).
 _TELLING_DURATION = ("mov", "matroska", "avi")
@@ -34,11 +34,11 @@ class MediaInfo:
     """What a file holds. Seconds are of the source's time, whose 0 is the container's start."""
 
     format: str
-    parts: tuple[Part, ...]     # of the pictures: one, unless the clock restarts; at least one
-    width: int                  # pixels as stored, before rotation and sample aspect ratio
+    parts: tuple[Part, ...]  # of the pictures: one, unless the clock restarts; at least one
+    width: int  # pixels as stored, before rotation and sample aspect ratio
     height: int
     video_codec: str
-    audio_codec: str | None     # None: no audio stream that can be decoded
+    audio_codec: str | None  # None: no audio stream that can be decoded
 
 
 def probe(path: str | os.PathLike[str], deadline: Deadline | None = None) -> MediaInfo:
@@ -53,8 +53,9 @@ def probe(path: str | os.PathLike[str], deadline: Deadline | None = None) -> Med
         if claimed is not None or parts[-1].stop_s > MAX_SECONDS * len(parts):
             wrong = claimed or parts[-1]
             raise MediaError(
-                Reason.BAD_HEADER, f"video from {float(wrong.start_s):.3f} s to {float(wrong.stop_s):.3f} s; "
-                                   f"more than {MAX_SECONDS // 3600} h is not believed",
+                Reason.BAD_HEADER,
+                f"video from {float(wrong.start_s):.3f} s to {float(wrong.stop_s):.3f} s; "
+                f"more than {MAX_SECONDS // 3600} h is not believed",
             )
         codec = source.video.codec_context
         return MediaInfo(
@@ -113,9 +114,7 @@ def _read_part(demuxer: Demuxer) -> None:
         demuxer.drop_sound()
 
 
-def _read_through(
-    source: OpenSource, demuxer: Demuxer, first: int, deadline: Deadline
-) -> list[Part]:
+def _read_through(source: OpenSource, demuxer: Demuxer, first: int, deadline: Deadline) -> list[Part]:
     """Every part of the file, by all of its packets."""
     parts: list[Part] = []
     while True:

@@ -30,17 +30,17 @@ from avprep.media.source import MAX_CHANNELS, SAMPLE_RATES
 from avprep.media.timeline import Clock
 from avprep.spec import ClipSpec
 
-_LOOK_AHEAD = 32             # frames whose PTS together say where the samples are
-_AGREEING = 3                # of those, so many must agree before a PTS is believed against the count
+_LOOK_AHEAD = 32  # frames whose PTS together say where the samples are
+_AGREEING = 3  # of those, so many must agree before a PTS is believed against the count
 _SETTLED_S = Fraction(1, 1000)  # PTS this close (and one tick) agree: they are rounded
 # Packets whose stamps waver while their samples run on: Vorbis by the size of its blocks (a quarter of the
 # largest at most, 2048 samples), Windows Media by the part of a frame that the packet before it holds.
 _WAVERING = frozenset({"vorbis", "wmav1", "wmav2", "wmapro"})
 _WAVERING_S = Fraction(1, 20)
 # Stamps that part from the count of samples steadily, within these bounds, are a clock of another rate.
-_DRIFTING = 8                # so many of the frames looked at must show it
+_DRIFTING = 8  # so many of the frames looked at must show it
 _MOST_DRIFT = 0.25
-_BACKWARD_S = 0.5            # sound that starts again earlier than this is no sound of its time
+_BACKWARD_S = 0.5  # sound that starts again earlier than this is no sound of its time
 # Energy of the mix beside that of its channels: below this they cancel each other out.
 _CANCELLED = 0.01
 # PyAV takes a frame's planes to end at a NULL, which FFmpeg promises up to this many only; beyond, it reads
@@ -57,8 +57,8 @@ _SURROUND_WEIGHT = 0.7071067811865476
 class ClipSound:
     """The samples of a clip with their true neighbours, and how much of the clip has any."""
 
-    waveform: np.ndarray     # float32 (samples_before + samples + samples_after,), mono, the spec's rate
-    sounding_s: float        # seconds of the clip that the source has sound for; the rest is silence
+    waveform: np.ndarray  # float32 (samples_before + samples + samples_after,), mono, the spec's rate
+    sounding_s: float  # seconds of the clip that the source has sound for; the rest is silence
     is_cancelled: bool = False  # the channels are each other's opposite, so that their mix is next to nothing
 
 
@@ -68,8 +68,8 @@ class Piece:
 
     rate: int
     place: int
-    samples: np.ndarray      # float32 (n,)
-    energy: float = 0.0      # of the channels, in mean, before they were mixed
+    samples: np.ndarray  # float32 (n,)
+    energy: float = 0.0  # of the channels, in mean, before they were mixed
 
     @property
     def stop(self) -> int:
@@ -83,7 +83,7 @@ class Sound:
         self._spec = spec
         self._pieces: Iterator[Piece] = iter(())
         self._held: deque[Piece] = deque()
-        self._stop_s = -math.inf           # where the sound that was held ended
+        self._stop_s = -math.inf  # where the sound that was held ended
         if audio is not None:
             clock = Clock(Fraction(audio.time_base), demuxer.video_clock.origin)
             wavers = audio.codec_context.name in _WAVERING
@@ -167,8 +167,8 @@ def mono_pieces(frames: Iterator[AudioFrame], clock: Clock, settled_s: Fraction)
 class _Drift:
     """Stamps that say steadily that samples last longer or shorter than the rate says."""
 
-    origin_s: Fraction      # of the first frame's first sample, seconds of the source's time
-    factor: float           # true seconds per second of samples
+    origin_s: Fraction  # of the first frame's first sample, seconds of the source's time
+    factor: float  # true seconds per second of samples
 
     @classmethod
     def of(cls, pending: Sequence[AudioFrame], clock: Clock, settled_s: Fraction) -> _Drift | None:
@@ -333,9 +333,7 @@ def _ratio(rate: int, spec: ClipSpec) -> tuple[int, int]:
     return spec.sample_rate // common, rate // common
 
 
-def _resampled(
-    pieces: Sequence[Piece], start: int, rate: int, spec: ClipSpec
-) -> tuple[np.ndarray, float]:
+def _resampled(pieces: Sequence[Piece], start: int, rate: int, spec: ClipSpec) -> tuple[np.ndarray, float]:
     """(float32 waveform of the clip with its context, seconds of the clip that have sound) of one rate."""
     length = spec.samples_before + spec.samples + spec.samples_after
     up, down = _ratio(rate, spec)

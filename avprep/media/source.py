@@ -28,7 +28,7 @@ FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,wav,mp3,aac,flac,"
     "h264,hevc,m4v,ivf,dv,rm,nut,mxf,gxf,wtv,swf,nsv,amr,mjpeg,obu,yuv4mpegpipe,h261,h263,vc1,bink,smk,xmv"
 )
-MAX_PIXELS = 1 << 26         # 8192 x 8192
+MAX_PIXELS = 1 << 26  # 8192 x 8192
 SAMPLE_RATES = range(1000, 768001)
 MAX_CHANNELS = 64
 _DEFINED_LAYOUTS = {7: "6.1", 8: "7.1"}  # by their channels; any other count has channels without names
@@ -42,7 +42,13 @@ _UNSEEKABLE_AUDIO = ("vorbis",)
 # What a hostile file can make FFmpeg or the arithmetic on its numbers raise. Inside `open_source` it is the
 # file's fault, whatever it is: one file must not end a run of weeks.
 _UNFORESEEN = (
-    av.FFmpegError, ArithmeticError, LookupError, ValueError, TypeError, AttributeError, MemoryError,
+    av.FFmpegError,
+    ArithmeticError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    MemoryError,
 )
 
 
@@ -63,8 +69,10 @@ def require_media(root: str) -> None:
         why = "is empty"
     except OSError as error:
         why = f"cannot be listed ({error.strerror or error})"
-    raise MediaGone(f"--root {root} {why} on {os.uname().nodename}: is its disk mounted? Its sources are not "
-                    f"taken for missing; when it is back, run the same command again")
+    raise MediaGone(
+        f"--root {root} {why} on {os.uname().nodename}: is its disk mounted? Its sources are not "
+        f"taken for missing; when it is back, run the same command again"
+    )
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class OpenSource:
     video: VideoStream
     audio: AudioStream | None
     video_clock: Clock
-    can_seek: bool      # over a gap; what arrives is checked all the same
+    can_seek: bool  # over a gap; what arrives is checked all the same
 
 
 @contextmanager
@@ -150,9 +158,8 @@ def _choose_streams(path: str, container: InputContainer) -> OpenSource:
         _check_sound(audio)
     video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     clock = Clock(Fraction(video.time_base), Fraction(container.start_time or 0, av.time_base))
-    can_seek = (
-        _is_indexed(container, video)
-        and (audio is None or audio.codec_context.name not in _UNSEEKABLE_AUDIO)
+    can_seek = _is_indexed(container, video) and (
+        audio is None or audio.codec_context.name not in _UNSEEKABLE_AUDIO
     )
     return OpenSource(path, container, video, audio, clock, can_seek)
 

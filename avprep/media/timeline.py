@@ -57,8 +57,12 @@ def clip_starts(*, start_s: Fraction, stop_s: Fraction, spec: ClipSpec, stride_s
 def starts_of_parts(parts: Iterable[Part], *, spec: ClipSpec, stride_samples: int) -> list[int]:
     """Starts of all clips of a source. What is shown before time 0 belongs to no clip."""
     return [
-        start for part in parts for start in clip_starts(
-            start_s=max(Fraction(0), part.start_s), stop_s=part.stop_s, spec=spec,
+        start
+        for part in parts
+        for start in clip_starts(
+            start_s=max(Fraction(0), part.start_s),
+            stop_s=part.stop_s,
+            spec=spec,
             stride_samples=stride_samples,
         )
     ]
@@ -80,11 +84,11 @@ def target_ticks(start: int, spec: ClipSpec, clock: Clock) -> list[int]:
 class Extent:
     """The ticks that pictures cover, from the PTS and durations of their packets, in any order."""
 
-    _RECENT = 32     # stamps that are remembered: more than any codec reorders
+    _RECENT = 32  # stamps that are remembered: more than any codec reorders
 
     def __init__(self) -> None:
         self.first: int | None = None
-        self._stamps: list[int] = []      # the latest ones, ascending
+        self._stamps: list[int] = []  # the latest ones, ascending
         self._duration_of_last = 0
 
     def add(self, pts: int, duration: int | None) -> None:

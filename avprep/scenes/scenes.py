@@ -379,5 +379,14 @@ def _a(noun: str) -> str:
 
 # A scene's name is its class. `write_scenes` goes round them in this order.
 SCENES: tuple[Callable[[Rng, Timeline], Parts], ...] = (
-    ball, rain, siren, drum, waves, engine, bird, fireworks, thunder, xylophone,
+    ball,
+    rain,
+    siren,
+    drum,
+    waves,
+    engine,
+    bird,
+    fireworks,
+    thunder,
+    xylophone,
 )

@@ -35,8 +35,8 @@ class Timeline:
 
     seconds: float
     fps: int
-    size: int          # pixels, height and width
-    sample_rate: int   # Hz
+    size: int  # pixels, height and width
+    sample_rate: int  # Hz
 
     @property
     def samples(self) -> int:
@@ -55,10 +55,10 @@ class Timeline:
 class Parts:
     """What a scene function gives: a scene before it is painted."""
 
-    background: Array                     # (RGB, size, size) float32
-    draw: Callable[[Array, int], None]    # paints frame k on a copy of the background
-    sound: Array                          # (N,), at any level
-    events_s: Sequence[float]             # instants at which something sounds or is loudest, ascending
+    background: Array  # (RGB, size, size) float32
+    draw: Callable[[Array, int], None]  # paints frame k on a copy of the background
+    sound: Array  # (N,), at any level
+    events_s: Sequence[float]  # instants at which something sounds or is loudest, ascending
     caption: str
 
 

@@ -1,9 +1,9 @@
 """Procedural sounding scenes whose class, caption and event times are known, as real mp4 files.
 
-    OUT/
-      ball/ball_0000.mp4, ball/ball_0010.mp4, rain/rain_0001.mp4 ...
-      manifest.csv     path, labels, caption: what the `manifest` dataset reads
-      events.json      path -> class, caption, events_s, seed, index
+OUT/
+  ball/ball_0000.mp4, ball/ball_0010.mp4, rain/rain_0001.mp4 ...
+  manifest.csv     path, labels, caption: what the `manifest` dataset reads
+  events.json      path -> class, caption, events_s, seed, index
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class SynthError(AvprepError, ValueError):
 
 @dataclass(frozen=True)
 class Scene:
-    frames: np.ndarray              # (T, size, size, 3) uint8 RGB
-    waveform: np.ndarray            # (N,) float32 in [-1, 1], mono
-    label: str                      # one of CLASSES
+    frames: np.ndarray  # (T, size, size, 3) uint8 RGB
+    waveform: np.ndarray  # (N,) float32 in [-1, 1], mono
+    label: str  # one of CLASSES
     caption: str
-    events_s: tuple[float, ...]     # instants at which something sounds or is loudest, ascending
+    events_s: tuple[float, ...]  # instants at which something sounds or is loudest, ascending
 
 
 def render_scene(index: int, *, seed: int, timeline: Timeline) -> Scene:
@@ -84,8 +84,11 @@ def write_scenes(
         MuxError: a sample_rate that AAC lacks.
     """
     for name, value, low, high in (
-        ("n", n, 1, 9999), ("seed", seed, 0, 2**63), ("seconds", seconds, 1, 600),
-        ("size", size, 32, 1024), ("fps", fps, 5, 120),
+        ("n", n, 1, 9999),
+        ("seed", seed, 0, 2**63),
+        ("seconds", seconds, 1, 600),
+        ("size", size, 32, 1024),
+        ("fps", fps, 5, 120),
     ):
         if not low <= value <= high:
             raise SynthError(f"{name} must be from {low} to {high}, not {value}")
@@ -98,9 +101,7 @@ def write_scenes(
         path = out_dir / scene.label / f"{scene.label}_{index:04d}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        write_mp4(
-            partial, scene.frames, scene.waveform, fps=fps, sample_rate=sample_rate, preset="superfast"
-        )
+        write_mp4(partial, scene.frames, scene.waveform, fps=fps, sample_rate=sample_rate, preset="superfast")
         os.replace(partial, path)
         paths.append(path)
         events[path.relative_to(out_dir).as_posix()] = {

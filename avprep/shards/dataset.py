@@ -165,8 +165,12 @@ class ClipDataset(_MapStyle):
     """
 
     def __init__(
-        self, out: str | os.PathLike[str], *, fields: Sequence[str] = ("frames", "mel", "json"),
-        decode_h264: DecodeH264, index: ShardIndex | None = None,
+        self,
+        out: str | os.PathLike[str],
+        *,
+        fields: Sequence[str] = ("frames", "mel", "json"),
+        decode_h264: DecodeH264,
+        index: ShardIndex | None = None,
     ) -> None:
         store = open_store(out)
         self.header = header_of(out, "clips")
@@ -190,9 +194,7 @@ class LatentDataset(_MapStyle):
         ShardError: no such output, or nothing finished in it.
     """
 
-    def __init__(
-        self, out: str | os.PathLike[str], *, fields: Sequence[str] = ("latent", "json")
-    ) -> None:
+    def __init__(self, out: str | os.PathLike[str], *, fields: Sequence[str] = ("latent", "json")) -> None:
         store = open_store(out)
         self.header = header_of(out, LATENTS_KIND)
         self.encoder = EncoderHeader.from_dict(self.header)

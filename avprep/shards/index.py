@@ -21,7 +21,7 @@ from avprep.shards.clips import Members, ShardError
 from avprep.shards.ledger import finished_shards, read_record
 from avprep.shards.store import LocalStore, Store
 
-BLOCK = 512     # bytes: tar's unit
+BLOCK = 512  # bytes: tar's unit
 MAX_OPEN = 256  # shards of a reader: a process may often have 1024 files open, and a dataset has more shards
 
 
@@ -29,11 +29,11 @@ MAX_OPEN = 256  # shards of a reader: a process may often have 1024 files open, 
 class ShardIndex:
     """Every clip of an output's finished shards, ascending by shard and key."""
 
-    paths: tuple[str, ...]    # of the shards
+    paths: tuple[str, ...]  # of the shards
     keys: tuple[str, ...]
-    shard: np.ndarray         # int32 (clips,): which path
-    offset: np.ndarray        # int64 (clips,), bytes
-    size: np.ndarray          # int64 (clips,), bytes
+    shard: np.ndarray  # int32 (clips,): which path
+    offset: np.ndarray  # int64 (clips,), bytes
+    size: np.ndarray  # int64 (clips,), bytes
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -88,8 +88,10 @@ class ClipReader:
         for name, start, size in _members(memoryview(data), self._index.paths[shard]):
             found, _, suffix = name.partition(".")
             if found != key:
-                raise ShardError(f"{self._index.paths[shard]} has changed since it was indexed: it holds "
-                                 f"clip {found!r} where {key} was")
+                raise ShardError(
+                    f"{self._index.paths[shard]} has changed since it was indexed: it holds "
+                    f"clip {found!r} where {key} was"
+                )
             members[suffix] = data[start : start + size]
         return members
 

@@ -41,13 +41,13 @@ class EncoderHeader:
     """
 
     spec: ClipSpec
-    channels: int                  # C
-    planes: tuple[str, ...]        # names, in the order of the stack: P of them
-    rows: int                      # of the stack: the tallest plane's
+    channels: int  # C
+    planes: tuple[str, ...]  # names, in the order of the stack: P of them
+    rows: int  # of the stack: the tallest plane's
     columns: int
-    valid_rows: tuple[int, ...]    # a plane; the rows under them are padding
-    weights: str                   # SHA-256 of the checkpoint's weights, hex
-    config: dict[str, Any]         # the model's, for whoever reads the output
+    valid_rows: tuple[int, ...]  # a plane; the rows under them are padding
+    weights: str  # SHA-256 of the checkpoint's weights, hex
+    config: dict[str, Any]  # the model's, for whoever reads the output
 
     def __post_init__(self) -> None:
         if len(self.valid_rows) != len(self.planes) or not self.planes:
@@ -93,8 +93,12 @@ class EncoderHeader:
             latent = dict(header["latent"])
             planes, valid_rows = tuple(latent.pop("planes")), tuple(latent.pop("valid_rows"))
             return cls(
-                spec=ClipSpec.from_dict(header["spec"]), planes=planes, valid_rows=valid_rows,
-                weights=header["weights"], config=header["config"], **latent,
+                spec=ClipSpec.from_dict(header["spec"]),
+                planes=planes,
+                valid_rows=valid_rows,
+                weights=header["weights"],
+                config=header["config"],
+                **latent,
             )
         except (KeyError, TypeError) as error:
             raise ShardError(f"a spec.json of latents without what belongs there: {error}") from error
@@ -110,8 +114,9 @@ def pack_clip_latents(
 ) -> Members:
     """A clip's files. `latent` and `logvar` float16 (C, P, rows, columns), their padding zero."""
     members = {
-        "json": json.dumps({name: clip[name] for name in CLIP_FIELDS}, ensure_ascii=False,
-                           sort_keys=True).encode(),
+        "json": json.dumps(
+            {name: clip[name] for name in CLIP_FIELDS}, ensure_ascii=False, sort_keys=True
+        ).encode(),
         "latent.npy": _npy(pack(latent, header) if packed else latent),
     }
     if logvar is not None:
@@ -152,7 +157,7 @@ class LatentSums:
     clips: int = 0
     total: list[list[int]] = field(default_factory=list)
     squares: list[list[int]] = field(default_factory=list)
-    saturated: list[int] = field(default_factory=list)      # values beyond SATURATED, a plane
+    saturated: list[int] = field(default_factory=list)  # values beyond SATURATED, a plane
     labels: Counter[str] = field(default_factory=Counter)
 
     def add(self, latent: np.ndarray, labels: list[str], header: EncoderHeader) -> None:
@@ -161,13 +166,15 @@ class LatentSums:
         # int64 holds the squares of 2**14 columns; rows are added without a bound.
         rows, squares = units.sum(3), np.square(units).sum(3)
         beyond = (np.abs(latent) > SATURATED).sum((0, 2, 3))
-        self.merge(LatentSums(
-            clips=1,
-            total=[[sum(channel) for channel in plane] for plane in rows.swapaxes(0, 1).tolist()],
-            squares=[[sum(channel) for channel in plane] for plane in squares.swapaxes(0, 1).tolist()],
-            saturated=beyond.tolist(),
-            labels=Counter(labels),
-        ))
+        self.merge(
+            LatentSums(
+                clips=1,
+                total=[[sum(channel) for channel in plane] for plane in rows.swapaxes(0, 1).tolist()],
+                squares=[[sum(channel) for channel in plane] for plane in squares.swapaxes(0, 1).tolist()],
+                saturated=beyond.tolist(),
+                labels=Counter(labels),
+            )
+        )
 
     def merge(self, other: LatentSums) -> None:
         """Adds other clips' sums."""
@@ -204,8 +211,10 @@ class LatentSums:
             # Ratios of whole numbers, rounded once.
             "mean": [[total / (n * _UNIT) for total in totals] for n, totals, _, _ in planes],
             "std": [
-                [math.sqrt((n * square - total**2) / (n * n * _UNIT**2))
-                 for total, square in zip(totals, squares, strict=True)]
+                [
+                    math.sqrt((n * square - total**2) / (n * n * _UNIT**2))
+                    for total, square in zip(totals, squares, strict=True)
+                ]
                 for n, totals, squares, _ in planes
             ],
             "saturated": [beyond / (n * header.channels) for n, _, _, beyond in planes],

@@ -15,16 +15,18 @@ from avprep.reasons import FILTERED, MediaError
 from avprep.shards.store import ShardError, Store
 
 STATUSES = ("written", "filtered", "failed")
-SCHEMA = pa.schema([
-    ("key", pa.string()),
-    ("shard", pa.int32()),
-    ("source", pa.string()),
-    ("start_s", pa.float64()),
-    ("status", pa.string()),        # written | filtered | failed
-    ("reason", pa.string()),        # '' or one of avprep.reasons.Reason
-    ("detail", pa.string()),
-    ("residual_ms", pa.float32()),  # null where nothing was written
-])
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.int32()),
+        ("source", pa.string()),
+        ("start_s", pa.float64()),
+        ("status", pa.string()),  # written | filtered | failed
+        ("reason", pa.string()),  # '' or one of avprep.reasons.Reason
+        ("detail", pa.string()),
+        ("residual_ms", pa.float32()),  # null where nothing was written
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +45,13 @@ class LedgerRow:
         """The row of a clip that was not written: filtered or failed, by the reason."""
         status = "filtered" if error.reason in FILTERED else "failed"
         return cls(
-            key=key, shard=shard, source=source, start_s=start_s, status=status,
-            reason=error.reason.value, detail=error.detail,
+            key=key,
+            shard=shard,
+            source=source,
+            start_s=start_s,
+            status=status,
+            reason=error.reason.value,
+            detail=error.detail,
         )
 
 
@@ -52,9 +59,9 @@ class LedgerRow:
 class ShardRecord:
     """What the ledger knows of its shard as a file."""
 
-    name: str           # '' where no clip was written: then there is no tar
+    name: str  # '' where no clip was written: then there is no tar
     sha256: str
-    size: int           # bytes
+    size: int  # bytes
     fingerprint: str
     extra: Mapping[str, str] = field(default_factory=dict)  # what the shard's kind adds (latents.py)
 
@@ -93,8 +100,13 @@ def ledger_name(index: int) -> str:
 
 
 def write_ledger(store: Store, index: int, rows: list[LedgerRow], record: ShardRecord) -> None:
-    metadata = {"name": record.name, "sha256": record.sha256, "size": str(record.size),
-                "fingerprint": record.fingerprint, **record.extra}
+    metadata = {
+        "name": record.name,
+        "sha256": record.sha256,
+        "size": str(record.size),
+        "fingerprint": record.fingerprint,
+        **record.extra,
+    }
     table = pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA.with_metadata(metadata))
     with store.write(ledger_name(index)) as file:
         pq.write_table(table, file)
@@ -127,8 +139,10 @@ def read_table(store: Store) -> pa.Table:
         with _opened(store, index) as file:
             table = pq.ParquetFile(file, pre_buffer=False).read(use_threads=False)
         if table.schema != SCHEMA:
-            raise ShardError(f"{store.uri}/{ledger_name(index)} has the columns {table.column_names}, not "
-                             f"those of a ledger")
+            raise ShardError(
+                f"{store.uri}/{ledger_name(index)} has the columns {table.column_names}, not "
+                f"those of a ledger"
+            )
         tables.append(table)
     return pa.concat_tables(tables)
 
@@ -146,8 +160,10 @@ def _opened(store: Store, index: int) -> Iterator[BinaryIO]:
         with store.open(name) as file:
             yield file
     except pa.ArrowInvalid as error:
-        raise ShardError(f"{store.uri}/{name} is damaged ({error}); remove it and run the command that wrote "
-                         f"it: that shard is made again") from error
+        raise ShardError(
+            f"{store.uri}/{name} is damaged ({error}); remove it and run the command that wrote "
+            f"it: that shard is made again"
+        ) from error
 
 
 def _record(metadata: Mapping[bytes, bytes] | None) -> ShardRecord:
@@ -165,5 +181,3 @@ def finished_shards(store: Store) -> list[int]:
 def read_ledgers(store: Store) -> Iterator[tuple[int, list[LedgerRow], ShardRecord]]:
     for index in finished_shards(store):
         yield index, *read_ledger(store, index)
-
-

@@ -16,16 +16,18 @@ from avprep.shards.store import ShardError, Store
 
 NAME = "plan.parquet"
 ROWS_A_GROUP = 1 << 14  # at least: each group costs memory in every reader and writer
-SCHEMA = pa.schema([
-    ("key", pa.string()),
-    ("shard", pa.int32()),
-    ("source", pa.string()),
-    ("start", pa.int64()),                # samples of the spec's rate since the source's time 0
-    ("labels", pa.list_(pa.string())),
-    ("caption", pa.string()),
-    ("reason", pa.string()),              # '' = to be made; else known when the plan was made
-    ("detail", pa.string()),
-])
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.int32()),
+        ("source", pa.string()),
+        ("start", pa.int64()),  # samples of the spec's rate since the source's time 0
+        ("labels", pa.list_(pa.string())),
+        ("caption", pa.string()),
+        ("reason", pa.string()),  # '' = to be made; else known when the plan was made
+        ("detail", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

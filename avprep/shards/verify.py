@@ -21,7 +21,7 @@ from avprep.spec import ClipSpec
 class Damage:
     """What is wrong, where."""
 
-    name: str     # the file, or the clip in it
+    name: str  # the file, or the clip in it
     detail: str
 
     def __str__(self) -> str:
@@ -96,8 +96,9 @@ def _shard_damage(
         yield Damage(record.name, "is not there, though its ledger says it is whole")
         return
     if digest != record.sha256:
-        yield Damage(record.name, f"its bytes are not those written (SHA-256 {digest[:12]}, "
-                                  f"not {record.sha256[:12]})")
+        yield Damage(
+            record.name, f"its bytes are not those written (SHA-256 {digest[:12]}, not {record.sha256[:12]})"
+        )
     seen: set[str] = set()
     try:
         with store.open(record.name) as file:
@@ -107,8 +108,11 @@ def _shard_damage(
     except ShardError as error:
         yield Damage(record.name, str(error))
     if seen != written:
-        yield Damage(record.name, f"holds {len(seen)} clips, its ledger says {len(written)}: "
-                                  f"{', '.join(sorted(seen ^ written)[:3])}")
+        yield Damage(
+            record.name,
+            f"holds {len(seen)} clips, its ledger says {len(written)}: "
+            f"{', '.join(sorted(seen ^ written)[:3])}",
+        )
     yield from check.end(record)
 
 

@@ -31,10 +31,10 @@ class MadeClip:
     """A clip as it is written to a shard."""
 
     row: LedgerRow
-    header: dict[str, object]     # KEY.json
-    frames: np.ndarray            # uint8 (frames, size, size, RGB)
-    mel: np.ndarray               # float32 (frames, n_mels, W)
-    waveform: np.ndarray          # float32 (samples,)
+    header: dict[str, object]  # KEY.json
+    frames: np.ndarray  # uint8 (frames, size, size, RGB)
+    mel: np.ndarray  # float32 (frames, n_mels, W)
+    waveform: np.ndarray  # float32 (samples,)
 
 
 def shard_name(index: int) -> str:
@@ -93,8 +93,11 @@ class _ShardWork:
         rows = [row for row in old_rows if row.source not in again]
         new_rows: list[LedgerRow] = []
         # What the plan knew to be broken is opened anew, unless it is quarantined in this very run.
-        sources = tuple(replace(s, verdict=None if s.path not in self.task.quarantined else s.verdict)
-                        for s in self.task.sources if s.path in again)
+        sources = tuple(
+            replace(s, verdict=None if s.path not in self.task.quarantined else s.verdict)
+            for s in self.task.sources
+            if s.path in again
+        )
         new = dict(self._packed(sources, new_rows))
         stands = {row.key: row for row in old_rows if row.status == "written"}
         # A clip that stands is not given up for a failure: the file may be gone for a moment only.
@@ -139,7 +142,9 @@ class _ShardWork:
         for source, clip in self.clips(sources):
             lost = clip.error if isinstance(clip, FailedClip) else _dropped(clip, self.task.options)
             place = {
-                "key": clip_key(source.path, clip.start), "shard": self.task.index, "source": source.path,
+                "key": clip_key(source.path, clip.start),
+                "shard": self.task.index,
+                "source": source.path,
                 "start_s": clip.start / self.spec.sample_rate,
             }
             if lost is not None:
@@ -170,8 +175,12 @@ class _ShardWork:
             return
         left, deadline = list(source.starts), Deadline(self.task.source_timeout_s)
         clips = read_source(
-            os.path.join(self.task.root, source.path), source.starts, spec=self.spec,
-            crop=self.task.options.crop, deadline=deadline, counts=self.counts,
+            os.path.join(self.task.root, source.path),
+            source.starts,
+            spec=self.spec,
+            crop=self.task.options.crop,
+            deadline=deadline,
+            counts=self.counts,
         )
         try:
             while (clip := self._next(clips)) is not None:
@@ -194,7 +203,12 @@ class _ShardWork:
 
 
 def read_source(
-    path: str, starts: Sequence[int], *, spec: ClipSpec, crop: Crop, deadline: Deadline,
+    path: str,
+    starts: Sequence[int],
+    *,
+    spec: ClipSpec,
+    crop: Crop,
+    deadline: Deadline,
     counts: Counter[str] | None = None,
 ) -> Iterator[RawClip | FailedClip]:
     """The clips of a file at ascending `starts`, as `read_clips` gives them, within the memory of a source.
@@ -205,9 +219,7 @@ def read_source(
 
     def read() -> Iterator[RawClip | FailedClip]:
         with open_source(path) as source:
-            yield from read_clips(
-                source, starts, spec=spec, crop=crop, deadline=deadline, counts=counts
-            )
+            yield from read_clips(source, starts, spec=spec, crop=crop, deadline=deadline, counts=counts)
 
     return bounded(read(), size_of=_bytes_of)
 

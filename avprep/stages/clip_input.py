@@ -28,9 +28,9 @@ from avprep.spec import ClipSpec
 from avprep.stages.clip import MadeClip, made_clips
 from avprep.stages.tasks import ShardTask
 
-PIECE_CLIPS = 16             # clips of whole sources that travel together; a source is never cut
+PIECE_CLIPS = 16  # clips of whole sources that travel together; a source is never cut
 _THREADS = min(4, len(os.sched_getaffinity(0)))  # JPEG: 11 ms a clip of the default spec, on one thread
-_READ_AHEAD = 2 * _THREADS   # clips
+_READ_AHEAD = 2 * _THREADS  # clips
 # What our shards, json, Pillow (the last two) and PyAV raise on bytes that are no such file.
 _DAMAGE = (ValueError, KeyError, OSError, EOFError, SyntaxError, struct.error)
 
@@ -50,10 +50,10 @@ class ClipShard:
 
 @dataclass(frozen=True)
 class InputClip:
-    row: LedgerRow               # as of a clip that is written
-    header: dict[str, object]    # what a latent's KEY.json keeps of the clip's
-    frames: np.ndarray           # uint8 (frames, size, size, RGB)
-    mel: np.ndarray              # float16 (frames, n_mels, W)
+    row: LedgerRow  # as of a clip that is written
+    header: dict[str, object]  # what a latent's KEY.json keeps of the clip's
+    frames: np.ndarray  # uint8 (frames, size, size, RGB)
+    mel: np.ndarray  # float16 (frames, n_mels, W)
 
 
 def read_clip_shard(shard: ClipShard) -> Iterator[InputClip | LedgerRow]:
@@ -182,8 +182,9 @@ def decode_piece(
         for _ in made_clips(task, guard=guard):
             continue
         return []
-    return [clip if isinstance(clip, LedgerRow) else _input_clip(clip)
-            for clip in made_clips(task, guard=guard)]
+    return [
+        clip if isinstance(clip, LedgerRow) else _input_clip(clip) for clip in made_clips(task, guard=guard)
+    ]
 
 
 def _input_clip(clip: MadeClip) -> InputClip:

@@ -28,15 +28,15 @@ from avprep.stages.encoder import Encoder
 class Original:
     """A clip as it was encoded."""
 
-    frames: np.ndarray      # uint8 (T, H, W, RGB)
-    mel: np.ndarray         # float16 (T, n_mels, W)
-    waveform: np.ndarray    # float32 (samples,)
+    frames: np.ndarray  # uint8 (T, H, W, RGB)
+    mel: np.ndarray  # float16 (T, n_mels, W)
+    waveform: np.ndarray  # float32 (samples,)
 
 
 @dataclass(frozen=True)
 class StoredLatent:
     key: str
-    latent: np.ndarray      # float16 (C, P, rows, columns)
+    latent: np.ndarray  # float16 (C, P, rows, columns)
     original: Original | None
 
 
@@ -45,8 +45,8 @@ class DecodedClip:
     """What was written, and how near it came to the original, where there is one."""
 
     key: str
-    psnr_v: float | None    # dB, of the frames
-    psnr_a: float | None    # dB, of the mel stack
+    psnr_v: float | None  # dB, of the frames
+    psnr_a: float | None  # dB, of the mel stack
 
 
 def stored_latents(latents: Store, header: EncoderHeader, clips: Store | None) -> Iterator[StoredLatent]:

@@ -32,16 +32,16 @@ from avprep.stages.clip_input import ClipShard, ClipShardDamaged, InputClip
 from avprep.stages.encoder import EncodeError, Encoder, EncoderFactory, release, try_encode
 from avprep.stages.tasks import ShardTask
 
-_AHEAD = 2        # batches between two threads
-_POLL_S = 0.5     # how often a waiting thread looks whether the worker is closed
+_AHEAD = 2  # batches between two threads
+_POLL_S = 0.5  # how often a waiting thread looks whether the worker is closed
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions:
     """What decides a latent shard's bytes, besides its clips and the weights."""
 
-    packed: bool = False      # the real values alone
-    posterior: bool = False   # the log-variance too
+    packed: bool = False  # the real values alone
+    posterior: bool = False  # the log-variance too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +52,10 @@ class EncodeTask:
     out: str
     fingerprint: str
     options: EncodeOptions
-    weights: str                    # of the checkpoint that the job was begun with
+    weights: str  # of the checkpoint that the job was begun with
     batch_size: int
     source: ClipShard | ShardTask
-    clips_sha256: str = ""          # of the clip shard, kept in the ledger
+    clips_sha256: str = ""  # of the clip shard, kept in the ledger
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class EncodeResult:
     sums: Sums = field(default_factory=Sums)
     latents: LatentSums = field(default_factory=LatentSums)
     seconds: Counter[str] = field(default_factory=Counter)
-    damaged: str = ""               # why the clip shard was left alone; then nothing was written
-    notes: tuple[str, ...] = ()     # what the person who runs it should hear
+    damaged: str = ""  # why the clip shard was left alone; then nothing was written
+    notes: tuple[str, ...] = ()  # what the person who runs it should hear
 
 
 def shard_name(index: int) -> str:
@@ -73,9 +73,7 @@ def shard_name(index: int) -> str:
 
 
 # How the clips of a task are read: (task, should_stop, tell).
-ReadClips = Callable[
-    [EncodeTask, Callable[[], bool], Callable[[str], None]], Iterator[InputClip | LedgerRow]
-]
+ReadClips = Callable[[EncodeTask, Callable[[], bool], Callable[[str], None]], Iterator[InputClip | LedgerRow]]
 
 
 class _Closed(Exception):
@@ -90,7 +88,7 @@ class _Shard:
     future: Future[EncodeResult] = field(default_factory=Future)
     seconds: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
-    is_lost: bool = False   # a thread has given it up; what is left of it is passed over
+    is_lost: bool = False  # a thread has given it up; what is left of it is passed over
 
 
 @dataclass
@@ -99,9 +97,9 @@ class _Batch:
 
     shard: _Shard
     items: list[LedgerRow | tuple[LedgerRow, dict[str, Any]]]
-    frames: Tensor | None = None     # uint8 (B, T, H, W, RGB), then None
-    mel: Tensor | None = None        # float16 (B, T, n_mels, W), then None
-    mean: np.ndarray | None = None   # float16 (B, C, P, rows, columns)
+    frames: Tensor | None = None  # uint8 (B, T, H, W, RGB), then None
+    mel: Tensor | None = None  # float16 (B, T, n_mels, W), then None
+    mean: np.ndarray | None = None  # float16 (B, C, P, rows, columns)
     logvar: np.ndarray | None = None
 
 
@@ -277,8 +275,7 @@ class EncodeWorker:
             if self._batch_size == 1:
                 raise EncodeError(f"out of memory on {self._device} with a single clip")
             half = self._batch_size // 2
-            shard.notes.append(f"out of memory with {self._batch_size} clips a batch; "
-                               f"goes on with {half}")
+            shard.notes.append(f"out of memory with {self._batch_size} clips a batch; goes on with {half}")
             self._open(shard, half)
         batch.mean = _half([part.mean for part in parts])
         batch.logvar = _half([part.logvar for part in parts]) if shard.task.options.posterior else None
@@ -290,9 +287,7 @@ class EncodeWorker:
         if self._encoder is not None:
             self._encoder = None
             release(self._device)
-        self._encoder = self._open_encoder(
-            device=self._device, batch_size=batch_size, compile=self._compile
-        )
+        self._encoder = self._open_encoder(device=self._device, batch_size=batch_size, compile=self._compile)
         self._batch_size, self._header = batch_size, self._encoder.header
         if self._encoder.header.weights != shard.task.weights:
             raise EncodeError("the checkpoint was changed while the job ran")
@@ -362,13 +357,17 @@ class EncodeWorker:
         bad = sum(int((~np.isfinite(array)).sum()) for array in arrays)
         if bad:
             error = MediaError(Reason.NOT_FINITE, f"{bad} of {sum(a.size for a in arrays)} values")
-            return LedgerRow.lost(error, key=row.key, shard=row.shard, source=row.source,
-                                  start_s=row.start_s), None
+            return LedgerRow.lost(
+                error, key=row.key, shard=row.shard, source=row.source, start_s=row.start_s
+            ), None
         if np.abs(arrays[0]).max() > 1:
             raise EncodeError(f"the encoder gave {np.abs(arrays[0]).max()} for {row.key}, outside [-1, 1]")
         latents.add(arrays[0], list(clip["labels"]), header)
         return row, pack_clip_latents(
-            clip=clip, latent=arrays[0], logvar=arrays[1] if len(arrays) > 1 else None, header=header,
+            clip=clip,
+            latent=arrays[0],
+            logvar=arrays[1] if len(arrays) > 1 else None,
+            header=header,
             packed=batch.shard.task.options.packed,
         )
 

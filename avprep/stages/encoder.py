@@ -13,10 +13,10 @@ from avprep.errors import AvprepError
 from avprep.shards.latents import EncoderHeader
 from avprep.spec import ClipSpec
 
-MAX_BATCH = 256              # clips: beyond it nothing is gained, and a shard has no more
-_GROWTH = 1.05               # a larger batch must be this much faster, where memory is not the limit
+MAX_BATCH = 256  # clips: beyond it nothing is gained, and a shard has no more
+_GROWTH = 1.05  # a larger batch must be this much faster, where memory is not the limit
 _OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
-_CPU_OUT_OF_MEMORY = "can't allocate memory"   # torch's CPU allocator raises a plain RuntimeError
+_CPU_OUT_OF_MEMORY = "can't allocate memory"  # torch's CPU allocator raises a plain RuntimeError
 
 
 class Latents(Protocol):
@@ -55,8 +55,10 @@ class EncodeError(AvprepError):
 def try_encode(encoder: Encoder, frames: Tensor, mel: Tensor, batch_size: int) -> list[Latents] | None:
     """The latents in batches of that size, or None where memory ran out; what ran out is let go of."""
     try:
-        return [encoder.encode(frames[i : i + batch_size], mel[i : i + batch_size])
-                for i in range(0, len(frames), batch_size)]
+        return [
+            encoder.encode(frames[i : i + batch_size], mel[i : i + batch_size])
+            for i in range(0, len(frames), batch_size)
+        ]
     except _OUT_OF_MEMORY:
         return None
     except RuntimeError as error:

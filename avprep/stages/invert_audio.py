@@ -36,9 +36,9 @@ class InvertedClip:
     """How near a clip's sound came, as mel PSNR in dB, peak 2 on the [-1, 1] stack."""
 
     key: str
-    solution_psnr: float   # of the solution with the context that its edge columns reach into
-    file_psnr: float       # of the samples in the file, between silence
-    is_silent: bool        # nothing to come near to: both are 126 dB
+    solution_psnr: float  # of the solution with the context that its edge columns reach into
+    file_psnr: float  # of the samples in the file, between silence
+    is_silent: bool  # nothing to come near to: both are 126 dB
 
 
 def mel_stacks(path: str, spec: ClipSpec | None) -> tuple[ClipSpec, Iterator[tuple[str, np.ndarray]]]:

@@ -39,9 +39,9 @@ class ClipOptions:
     crop: Crop = "center"
     video_codec: VideoCodec = "jpeg"
     # Limits of the filters; None = keep all.
-    drop_silent_db: float | None = None   # RMS of the clip in dB of full scale
-    drop_static: float | None = None      # mean absolute change between frames, in levels of 255
-    drop_black: float | None = None       # mean of the pictures, in levels of 255
+    drop_silent_db: float | None = None  # RMS of the clip in dB of full scale
+    drop_static: float | None = None  # mean absolute change between frames, in levels of 255
+    drop_black: float | None = None  # mean of the pictures, in levels of 255
     max_residual_ms: float | None = None  # of the clip's residual, whatever its sign
 
 
@@ -49,8 +49,8 @@ class ClipOptions:
 class PlannedSource:
     """The clips of one source in one shard."""
 
-    path: str                      # under the root
-    starts: tuple[int, ...]        # samples, ascending; (0,) where `verdict` says there is none
+    path: str  # under the root
+    starts: tuple[int, ...]  # samples, ascending; (0,) where `verdict` says there is none
     labels: tuple[str, ...] = ()
     caption: str = ""
     verdict: MediaError | None = None  # known when the plan was made: broken, or too short
@@ -86,6 +86,6 @@ class ShardTask:
 class ShardResult:
     index: int
     sums: Sums
-    size: int                                        # bytes of the tar
+    size: int  # bytes of the tar
     seconds: Counter[str] = field(default_factory=Counter)  # by what was done
-    counts: Counter[str] = field(default_factory=Counter)   # of what is rare: see `read_clips`
+    counts: Counter[str] = field(default_factory=Counter)  # of what is rare: see `read_clips`

@@ -92,7 +92,8 @@ def test_every_exported_name_is_there_typed_and_documented():
     tree = ast.parse((TOP / "avprep" / "__init__.py").read_text())
     guarded = {
         alias.name: node.module
-        for block in tree.body if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for block in tree.body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
         for node in block.body
         for alias in node.names
     }
@@ -165,10 +166,14 @@ def stored(out: Path) -> list[dict[str, object]]:
     for path in sorted((out / "shards").glob("*.tar")):
         with open(path, "rb") as file:
             for _, members in read_shard(file):
-                found.append(json.loads(members["json"]) | {
-                    "frames": load_npy(members["frames.npy"]), "mel": load_npy(members["mel.npy"]),
-                    "waveform": load_waveform(members["audio.flac"]),
-                })
+                found.append(
+                    json.loads(members["json"])
+                    | {
+                        "frames": load_npy(members["frames.npy"]),
+                        "mel": load_npy(members["mel.npy"]),
+                        "waveform": load_waveform(members["audio.flac"]),
+                    }
+                )
     return sorted(found, key=lambda clip: (clip["source"], clip["start_s"]))
 
 
@@ -178,16 +183,19 @@ def test_clips_in_memory_are_those_that_the_job_stores(scenes, tmp_path, crop):
     shutil.copytree(scenes, media)
     wide = np.random.default_rng(0).integers(64, 256, (40, 32, 96, 3), np.uint8)
     write_mp4(media / "wide.mp4", wide, np.zeros(64000), fps=10, sample_rate=16000)
-    avprep.clip_dataset(media, out, spec=SPEC, stride_s=0.7, clips_per_source=2, crop=crop,
-                        video_codec="raw", workers=0)
+    avprep.clip_dataset(
+        media, out, spec=SPEC, stride_s=0.7, clips_per_source=2, crop=crop, video_codec="raw", workers=0
+    )
     expected = stored(out)
     assert [clip["start_s"] for clip in expected] == [0.0, 1.4] * 4
     bars = expected[-1]["frames"][:, :8]
     assert expected[-1]["source"] == "wide.mp4" and (bars.max() < 40) == (crop == "pad")
     for theirs in expected:
         ours = next(
-            clip for clip in avprep.read_clips(
-                media / theirs["source"], spec=SPEC, stride_s=0.7, clips=2, crop=crop)
+            clip
+            for clip in avprep.read_clips(
+                media / theirs["source"], spec=SPEC, stride_s=0.7, clips=2, crop=crop
+            )
             if clip.start_s == theirs["start_s"]
         )
         assert np.array_equal(ours.frames, theirs["frames"])
@@ -277,8 +285,10 @@ def test_arguments_that_cannot_be_are_named_at_the_call(ball, told, message):
 
 @settings(max_examples=20, deadline=None)
 @given(
-    lead=st.lists(st.integers(0, 2), max_size=2).map(tuple), kind=st.sampled_from(["f2", "f4", "f8"]),
-    seed=st.integers(0, 9), has_neighbours=st.booleans(),
+    lead=st.lists(st.integers(0, 2), max_size=2).map(tuple),
+    kind=st.sampled_from(["f2", "f4", "f8"]),
+    seed=st.integers(0, 9),
+    has_neighbours=st.booleans(),
 )
 def test_numpy_and_torch_give_the_same_stacks_with_any_leading_axes(lead, kind, seed, has_neighbours):
     beside = SPEC.samples_before + SPEC.samples_after if has_neighbours else 0
@@ -339,7 +349,8 @@ def test_sound_that_cannot_be_is_told_by_its_argument(call, message):
 
 def digest(out: Path) -> dict[str, bytes]:
     return {
-        str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*"))
+        str(path.relative_to(out)): path.read_bytes()
+        for path in sorted(out.rglob("*"))
         if path.is_file() and path.name not in ("stats.json", ".lock")
     }
 
@@ -349,8 +360,23 @@ def test_the_function_writes_what_the_command_writes(scenes, tmp_path):
 
     from avprep.cli import main
 
-    told = ["clip", "--dataset", "folder", "--root", str(scenes), "--out", str(tmp_path / "command"),
-            "--size", "32", "--n-mels", "64", "--workers", "0", "--stride", "0.9"]
+    told = [
+        "clip",
+        "--dataset",
+        "folder",
+        "--root",
+        str(scenes),
+        "--out",
+        str(tmp_path / "command"),
+        "--size",
+        "32",
+        "--n-mels",
+        "64",
+        "--workers",
+        "0",
+        "--stride",
+        "0.9",
+    ]
     assert CliRunner().invoke(main, told).exit_code == 0
     report = avprep.clip_dataset(scenes, tmp_path / "function", spec=SPEC, stride_s=0.9, workers=0)
     assert digest(tmp_path / "function") == digest(tmp_path / "command")
@@ -372,8 +398,18 @@ def test_the_defaults_of_the_dataclasses_are_those_of_the_command():
     assert config.runner.workers == len(os.sched_getaffinity(0))
     for name, value in config.clip.spec.to_dict().items():
         assert value == click_defaults[name], name
-    for name in ("stride", "clips_per_source", "limit", "drop_silent", "drop_static", "drop_black",
-                 "max_residual", "split", "compile", "workers"):
+    for name in (
+        "stride",
+        "clips_per_source",
+        "limit",
+        "drop_silent",
+        "drop_static",
+        "drop_black",
+        "max_residual",
+        "split",
+        "compile",
+        "workers",
+    ):
         assert click_defaults[name] is None or repr(click_defaults[name]) == "Sentinel.UNSET", name
     said = (config.plan.clips_per_source, config.plan.limit, config.split, config.clip.max_residual_ms)
     assert {*said, config.clip.drop_silent_db, config.clip.drop_static, config.clip.drop_black} == {None}
@@ -405,11 +441,16 @@ def test_sources_that_are_listed_have_one_spelling_and_their_own_labels(scenes, 
     report = avprep.clip_dataset(listed, tmp_path / "out", root=scenes, spec=SPEC, workers=0)
     rows = avprep.read_ledger(tmp_path / "out").to_pylist()
     assert sorted((row["source"], row["start_s"]) for row in rows) == [
-        ("ball/ball_0000.mp4", 1.0), ("rain/rain_0001.mp4", 0.0), ("rain/rain_0001.mp4", 1.6)]
+        ("ball/ball_0000.mp4", 1.0),
+        ("rain/rain_0001.mp4", 0.0),
+        ("rain/rain_0001.mp4", 1.6),
+    ]
     assert report.written == 3
     data = avprep.ClipDataset(tmp_path / "out", fields=["json"])
     assert {(tuple(item["json"]["labels"]), item["json"]["caption"]) for item in data} == {
-        (("ball", "floor"), "a video of ball, floor"), ((), "")}
+        (("ball", "floor"), "a video of ball, floor"),
+        ((), ""),
+    }
 
 
 @pytest.mark.parametrize(
@@ -513,10 +554,16 @@ def test_a_job_in_a_thread_leaves_signals_alone(scenes, tmp_path):
     seen, reports = [], []
 
     def run():
-        reports.append(avprep.clip_dataset(
-            scenes, tmp_path / "out", spec=SPEC, limit=1, workers=0,
-            progress=lambda now: seen.append(signal.getsignal(signal.SIGTERM)),
-        ))
+        reports.append(
+            avprep.clip_dataset(
+                scenes,
+                tmp_path / "out",
+                spec=SPEC,
+                limit=1,
+                workers=0,
+                progress=lambda now: seen.append(signal.getsignal(signal.SIGTERM)),
+            )
+        )
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -537,8 +584,12 @@ def test_a_plain_script_without_a_main_guard_runs_the_job_silently(scenes, tmp_p
         "open('report.txt', 'a').write(f'{report.written} ')\n"
     )
     done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(TOP)},
-        capture_output=True, text=True, check=False,
+        [sys.executable, script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(TOP)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "report.txt").read_text() == "6 "  # run once, by the script alone

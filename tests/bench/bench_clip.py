@@ -271,13 +271,25 @@ def media_rows(paths: list[Path], start_s: float) -> Iterator[Row]:
         least[1], least[2] = least[1] - start_s, least[2] - start_s
         sums += least
         yield faster(f"media floor, one ffmpeg pass: {path.stem}", least[0], least[1], 1.3)
-        yield Row(f"media floor, bare decoding: {path.stem}", least[0], least[4],
-                  f"{least[0] / least[4]:.2f}x", "at most 1.25x", least[0] / least[4] <= 1.25)
+        yield Row(
+            f"media floor, bare decoding: {path.stem}",
+            least[0],
+            least[4],
+            f"{least[0] / least[4]:.2f}x",
+            "at most 1.25x",
+            least[0] / least[4] <= 1.25,
+        )
         if peers:
             yield faster(f"media floor, torchcodec: {path.stem}", least[0], least[5], 1.2)
     ours, same, coarse, plain, bare, *others = sums.tolist()
-    yield Row("**media floor, bare decoding of the same pictures: all**", ours, bare,
-              f"{ours / bare:.2f}x", "at most 1.25x", ours / bare <= 1.25)
+    yield Row(
+        "**media floor, bare decoding of the same pictures: all**",
+        ours,
+        bare,
+        f"{ours / bare:.2f}x",
+        "at most 1.25x",
+        ours / bare <= 1.25,
+    )
     for seconds in others:
         yield faster("**media floor, torchcodec: all**", ours, seconds, 1.2)
     yield faster("**media floor, one ffmpeg pass: all**", ours, same, 1.3)
@@ -354,9 +366,7 @@ def bare_loop(paths: list[Path], out: Path) -> None:
         writer = ShardWriter(file)
         for path in sorted(paths, key=lambda p: clip_key(p.name, 0)):
             with open_source(path) as source:
-                clips = read_clips(
-                    source, starts_of(path), spec=SPEC, crop="center", deadline=Deadline(None)
-                )
+                clips = read_clips(source, starts_of(path), spec=SPEC, crop="center", deadline=Deadline(None))
                 for clip in clips:
                     if isinstance(clip, RawClip):
                         writer.add(clip_key(path.name, clip.start), packed(path, clip))

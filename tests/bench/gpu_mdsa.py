@@ -191,9 +191,7 @@ def time_encode(bench: Bench, batch: int, ckpt: Path, tflop: float, *, by_layers
 def run_encode(bench: Bench, results: Results) -> None:
     ckpt = save_random_mdsa(bench)
     tflop = mdsa_flops(bench.mdsa)["encode"] / 1e12
-    print(
-        f"  {tflop:.4g} TFLOP a clip by torch's counter (the paper preset: {COUNTED_TFLOP['encode']})"
-    )
+    print(f"  {tflop:.4g} TFLOP a clip by torch's counter (the paper preset: {COUNTED_TFLOP['encode']})")
     for batch in bench.encode_batches:
         results.measure(f"encode: batch {batch}", lambda b=batch: time_encode(bench, b, ckpt, tflop))
     batch = bench.encode_batches[0]

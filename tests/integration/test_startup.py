@@ -58,12 +58,16 @@ def run_steps(heavy: tuple[str, ...], steps: list[tuple[str, ...]]) -> list[tupl
 def test_neither_an_import_nor_any_help_loads_a_heavy_library():
     helps = [(package.__name__, name, "--help") for package, name in COMMANDS]
     steps = [
-        ("avprep",), ("avprep.cli",), ("avprep.cli", "--help"), ("avmodel.cli",), ("avmodel.cli", "--help"),
+        ("avprep",),
+        ("avprep.cli",),
+        ("avprep.cli", "--help"),
+        ("avmodel.cli",),
+        ("avmodel.cli", "--help"),
         *helps,
     ]
     found = run_steps((*HEAVY, "pyarrow", "numpy", "PIL"), steps)
     assert {step: loaded for step, (_, loaded) in zip(steps, found, strict=True) if loaded} == {}
-    for (package, name, _), (said, _) in zip(helps, found[-len(helps):], strict=True):
+    for (package, name, _), (said, _) in zip(helps, found[-len(helps) :], strict=True):
         assert said.startswith(f"Usage: {package.split('.')[0]} {name} [OPTIONS]"), said
         assert "--help" in said
 
@@ -77,8 +81,22 @@ def test_the_heavy_libraries_are_found_where_they_are_loaded():
 
 def test_the_parent_of_a_clip_job_and_status_load_neither_torch_nor_ray(clip_root, tmp_path):
     """With `--workers 0` the work is the child's; a second run has nothing to do."""
-    clip = ("avprep.cli", "clip", "--dataset", "folder", "--root", str(clip_root), "--limit", "1",
-            "--size", "16", "--out", str(tmp_path / "clips"), "--workers", "0")
+    clip = (
+        "avprep.cli",
+        "clip",
+        "--dataset",
+        "folder",
+        "--root",
+        str(clip_root),
+        "--limit",
+        "1",
+        "--size",
+        "16",
+        "--out",
+        str(tmp_path / "clips"),
+        "--workers",
+        "0",
+    )
     first, second, status = run_steps(HEAVY, [clip, clip, ("avprep.cli", "status", str(tmp_path / "clips"))])
     assert "made 1 of 1 shards" in first[0] and "1 planned = 1 written" in first[0]
     assert "nothing to do: all 1 shards are there" in second[0]
@@ -177,13 +195,30 @@ def _finished_output(root: Path, outcomes: list[list[tuple[str, str]]]) -> Local
     """An output of one shard for each list of (status, reason), without its tars."""
     store = LocalStore(str(root))
     rows = [
-        [LedgerRow(key=f"{shard:02d}{i:02d}", shard=shard, source=f"{shard}/{i}.mp4", start_s=1.6 * i,
-                   status=status, reason=reason, detail=f"what is wrong with {i}")
-         for i, (status, reason) in enumerate(ledger)]
+        [
+            LedgerRow(
+                key=f"{shard:02d}{i:02d}",
+                shard=shard,
+                source=f"{shard}/{i}.mp4",
+                start_s=1.6 * i,
+                status=status,
+                reason=reason,
+                detail=f"what is wrong with {i}",
+            )
+            for i, (status, reason) in enumerate(ledger)
+        ]
         for shard, ledger in enumerate(outcomes)
     ]
-    write_plan(store, ([PlanRow(key=row.key, shard=row.shard, source=row.source, start=0, labels=(),
-                                caption="") for row in ledger] for ledger in rows))
+    write_plan(
+        store,
+        (
+            [
+                PlanRow(key=row.key, shard=row.shard, source=row.source, start=0, labels=(), caption="")
+                for row in ledger
+            ]
+            for ledger in rows
+        ),
+    )
     for shard, ledger in enumerate(rows):
         write_ledger(store, shard, ledger, ShardRecord("", "", 0, "made"))
     with store.write("spec.json") as file:
@@ -234,8 +269,11 @@ def test_status_tells_sums_and_the_first_failures_of_each_reason(tmp_path, monke
     said = CliRunner().invoke(avprep.cli.main, ["status", store.uri, *["--all"] * all_of_them]).output
     assert "8 of 8 shards, 24 of 24 clips\n24 planned = 8 written, 2 filtered, 14 failed\n" in said
     assert "8 corrupt: " in said and "2 truncated: " in said and "2 silent: " in said
-    told = [line.strip().split(": avprep")[0] for line in said.splitlines() if line.startswith("  failed ")
-            or line.startswith("  ... ")]
+    told = [
+        line.strip().split(": avprep")[0]
+        for line in said.splitlines()
+        if line.startswith("  failed ") or line.startswith("  ... ")
+    ]
     assert told == _told_failures(all_of_them)
     assert "--try 0100\n" in said
     # Whole rows are read only where some are shown: not of shard 4, whose reason has been told often enough.

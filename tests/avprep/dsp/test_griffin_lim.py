@@ -58,10 +58,10 @@ def test_real_sound_comes_as_near_as_the_readme_says():
 @pytest.mark.parametrize(
     "spec",
     [
-        ClipSpec(frames=3, hop=320, n_fft=4096),           # an odd number of columns per frame
-        ClipSpec(frames=2, hop=1600, n_fft=2048),          # one
-        ClipSpec(frames=1, hop=1600, n_fft=2048),          # one in all
-        ClipSpec(frames=4, n_fft=801, n_mels=64),          # no middle sample
+        ClipSpec(frames=3, hop=320, n_fft=4096),  # an odd number of columns per frame
+        ClipSpec(frames=2, hop=1600, n_fft=2048),  # one
+        ClipSpec(frames=1, hop=1600, n_fft=2048),  # one in all
+        ClipSpec(frames=4, n_fft=801, n_mels=64),  # no middle sample
         ClipSpec(frames=4, hop=50, n_fft=400, n_mels=64),
     ],
     ids=str,

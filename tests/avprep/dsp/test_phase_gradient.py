@@ -88,7 +88,11 @@ def test_it_is_the_plain_heap_on_magnitudes_of_chance(shape, levels_in_use, shar
 def spectrum_of(waveform: np.ndarray) -> np.ndarray:
     """complex (columns, bins)"""
     made = torch.stft(
-        torch.from_numpy(waveform), N_FFT, HOP, window=torch.hann_window(N_FFT).double(), center=False,
+        torch.from_numpy(waveform),
+        N_FFT,
+        HOP,
+        window=torch.hann_window(N_FFT).double(),
+        center=False,
         return_complex=True,
     )
     return made.mT.numpy()

@@ -20,17 +20,17 @@ from avprep.reasons import MediaError, Reason
 from avprep.spec import ClipSpec
 from tests.avprep.media.sequential import ExpectedClip, Timeline, expected_clips, read_timeline
 
-_TIME_S = 2e-6            # stored times are rounded to 1e-6 s
-_LAG_MS = 1.0             # the sound is where its stamps say, to this
+_TIME_S = 2e-6  # stored times are rounded to 1e-6 s
+_LAG_MS = 1.0  # the sound is where its stamps say, to this
 # Stamps of these waver by so much around their samples, so that "where they say" is no sharper.
 _WAVERING = {"vorbis", "wmav1", "wmav2", "wmapro"}
 _WAVERING_MS = 25.0
-_SEARCHED_MS = 60         # how far away it is looked for
-_ALIKE = 0.98             # a correlation from which on two waveforms are one
-_RECOGNISED = 0.7         # and one from which on they are one at another time
-_SOUNDS = 1e-3            # RMS: there is sound
-_SILENT = 1e-5            # RMS: there is none
-_SOUNDING_S = 0.02        # the seconds that have sound, to this
+_SEARCHED_MS = 60  # how far away it is looked for
+_ALIKE = 0.98  # a correlation from which on two waveforms are one
+_RECOGNISED = 0.7  # and one from which on they are one at another time
+_SOUNDS = 1e-3  # RMS: there is sound
+_SILENT = 1e-5  # RMS: there is none
+_SOUNDING_S = 0.02  # the seconds that have sound, to this
 
 
 def product_clips(path: str | Path, spec: ClipSpec, *, every: int = 1) -> list[RawClip | FailedClip]:
@@ -41,9 +41,7 @@ def product_clips(path: str | Path, spec: ClipSpec, *, every: int = 1) -> list[R
     """
     starts = starts_of_parts(probe(path).parts, spec=spec, stride_samples=spec.samples)
     with open_source(path) as source:
-        return list(
-            read_clips(source, starts[::every], spec=spec, crop="center", deadline=Deadline(None))
-        )
+        return list(read_clips(source, starts[::every], spec=spec, crop="center", deadline=Deadline(None)))
 
 
 def product_fitter(path: str | Path, spec: ClipSpec) -> FrameFitter:
@@ -51,7 +49,9 @@ def product_fitter(path: str | Path, spec: ClipSpec) -> FrameFitter:
     with open_source(path) as source:
         video = source.video
         return FrameFitter(
-            size=spec.size, crop="center", sample_aspect_ratio=video.sample_aspect_ratio,
+            size=spec.size,
+            crop="center",
+            sample_aspect_ratio=video.sample_aspect_ratio,
             aperture=read_aperture(path, stream_id=video.id, stream_index=video.index),
         )
 
@@ -102,8 +102,10 @@ def _is_cut_off(timeline: Timeline, start: int, spec: ClipSpec) -> bool:
     """Whether the header promises a clip there and the file ends before it, its sound too."""
     stop_s = Fraction(start + spec.samples, spec.sample_rate)
     ends_s = [one.stop_s for one in (*timeline.pictures, *timeline.sounds)]
-    return timeline.claimed_stop_s is not None and stop_s <= timeline.claimed_stop_s and stop_s > max(
-        ends_s, default=Fraction(0)
+    return (
+        timeline.claimed_stop_s is not None
+        and stop_s <= timeline.claimed_stop_s
+        and stop_s > max(ends_s, default=Fraction(0))
     )
 
 

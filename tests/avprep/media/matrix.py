@@ -27,9 +27,9 @@ import numpy as np
 from av.video.frame import VideoFrame
 from scipy.signal import firwin, lfilter, resample_poly
 
-SECONDS = 4               # of the pictures and of the noise
-NOISE_RATE = 48000        # samples per second of the noise that is encoded
-_NOISE_HZ = 5000          # its highest frequency
+SECONDS = 4  # of the pictures and of the noise
+NOISE_RATE = 48000  # samples per second of the noise that is encoded
+_NOISE_HZ = 5000  # its highest frequency
 LATE_S = Fraction(7, 10)  # how far the sound of a 'late' case is moved, and of an 'early' one the pictures
 AMR = "libopencore_amrnb"
 
@@ -40,18 +40,18 @@ class Case:
 
     container: str
     codec: str
-    audio: str        # an encoder of FFmpeg; 'none'
-    sound: str        # 'on time', 'late', 'early' (before the picture), 'short' (it ends half way); 'none'
-    rate: int         # samples per second; 0 without sound
+    audio: str  # an encoder of FFmpeg; 'none'
+    sound: str  # 'on time', 'late', 'early' (before the picture), 'short' (it ends half way); 'none'
+    rate: int  # samples per second; 0 without sound
     channels: int
-    pixels: str       # FFmpeg's name of the pixel format
+    pixels: str  # FFmpeg's name of the pixel format
     size: tuple[int, int]
     fps: Fraction
-    vfr: bool         # two pictures of each five are left out, the others keep their times
-    reorder: int      # B-pictures in a row at most
-    gop: int          # pictures from a keyframe to the next
+    vfr: bool  # two pictures of each five are left out, the others keep their times
+    reorder: int  # B-pictures in a row at most
+    gop: int  # pictures from a keyframe to the next
     open_gop: bool
-    start: str        # seconds added to all stamps; 'cut': the first 0.5 s hidden by an edit list
+    start: str  # seconds added to all stamps; 'cut': the first 0.5 s hidden by an edit list
     interlaced: bool
     sar: str
 
@@ -86,14 +86,14 @@ class Case:
 @dataclass(frozen=True)
 class _Container:
     suffix: str
-    videos: str                        # names of CODECS
-    audios: str                        # names of _AUDIOS
+    videos: str  # names of CODECS
+    audios: str  # names of _AUDIOS
     options: tuple[str, ...] = ()
-    starts: str = "0"                  # what it can add to all stamps
-    vfr: bool = False                  # it stores a time for each picture
-    late: bool = True                  # it stores when the sound begins
-    piped: bool = False                # written to a pipe: no index, no duration
-    rates: str = ""                    # of sound, that it takes; "": all
+    starts: str = "0"  # what it can add to all stamps
+    vfr: bool = False  # it stores a time for each picture
+    late: bool = True  # it stores when the sound begins
+    piped: bool = False  # written to a pipe: no index, no duration
+    rates: str = ""  # of sound, that it takes; "": all
 
 
 @dataclass(frozen=True)
@@ -101,19 +101,28 @@ class _Codec:
     encoder: str
     pixels: str
     options: tuple[str, ...] = ()
-    reorder: int = 0                   # B-pictures in a row that it can have
+    reorder: int = 0  # B-pictures in a row that it can have
     gops: tuple[int, ...] = (1, 12, 250, 9999)
     open_gop: bool = False
     interlaced: bool = False
     sizes: tuple[tuple[int, int], ...] = ()  # those that it takes; (): all
-    odd: bool = False                  # it takes odd sizes with 4:2:0
-    broadcast_fps: bool = False        # only television's frame rates
+    odd: bool = False  # it takes odd sizes with 4:2:0
+    broadcast_fps: bool = False  # only television's frame rates
 
 
 _ONE_SCENE = ("-q:v", "3", "-sc_threshold", "1000000000")  # no keyframes but those asked for
 _VPX_FAST = ("-deadline", "realtime", "-cpu-used", "8", "-b:v", "400k", "-auto-alt-ref", "0")
 _VPX_HIDDEN = (  # with pictures that are decoded and never shown
-    "-deadline", "good", "-cpu-used", "5", "-b:v", "400k", "-auto-alt-ref", "1", "-lag-in-frames", "16",
+    "-deadline",
+    "good",
+    "-cpu-used",
+    "5",
+    "-b:v",
+    "400k",
+    "-auto-alt-ref",
+    "1",
+    "-lag-in-frames",
+    "16",
 )
 _SIZES = ((64, 64), (98, 66), (65, 49), (176, 144), (66, 98))
 _FPS = tuple(map(Fraction, ("10", "15", "24000/1001", "25", "30000/1001", "60")))
@@ -122,46 +131,74 @@ _SHORT_GOPS = (1, 12, 250)  # of encoders that have no more
 
 CODECS = {
     "h264": _Codec(
-        "libx264", "yuv420p yuv422p yuv444p yuv420p10le yuv422p10le yuv444p10le",
+        "libx264",
+        "yuv420p yuv422p yuv444p yuv420p10le yuv422p10le yuv444p10le",
         ("-preset", "ultrafast", "-crf", "20", "-b_strategy", "0", "-sc_threshold", "0"),
-        reorder=4, open_gop=True, interlaced=True,
+        reorder=4,
+        open_gop=True,
+        interlaced=True,
     ),
     "h264rgb": _Codec(
         "libx264rgb", "rgb24", ("-preset", "ultrafast", "-crf", "20", "-b_strategy", "0"), reorder=2, odd=True
     ),
     "hevc": _Codec(
-        "libx265", "yuv420p yuv422p yuv444p yuv420p10le yuv422p10le yuv420p12le yuv444p12le",
-        ("-preset", "ultrafast", "-crf", "20"), reorder=4, open_gop=True,
+        "libx265",
+        "yuv420p yuv422p yuv444p yuv420p10le yuv422p10le yuv420p12le yuv444p12le",
+        ("-preset", "ultrafast", "-crf", "20"),
+        reorder=4,
+        open_gop=True,
     ),
     "mpeg1": _Codec(
-        "mpeg1video", "yuv420p", _ONE_SCENE, reorder=2, open_gop=True, broadcast_fps=True, odd=True,
+        "mpeg1video",
+        "yuv420p",
+        _ONE_SCENE,
+        reorder=2,
+        open_gop=True,
+        broadcast_fps=True,
+        odd=True,
         gops=_SHORT_GOPS,
     ),
     "mpeg2": _Codec(
-        "mpeg2video", "yuv420p yuv422p", _ONE_SCENE, reorder=2,
-        open_gop=True, interlaced=True, broadcast_fps=True, gops=_SHORT_GOPS,
+        "mpeg2video",
+        "yuv420p yuv422p",
+        _ONE_SCENE,
+        reorder=2,
+        open_gop=True,
+        interlaced=True,
+        broadcast_fps=True,
+        gops=_SHORT_GOPS,
     ),
     "mpeg4": _Codec(
-        "mpeg4", "yuv420p", _ONE_SCENE, reorder=2, open_gop=True, interlaced=True, odd=True,
+        "mpeg4",
+        "yuv420p",
+        _ONE_SCENE,
+        reorder=2,
+        open_gop=True,
+        interlaced=True,
+        odd=True,
         gops=_SHORT_GOPS,
     ),
     "msmpeg4": _Codec("msmpeg4", "yuv420p", ("-q:v", "3"), odd=True, gops=_SHORT_GOPS),
     "vp8": _Codec("libvpx", "yuv420p yuva420p", _VPX_FAST, odd=True),
     "vp8alt": _Codec("libvpx", "yuv420p", _VPX_HIDDEN, odd=True),
-    "vp9": _Codec(
-        "libvpx-vp9", "yuv420p yuva420p yuv422p yuv444p yuv420p10le gbrp", _VPX_FAST, odd=True
-    ),
+    "vp9": _Codec("libvpx-vp9", "yuv420p yuva420p yuv422p yuv444p yuv420p10le gbrp", _VPX_FAST, odd=True),
     "vp9alt": _Codec("libvpx-vp9", "yuv420p", _VPX_HIDDEN, odd=True),
     "av1": _Codec(
-        "libsvtav1", "yuv420p yuv420p10le", ("-preset", "12", "-qp", "30"), gops=(12, 250),
+        "libsvtav1",
+        "yuv420p yuv420p10le",
+        ("-preset", "12", "-qp", "30"),
+        gops=(12, 250),
         sizes=((64, 64), (98, 66), (176, 144)),
     ),
     "mjpeg": _Codec("mjpeg", "yuvj420p yuvj422p yuvj444p", ("-q:v", "3"), gops=(1,), odd=True),
     "prores": _Codec("prores_ks", "yuv422p10le yuv444p10le yuva444p10le", gops=(1,), interlaced=True),
     "dnxhr": _Codec("dnxhd", "yuv422p", ("-profile:v", "dnxhr_lb"), gops=(1,), sizes=((256, 128),)),
     "ffv1": _Codec(
-        "ffv1", "yuv420p yuv422p10le yuv444p12le yuva420p bgr0 gbrp12le gray gray10le rgba64le",
-        ("-level", "3"), odd=True, gops=(1, 12, 250),
+        "ffv1",
+        "yuv420p yuv422p10le yuv444p12le yuva420p bgr0 gbrp12le gray gray10le rgba64le",
+        ("-level", "3"),
+        odd=True,
+        gops=(1, 12, 250),
     ),
     "huffyuv": _Codec("huffyuv", "yuv422p rgb24 bgra", gops=(1,)),
     "h263": _Codec("h263", "yuv420p", ("-q:v", "3"), gops=_SHORT_GOPS, sizes=((128, 96), (176, 144))),
@@ -213,37 +250,38 @@ _BLU_RAY = ("-f", "mpegts", "-mpegts_m2ts_mode", "1")
 
 CONTAINERS = {
     "mp4": _Container(
-        ".mp4", "h264 hevc mpeg2 mpeg4 vp9 vp9alt av1 mjpeg png",
-        "aac libmp3lame mp2 ac3 eac3 libopus flac alac", starts=f"{_FAR} cut", vfr=True,
+        ".mp4",
+        "h264 hevc mpeg2 mpeg4 vp9 vp9alt av1 mjpeg png",
+        "aac libmp3lame mp2 ac3 eac3 libopus flac alac",
+        starts=f"{_FAR} cut",
+        vfr=True,
     ),
     "fmp4": _Container(
         ".mp4", "h264 hevc mpeg4 vp9 av1", "aac libmp3lame ac3 libopus flac", _FRAGMENTED, "0 1.4", vfr=True
     ),
     "mov": _Container(
-        ".mov", "h264 hevc mpeg2 mpeg4 mjpeg prores dnxhr huffyuv raw png qtrle h263",
+        ".mov",
+        "h264 hevc mpeg2 mpeg4 mjpeg prores dnxhr huffyuv raw png qtrle h263",
         "aac libmp3lame ac3 alac pcm_s16le pcm_s16be pcm_s24le pcm_f32le pcm_mulaw adpcm_ima_qt",
-        starts=f"{_FAR} cut", vfr=True,
+        starts=f"{_FAR} cut",
+        vfr=True,
     ),
     "3gp": _Container(".3gp", "h264 mpeg4 h263", f"aac {AMR}", vfr=True),
-    "mkv": _Container(
-        ".mkv", _MATROSKA, _MATROSKA_AUDIO, starts=_FAR, vfr=True
-    ),
+    "mkv": _Container(".mkv", _MATROSKA, _MATROSKA_AUDIO, starts=_FAR, vfr=True),
     "mkv_piped": _Container(
         ".mkv", "h264 hevc mpeg2 mpeg4 ffv1", "aac libmp3lame libopus flac", starts=_FAR, vfr=True, piped=True
     ),
-    "webm": _Container(
-        ".webm", "vp8 vp8alt vp9 vp9alt av1", "libopus libvorbis", starts=_FAR, vfr=True
-    ),
-    "webm_live": _Container(
-        ".webm", "vp8 vp9 av1", "libopus libvorbis", _LIVE, _FAR, vfr=True, piped=True
-    ),
+    "webm": _Container(".webm", "vp8 vp8alt vp9 vp9alt av1", "libopus libvorbis", starts=_FAR, vfr=True),
+    "webm_live": _Container(".webm", "vp8 vp9 av1", "libopus libvorbis", _LIVE, _FAR, vfr=True, piped=True),
     "ts": _Container(
         ".ts", "h264 hevc mpeg1 mpeg2 mpeg4", "aac libmp3lame mp2 ac3 eac3 libopus", starts=_FAR, vfr=True
     ),
     "m2ts": _Container(".m2ts", "h264 hevc mpeg2", "ac3 eac3 pcm_bluray", _BLU_RAY, _FAR, vfr=True),
     "avi": _Container(
-        ".avi", "h264 mpeg1 mpeg2 mpeg4 msmpeg4 mjpeg ffv1 huffyuv h263 h263p wmv1 wmv2 raw png vp8",
-        "aac libmp3lame mp2 ac3 pcm_s16le adpcm_ima_wav adpcm_ms", late=False,
+        ".avi",
+        "h264 mpeg1 mpeg2 mpeg4 msmpeg4 mjpeg ffv1 huffyuv h263 h263p wmv1 wmv2 raw png vp8",
+        "aac libmp3lame mp2 ac3 pcm_s16le adpcm_ima_wav adpcm_ms",
+        late=False,
     ),
     "flv": _Container(
         ".flv", "h264 flv1", "aac libmp3lame adpcm_swf", starts=_FAR, vfr=True, rates="22050 44100"
@@ -256,8 +294,11 @@ CONTAINERS = {
     "vob": _Container(".vob", "mpeg2", "mp2 ac3", starts=_FAR),
     "mxf": _Container(".mxf", "mpeg2 h264 dnxhr", "pcm_s16le", late=False, rates="48000"),
     "nut": _Container(
-        ".nut", "h264 hevc mpeg2 mpeg4 mjpeg ffv1 huffyuv theora raw vp8 wmv2",
-        "aac libmp3lame mp2 ac3 libopus libvorbis flac pcm_s16le pcm_f32le", starts=_FAR, vfr=True,
+        ".nut",
+        "h264 hevc mpeg2 mpeg4 mjpeg ffv1 huffyuv theora raw vp8 wmv2",
+        "aac libmp3lame mp2 ac3 libopus libvorbis flac pcm_s16le pcm_f32le",
+        starts=_FAR,
+        vfr=True,
     ),
 }
 

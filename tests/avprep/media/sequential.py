@@ -41,15 +41,15 @@ _MAY_RESTART = ("mpegts", "mpeg", "ogg")
 # Containers without times of pictures: they are counted in decode order, and FFmpeg makes the PTS up.
 _COUNTS_ONLY = ("avi",)
 _SHORT_STEP_BACK_S = Fraction(1, 10)  # in those, a step back by more is a restart; stamps jitter by less
-_LONG_STEP_BACK_S = 1                 # in all others
-_STEP_FORWARD_S = 10                  # in those, a step forward by more is one too
-_LAST_STEPS = 8                       # the longest of so many is the duration of a last picture without one
+_LONG_STEP_BACK_S = 1  # in all others
+_STEP_FORWARD_S = 10  # in those, a step forward by more is one too
+_LAST_STEPS = 8  # the longest of so many is the duration of a last picture without one
 
-_ROUNDED_S = Fraction(1, 1000)        # stamps this close to the count (and one tick) agree with it
+_ROUNDED_S = Fraction(1, 1000)  # stamps this close to the count (and one tick) agree with it
 # Stamps of Vorbis in Ogg are of pages, and interpolated by the lengths of blocks.
 _VORBIS_ROUNDED_S = Fraction(1, 20)
-_STEADY_FRAMES = 8                    # shorter stretches between corrections are a drift
-_RATE_LIMITS = range(1000, 768001)    # a decoder's rate outside is damage
+_STEADY_FRAMES = 8  # shorter stretches between corrections are a drift
+_RATE_LIMITS = range(1000, 768001)  # a decoder's rate outside is damage
 
 # ITU-R BS.775, one channel: front channels in full, surrounds 3 dB less, no LFE.
 _FRONT, _LFE = ("FL", "FR", "FC"), ("LFE", "LFE2")
@@ -62,11 +62,11 @@ _TS_READ_BYTES = 1 << 21
 class Picture:
     """A shown picture."""
 
-    packet: int              # the ordinal, among the video's packets, of the packet that it came of
-    part: int                # which run of the clock it belongs to
-    time_s: Fraction         # when it begins to be shown
-    stop_s: Fraction         # when the next one does; of a part's last, by its own duration
-    is_damaged: bool         # the decoder reported damage in it, or in one that it may be predicted from
+    packet: int  # the ordinal, among the video's packets, of the packet that it came of
+    part: int  # which run of the clock it belongs to
+    time_s: Fraction  # when it begins to be shown
+    stop_s: Fraction  # when the next one does; of a part's last, by its own duration
+    is_damaged: bool  # the decoder reported damage in it, or in one that it may be predicted from
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Sound:
     part: int
     time_s: Fraction
     rate: int
-    samples: np.ndarray      # float32 (n,), mono, full scale 1
+    samples: np.ndarray  # float32 (n,), mono, full scale 1
 
     @property
     def stop_s(self) -> Fraction:
@@ -102,12 +102,12 @@ class Timeline:
 class ExpectedClip:
     """A clip as the reference has it."""
 
-    start: int                     # samples of the spec's rate since time 0
-    shown: list[Picture]           # the picture at each frame's instant (spec.frames,)
-    frames: list[VideoFrame]       # those pictures as decoded, before any scaling (spec.frames,)
-    sound: np.ndarray              # float32 (spec.samples,): mono at the spec's rate; silence where is none
-    sounding_s: Fraction           # how much of the clip has sound
-    is_damaged: bool               # a picture that it shows is damaged
+    start: int  # samples of the spec's rate since time 0
+    shown: list[Picture]  # the picture at each frame's instant (spec.frames,)
+    frames: list[VideoFrame]  # those pictures as decoded, before any scaling (spec.frames,)
+    sound: np.ndarray  # float32 (spec.samples,): mono at the spec's rate; silence where is none
+    sounding_s: Fraction  # how much of the clip has sound
+    is_damaged: bool  # a picture that it shows is damaged
 
     @property
     def frame_times_s(self) -> list[float]:
@@ -130,7 +130,11 @@ def expected_clips(path: str | Path, spec: ClipSpec) -> Iterator[ExpectedClip]:
             held[packet] = frame
         sound, sounding_s = _window([s for s in timeline.sounds if s.part == shown[0].part], start, spec)
         yield ExpectedClip(
-            start=start, shown=shown, frames=[held[p] for p in packets], sound=sound, sounding_s=sounding_s,
+            start=start,
+            shown=shown,
+            frames=[held[p] for p in packets],
+            sound=sound,
+            sounding_s=sounding_s,
             is_damaged=any(picture.is_damaged for picture in shown),
         )
         held = {packet: frame for packet, frame in held.items() if packet == packets[-1]}
@@ -252,14 +256,14 @@ def _seconds(stream: Stream, ticks: int) -> Fraction:
 
 @dataclass(frozen=True)
 class _VideoPacket:
-    place: int                   # among all packets of the file
-    stamp_s: Fraction | None     # when its picture is shown, of the stream's clock
-    order_s: Fraction | None     # when it is decoded: ascending, save where the clock restarts
+    place: int  # among all packets of the file
+    stamp_s: Fraction | None  # when its picture is shown, of the stream's clock
+    order_s: Fraction | None  # when it is decoded: ascending, save where the clock restarts
 
 
 @dataclass(frozen=True)
 class _Shown:
-    packet: int                  # the ordinal of its packet among the video's
+    packet: int  # the ordinal of its packet among the video's
     duration_s: Fraction
     is_key: bool
     is_corrupt: bool
@@ -267,10 +271,10 @@ class _Shown:
 
 @dataclass(frozen=True)
 class _Heard:
-    place: int                   # among all packets of the file, of the packet that gave it
+    place: int  # among all packets of the file, of the packet that gave it
     stamp_s: Fraction | None
     rate: int
-    samples: np.ndarray          # float32 (n,)
+    samples: np.ndarray  # float32 (n,)
 
 
 class _Decoded:
@@ -281,8 +285,8 @@ class _Decoded:
         self._counts_only = container.format.name in _COUNTS_ONLY
         self._to_mono = _ToMono()
         self.packets: list[_VideoPacket] = []
-        self.shown: list[_Shown] = []    # in the order of the decoder
-        self.errors: list[int] = []      # ordinals of the video packets that the decoder refused
+        self.shown: list[_Shown] = []  # in the order of the decoder
+        self.errors: list[int] = []  # ordinals of the video packets that the decoder refused
         self.heard: list[_Heard] = []
 
     def read(self) -> None:
@@ -336,9 +340,7 @@ def _packets(container: InputContainer, *streams: Stream | None) -> Iterator[Pac
         yield end
 
 
-def _pictures(
-    video: VideoStream, packet: Packet, errors: list[int], ordinal: int
-) -> list[VideoFrame]:
+def _pictures(video: VideoStream, packet: Packet, errors: list[int], ordinal: int) -> list[VideoFrame]:
     """The pictures that a packet releases; `ordinal` joins `errors` where the decoder refuses it."""
     try:
         return video.codec_context.decode(packet if packet.size else None)
@@ -503,7 +505,8 @@ def _stamped_at_begin(heard: list[_Heard]) -> list[_Heard]:
     def spread_s(at_end: bool) -> Fraction:
         origins_s = sorted(
             h.stamp_s - Fraction(count + at_end * len(h.samples), h.rate)
-            for h, count in zip(heard, counts, strict=False) if h.stamp_s is not None
+            for h, count in zip(heard, counts, strict=False)
+            if h.stamp_s is not None
         )
         tenth = len(origins_s) // 10
         return origins_s[-1 - tenth] - origins_s[tenth] if origins_s else Fraction(0)

@@ -86,10 +86,10 @@ def test_clap_says_what_is_cut_off(tmp_path, movie):
 @pytest.mark.parametrize(
     ("numbers", "cut"),
     [
-        ((63, 1, 47, 1, 0, 1, 0, 1), (0, 0, 1, 1)),        # half a pixel on each side: the far one
+        ((63, 1, 47, 1, 0, 1, 0, 1), (0, 0, 1, 1)),  # half a pixel on each side: the far one
         ((63, 1, 47, 1, 1, 2, -1, 2), (1, 0, 0, 1)),
         ((401, 10, 303, 10, 1, 3, -1, 3), (12, 8, 12, 10)),
-        ((2, 1, 2, 1, -31, 1, 23, 1), (0, 46, 62, 0)),      # in a corner
+        ((2, 1, 2, 1, -31, 1, 23, 1), (0, 46, 62, 0)),  # in a corner
     ],
 )
 def test_fractions_are_rounded_as_ffmpeg_rounds_them(tmp_path, movie, numbers, cut):
@@ -102,7 +102,7 @@ def test_fractions_are_rounded_as_ffmpeg_rounds_them(tmp_path, movie, numbers, c
 @pytest.mark.parametrize(
     "numbers",
     [
-        (64, 1, 48, 1, 0, 1, 0, 1),   # the whole picture
+        (64, 1, 48, 1, 0, 1, 0, 1),  # the whole picture
         (129, 2, 30, 1, 0, 1, 0, 1),  # half a pixel more than the picture, which FFmpeg refuses
         (40, 1, 30, 1, 13, 1, 0, 1),  # out at the right by one
         (40, 1, 30, 1, 0, 1, -10, 1),
@@ -236,10 +236,14 @@ def hostile_path(tmp_path_factory) -> Path:
 @settings(deadline=None, max_examples=300)
 @given(data=st.data())
 def test_damage_gives_none_or_an_aperture_and_never_an_error(movie, hostile_path, data):
-    whole = data.draw(st.sampled_from([
-        with_clap(movie, CLAP)[movie.rindex(b"moov") - 4 :],
-        matroska(tracks(track(2), track(1, crop=CROP))),
-    ]))
+    whole = data.draw(
+        st.sampled_from(
+            [
+                with_clap(movie, CLAP)[movie.rindex(b"moov") - 4 :],
+                matroska(tracks(track(2), track(1, crop=CROP))),
+            ]
+        )
+    )
     damaged = bytearray(whole)
     for _ in range(data.draw(st.integers(0, 3))):
         at = data.draw(st.integers(0, len(whole) - 1))

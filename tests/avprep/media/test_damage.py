@@ -130,18 +130,18 @@ def length_prefixed(*headers: int) -> bytes:
 @pytest.mark.parametrize(
     ("codec", "headers", "is_b", "is_leaned_on"),
     [
-        ("h264", (0x09, 0x65), None, True),        # IDR
-        ("h264", (0x09, 0x41), None, True),        # P, nal_ref_idc 2
-        ("h264", (0x09, 0x01), None, False),       # nal_ref_idc 0
+        ("h264", (0x09, 0x65), None, True),  # IDR
+        ("h264", (0x09, 0x41), None, True),  # P, nal_ref_idc 2
+        ("h264", (0x09, 0x01), None, False),  # nal_ref_idc 0
         ("h264", (0x09, 0x01, 0x41), None, True),
-        ("h264", (0x01,), False, True),            # it came out as P: the header may be what is damaged
-        ("h264", (0xEA,), None, True),             # no slice in sight
-        ("h264", (0x81,), None, True),             # a bit is set that never is
-        ("hevc", (0x02,), None, True),             # TRAIL_R
-        ("hevc", (0x00,), None, False),            # TRAIL_N
-        ("hevc", (0x26,), None, True),             # IDR_W_RADL
-        ("hevc", (0x28,), None, True),             # IDR_N_LP
-        ("hevc", (0xFE,), None, True),             # no slice in sight
+        ("h264", (0x01,), False, True),  # it came out as P: the header may be what is damaged
+        ("h264", (0xEA,), None, True),  # no slice in sight
+        ("h264", (0x81,), None, True),  # a bit is set that never is
+        ("hevc", (0x02,), None, True),  # TRAIL_R
+        ("hevc", (0x00,), None, False),  # TRAIL_N
+        ("hevc", (0x26,), None, True),  # IDR_W_RADL
+        ("hevc", (0x28,), None, True),  # IDR_N_LP
+        ("hevc", (0xFE,), None, True),  # no slice in sight
         ("mpeg2video", (), True, False),
         ("mpeg2video", (), False, True),
         ("mpeg2video", (), None, True),
@@ -163,9 +163,13 @@ def test_a_length_that_looks_like_a_start_code_is_a_length():
 @pytest.mark.parametrize(
     ("codec", "extradata", "size"),
     [
-        ("h264", bytes([1, 100, 0, 31, 0xFF, 0xE1]), 4), ("h264", bytes([1, 100, 0, 31, 0xFD, 0xE1]), 2),
-        ("h264", b"\0\0\0\1\x67\x64", 0), ("h264", None, 0), ("h264", b"\1", 0),
-        ("hevc", bytes([1, *range(20), 0x0F, 3]), 4), ("vp9", bytes([1] * 30), 0),
+        ("h264", bytes([1, 100, 0, 31, 0xFF, 0xE1]), 4),
+        ("h264", bytes([1, 100, 0, 31, 0xFD, 0xE1]), 2),
+        ("h264", b"\0\0\0\1\x67\x64", 0),
+        ("h264", None, 0),
+        ("h264", b"\1", 0),
+        ("hevc", bytes([1, *range(20), 0x0F, 3]), 4),
+        ("vp9", bytes([1] * 30), 0),
     ],
 )
 def test_how_units_are_told_apart_stands_in_the_streams_extradata(codec, extradata, size):

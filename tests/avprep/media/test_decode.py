@@ -244,7 +244,7 @@ def test_a_healthy_file_is_never_decoded_a_second_time(name):
     path, counts = shared_file("media", name), Counter()
     starts = starts_of_parts(probe(path).parts, spec=SPEC, stride_samples=SPEC.samples)
     with open_source(path) as source:
-        clips = list(read_clips(
-            source, starts, spec=SPEC, crop="center", deadline=Deadline(60), counts=counts
-        ))
+        clips = list(
+            read_clips(source, starts, spec=SPEC, crop="center", deadline=Deadline(60), counts=counts)
+        )
     assert all(isinstance(clip, RawClip) for clip in clips) and not counts

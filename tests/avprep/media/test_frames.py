@@ -134,12 +134,12 @@ def test_a_picture_that_has_its_size_already_keeps_its_values(name):
 
 ORIENTATIONS = {
     (1, 0, 0, 1): lambda p: p,
-    (-1, 0, 0, 1): lambda p: p[:, ::-1],                        # hflip: a front camera
-    (1, 0, 0, -1): lambda p: p[::-1],                           # vflip
-    (-1, 0, 0, -1): lambda p: p[::-1, ::-1],                    # by 180 degrees
-    (0, 1, -1, 0): lambda p: p.transpose(1, 0, 2)[:, ::-1],     # clockwise: a phone held upright
-    (0, -1, 1, 0): lambda p: p.transpose(1, 0, 2)[::-1],        # counterclockwise
-    (0, 1, 1, 0): lambda p: p.transpose(1, 0, 2),               # transpose
+    (-1, 0, 0, 1): lambda p: p[:, ::-1],  # hflip: a front camera
+    (1, 0, 0, -1): lambda p: p[::-1],  # vflip
+    (-1, 0, 0, -1): lambda p: p[::-1, ::-1],  # by 180 degrees
+    (0, 1, -1, 0): lambda p: p.transpose(1, 0, 2)[:, ::-1],  # clockwise: a phone held upright
+    (0, -1, 1, 0): lambda p: p.transpose(1, 0, 2)[::-1],  # counterclockwise
+    (0, 1, 1, 0): lambda p: p.transpose(1, 0, 2),  # transpose
     (0, -1, -1, 0): lambda p: p.transpose(1, 0, 2)[::-1, ::-1],  # transverse
 }
 
@@ -292,9 +292,27 @@ def cropped_after_conversion(frame: av.VideoFrame, cut: Aperture) -> np.ndarray:
 
 NOTHING = Aperture(0, 0, 0, 0)
 FORMATS = (
-    "yuv420p", "yuvj420p", "yuv420p10le", "yuv420p12le", "nv12", "p010le", "yuva420p", "yuv422p",
-    "yuv422p10le", "yuyv422", "yuv440p", "yuv411p", "yuv410p", "yuv444p", "yuv444p12le", "gray", "gray10le",
-    "rgb24", "gbrp10le", "rgba", "ya8",
+    "yuv420p",
+    "yuvj420p",
+    "yuv420p10le",
+    "yuv420p12le",
+    "nv12",
+    "p010le",
+    "yuva420p",
+    "yuv422p",
+    "yuv422p10le",
+    "yuyv422",
+    "yuv440p",
+    "yuv411p",
+    "yuv410p",
+    "yuv444p",
+    "yuv444p12le",
+    "gray",
+    "gray10le",
+    "rgb24",
+    "gbrp10le",
+    "rgba",
+    "ya8",
 )
 
 
@@ -302,9 +320,9 @@ FORMATS = (
 @pytest.mark.parametrize(
     ("width", "height", "cut"),
     [
-        (214, 120, NOTHING),             # as 854 x 480: 47 columns are cut on the left
+        (214, 120, NOTHING),  # as 854 x 480: 47 columns are cut on the left
         (120, 214, NOTHING),
-        (161, 91, NOTHING),              # odd, and off the grid
+        (161, 91, NOTHING),  # odd, and off the grid
         (120, 120, Aperture(1, 3, 5, 2)),
     ],
 )
@@ -395,8 +413,14 @@ def test_an_aperture_that_leaves_nothing_is_ignored(cut):
 
 # Colour.
 
-KR_KB = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087),
-         9: (0.2627, 0.0593)}
+KR_KB = {
+    1: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    5: (0.299, 0.114),
+    6: (0.299, 0.114),
+    7: (0.212, 0.087),
+    9: (0.2627, 0.0593),
+}
 
 
 def plain_colour(pixels: str, yuv: tuple[int, ...], width: int = 32, height: int = 32) -> av.VideoFrame:

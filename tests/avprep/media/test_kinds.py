@@ -33,14 +33,14 @@ from tests.avprep.media.sequential import expected_clips
 pytestmark = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the ffmpeg command to make files")
 
 SPEC = ClipSpec(size=32)
-SIDE = 64                # pixels of a picture
+SIDE = 64  # pixels of a picture
 FPS = 25
 SECONDS = 5
 LONG_S = 48
-FAR = 10                 # every so many clips of a long file: 14.4 s lie between two
-_TICK_S = 0.0025         # containers round stamps to 1 ms, and sound begins within one
+FAR = 10  # every so many clips of a long file: 14.4 s lie between two
+_TICK_S = 0.0025  # containers round stamps to 1 ms, and sound begins within one
 _RAW = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{SIDE}x{SIDE}"]
-_SILENT = 1e-3           # the highest sample of what is no sound
+_SILENT = 1e-3  # the highest sample of what is no sound
 
 X264 = "-c:v libx264 -preset ultrafast -crf 20 -pix_fmt yuv420p -b_strategy 0 -sc_threshold 0"
 X265 = (
@@ -73,8 +73,16 @@ class Studio:
         self._made: dict[str, list[str]] = {}  # by the file's name, what it was made with
 
     def __call__(
-        self, name: str, video: str = X264, audio: str = AAC, more: str = "", *, of: Recording = A,
-        seconds: float = SECONDS, fps: int = FPS, begin_s: float = 0,
+        self,
+        name: str,
+        video: str = X264,
+        audio: str = AAC,
+        more: str = "",
+        *,
+        of: Recording = A,
+        seconds: float = SECONDS,
+        fps: int = FPS,
+        begin_s: float = 0,
     ) -> Path:
         """
         Args:
@@ -177,8 +185,14 @@ def written(path: Path, *, every: int = 1) -> list[RawClip]:
 
 
 def assert_true(
-    clips: Sequence[RawClip], *, count: int, of: Sequence[Recording] = (A,), fps: float = FPS,
-    sound_later_s: float = 0, apart_s: float = _TICK_S, jump_s: float = 2 * _TICK_S,
+    clips: Sequence[RawClip],
+    *,
+    count: int,
+    of: Sequence[Recording] = (A,),
+    fps: float = FPS,
+    sound_later_s: float = 0,
+    apart_s: float = _TICK_S,
+    jump_s: float = 2 * _TICK_S,
 ) -> None:
     """Each clip is of one recording; its pictures are those of their times, and its sound is in step.
 
@@ -192,9 +206,7 @@ def assert_true(
     for clip in clips:
         numbers = [number_of(frame) for frame in clip.frames]
         recording = max((r for r in of if r.first <= numbers[0]), key=lambda r: r.first)
-        moved_s = [
-            t - (n - recording.first) / fps for t, n in zip(clip.frame_times_s, numbers, strict=True)
-        ]
+        moved_s = [t - (n - recording.first) / fps for t, n in zip(clip.frame_times_s, numbers, strict=True)]
         assert max(moved_s) - min(moved_s) <= jump_s, f"{clip.start}: {numbers}"
         instants_s = clip.start / SPEC.sample_rate + np.arange(SPEC.frames) / SPEC.fps
         shown_s = instants_s - clip.frame_times_s
@@ -209,7 +221,7 @@ def assert_true(
 
 
 @files(
-    ("four_b.ts", f"{X265}:bframes=4:b-adapt=0:keyint=-1", AAC),        # one GOP, as a segment of HLS
+    ("four_b.ts", f"{X265}:bframes=4:b-adapt=0:keyint=-1", AAC),  # one GOP, as a segment of HLS
     ("three_b.m2ts", f"{X264} -bf 3 -g 50", "-c:a ac3"),
     ("two_b.ts", f"{MPEG2} -bf 2 -g 12", MP2),
     ("open_gop.ts", f"{X264} -bf 3 -g 25 -x264-params open-gop=1", MP2),
@@ -236,7 +248,9 @@ def test_pictures_that_begin_later_than_the_sound_begin_there(studio, name, vide
 
 
 @files(
-    ("early.mp4", f"{X264} -bf 2", AAC), ("early.mkv", VP8, OPUS), ("early.ts", f"{X264} -bf 2", AAC),
+    ("early.mp4", f"{X264} -bf 2", AAC),
+    ("early.mkv", VP8, OPUS),
+    ("early.ts", f"{X264} -bf 2", AAC),
 )
 def test_sound_that_begins_after_the_first_clip_is_silence_before(studio, name, video, audio):
     path = later(studio(name, video, audio), "sound", Fraction(21, 10), "audio")
@@ -291,12 +305,15 @@ def test_stamps_of_33_bits_that_wrap_run_on(studio, begin_s):
     assert_true(written(path), count=3)
 
 
-@pytest.mark.parametrize(("name", "audio", "factor"), [
-    ("slow.mkv", "-c:a pcm_s16le", Fraction(95, 100)),
-    ("fast.mkv", "-c:a flac", Fraction(106, 100)),
-    ("fast.mp4", AAC, Fraction(103, 100)),
-    ("slow.nut", "-c:a pcm_s16le", Fraction(97, 100)),
-])
+@pytest.mark.parametrize(
+    ("name", "audio", "factor"),
+    [
+        ("slow.mkv", "-c:a pcm_s16le", Fraction(95, 100)),
+        ("fast.mkv", "-c:a flac", Fraction(106, 100)),
+        ("fast.mp4", AAC, Fraction(103, 100)),
+        ("slow.nut", "-c:a pcm_s16le", Fraction(97, 100)),
+    ],
+)
 def test_sound_of_another_clock_than_the_pictures_follows_its_stamps(studio, name, audio, factor):
     def stretch(packet: Packet) -> None:
         if packet.stream.type == "audio":
@@ -310,16 +327,26 @@ def test_sound_of_another_clock_than_the_pictures_follows_its_stamps(studio, nam
         assert abs(heard_at_s(clip, stretched) - clip.start / SPEC.sample_rate) < 0.003
 
 
-@pytest.mark.parametrize(("rates", "audio"), [
-    ((48000, 32000), MP2), ((44100, 48000), MP3), ((16000, 48000), MP3), ((48000, 44100), "-c:a ac3"),
-])
+@pytest.mark.parametrize(
+    ("rates", "audio"),
+    [
+        ((48000, 32000), MP2),
+        ((44100, 48000), MP3),
+        ((16000, 48000), MP3),
+        ((48000, 44100), "-c:a ac3"),
+    ],
+)
 def test_a_change_of_the_sounds_rate_leaves_the_sound_before_it(studio, rates, audio):
     change_s = 2
     codec = " ".join(audio.split()[:2])
     parts = [
         studio(
-            f"{begin_s}_{rate}_{codec[-3:]}.ts", f"{X264} -bf 0 -g 25", f"{codec} -ar {rate}",
-            f"-output_ts_offset {begin_s}", begin_s=begin_s, seconds=stop_s - begin_s,
+            f"{begin_s}_{rate}_{codec[-3:]}.ts",
+            f"{X264} -bf 0 -g 25",
+            f"{codec} -ar {rate}",
+            f"-output_ts_offset {begin_s}",
+            begin_s=begin_s,
+            seconds=stop_s - begin_s,
         )
         for rate, begin_s, stop_s in zip(rates, (0, change_s), (change_s, SECONDS), strict=True)
     ]
@@ -332,13 +359,16 @@ def test_a_change_of_the_sounds_rate_leaves_the_sound_before_it(studio, rates, a
 # --- the end of a file -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("form", "suffix", "video", "audio", "more"), [
-    ("matroska", ".mkv", f"{X264} -bf 2", AAC, ""),
-    ("webm", ".webm", VP8, OPUS, "-live 1"),
-    ("flv", ".flv", f"{X264} -bf 2", MP3, ""),
-    pytest.param("nut", ".nut", f"{MPEG4} -bf 2", MP2, "", marks=pytest.mark.slow),
-    ("mp4", ".mp4", f"{X264} -bf 2", AAC, "-movflags +frag_keyframe+empty_moov"),
-])
+@pytest.mark.parametrize(
+    ("form", "suffix", "video", "audio", "more"),
+    [
+        ("matroska", ".mkv", f"{X264} -bf 2", AAC, ""),
+        ("webm", ".webm", VP8, OPUS, "-live 1"),
+        ("flv", ".flv", f"{X264} -bf 2", MP3, ""),
+        pytest.param("nut", ".nut", f"{MPEG4} -bf 2", MP2, "", marks=pytest.mark.slow),
+        ("mp4", ".mp4", f"{X264} -bf 2", AAC, "-movflags +frag_keyframe+empty_moov"),
+    ],
+)
 @pytest.mark.parametrize("share", [1.0, 0.7])
 def test_a_file_without_a_duration_is_planned_to_its_last_packet(
     studio, form, suffix, video, audio, more, share
@@ -365,7 +395,15 @@ def test_a_last_picture_that_lasts_is_shown_as_long(studio, name, video, audio):
 
     pictures = studio(f"pictures_{name}", video, "", seconds=4)
     sound = studio.ffmpeg(
-        f"both_{name}", "-i", pictures, "-t", "9", "-i", _sound(studio.folder, A), "-c:v", "copy",
+        f"both_{name}",
+        "-i",
+        pictures,
+        "-t",
+        "9",
+        "-i",
+        _sound(studio.folder, A),
+        "-c:v",
+        "copy",
         *audio.split(),
     )
     path = remuxed(sound, "last", lengthen)
@@ -377,13 +415,23 @@ def test_a_last_picture_that_lasts_is_shown_as_long(studio, name, video, audio):
 
 
 @files(
-    ("one.mkv", f"{X264} -frames:v 1", "-c:a flac"), ("one.mp4", f"{MPEG4} -frames:v 1", AAC),
+    ("one.mkv", f"{X264} -frames:v 1", "-c:a flac"),
+    ("one.mp4", f"{MPEG4} -frames:v 1", AAC),
     ("one.mov", "-c:v png -frames:v 1", "-c:a pcm_s16le"),
 )
 def test_one_picture_with_music_is_shown_as_long_as_it_lasts(studio, name, video, audio):
     path = studio.ffmpeg(
-        f"single_{name}", *_RAW, "-r", "1/6", "-i",
-        _pictures(studio.folder, A), "-t", "6", "-i", _sound(studio.folder, A), *video.split(),
+        f"single_{name}",
+        *_RAW,
+        "-r",
+        "1/6",
+        "-i",
+        _pictures(studio.folder, A),
+        "-t",
+        "6",
+        "-i",
+        _sound(studio.folder, A),
+        *video.split(),
         *audio.split(),
     )
     assert differences(path, SPEC) == []
@@ -403,9 +451,18 @@ def test_one_picture_with_music_is_shown_as_long_as_it_lasts(studio, name, video
 def test_a_duration_that_is_of_one_stream_plans_no_clip_in_vain(studio, name, video, audio, longer):
     lengths = {"video": ("-t 7", "-t 3"), "audio": ("-t 3.4", "-t 7")}[longer]
     path = studio.ffmpeg(
-        f"{longer}_longer_{name}", *_RAW, "-r", "25",
-        *lengths[0].split(), "-i", _pictures(studio.folder, A), *lengths[1].split(), "-i",
-        _sound(studio.folder, A), *video.split(), *audio.split(),
+        f"{longer}_longer_{name}",
+        *_RAW,
+        "-r",
+        "25",
+        *lengths[0].split(),
+        "-i",
+        _pictures(studio.folder, A),
+        *lengths[1].split(),
+        "-i",
+        _sound(studio.folder, A),
+        *video.split(),
+        *audio.split(),
     )
     assert differences(path, SPEC) == []
     clips = product_clips(path, SPEC)
@@ -430,21 +487,41 @@ PROGRAMMES = {
 def test_of_several_programmes_the_videos_own_sound_is_taken(studio, order, codecs):
     maps, *programmes = PROGRAMMES[order]
     path = studio.ffmpeg(
-        f"{order}_{codecs[-3:]}.ts", *_RAW, "-r", "25",
-        "-t", "5", "-i", _pictures(studio.folder, A), "-t", "5", "-i", _sound(studio.folder, A),
-        "-t", "5", "-i", _sound(studio.folder, B), *(word for m in maps.split() for word in ("-map", m)),
-        *codecs.split(), *(word for p in programmes for word in ("-program", p)),
+        f"{order}_{codecs[-3:]}.ts",
+        *_RAW,
+        "-r",
+        "25",
+        "-t",
+        "5",
+        "-i",
+        _pictures(studio.folder, A),
+        "-t",
+        "5",
+        "-i",
+        _sound(studio.folder, A),
+        "-t",
+        "5",
+        "-i",
+        _sound(studio.folder, B),
+        *(word for m in maps.split() for word in ("-map", m)),
+        *codecs.split(),
+        *(word for p in programmes for word in ("-program", p)),
     )
     assert differences(path, SPEC) == []
     assert_true(written(path), count=3)
 
 
-@pytest.mark.parametrize(("name", "audio", "layout"), [
-    ("flac.mkv", "-c:a flac", "7.1"), ("aac.ts", "-c:a aac", "7.1"), ("opus.mkv", "-c:a libopus", "6.1"),
-    pytest.param("flac.nut", "-c:a flac", "6.1", marks=pytest.mark.slow),
-    pytest.param("pcm.mkv", "-c:a pcm_s24le", "7.1", marks=pytest.mark.slow),
-    pytest.param("alac.mov", "-c:a alac", "7.1", marks=pytest.mark.slow),
-])
+@pytest.mark.parametrize(
+    ("name", "audio", "layout"),
+    [
+        ("flac.mkv", "-c:a flac", "7.1"),
+        ("aac.ts", "-c:a aac", "7.1"),
+        ("opus.mkv", "-c:a libopus", "6.1"),
+        pytest.param("flac.nut", "-c:a flac", "6.1", marks=pytest.mark.slow),
+        pytest.param("pcm.mkv", "-c:a pcm_s24le", "7.1", marks=pytest.mark.slow),
+        pytest.param("alac.mov", "-c:a alac", "7.1", marks=pytest.mark.slow),
+    ],
+)
 def test_sound_of_seven_or_eight_channels_is_mixed(studio, name, audio, layout):
     channels = {"6.1": 7, "7.1": 8}[layout]
     pan = f"pan={layout}|" + "|".join(f"c{i}=c0" for i in range(channels))
@@ -572,18 +649,21 @@ def test_segments_joined_byte_by_byte_lose_no_clip(studio):
     assert_true(clips, count=9)
 
 
-@pytest.mark.parametrize(("name", "video", "harm", "keep"), [
-    pytest.param("mpeg2.mkv", f"{MPEG2} -bf 2 -g 15", _overwritten, 24, id="mpeg2.mkv"),
-    pytest.param("mpeg4.avi", f"{MPEG4} -bf 0 -g 30", _overwritten, 24, id="mpeg4.avi"),
-    pytest.param("mpeg4.mp4", f"{MPEG4} -bf 2 -g 30", _overwritten, 24, id="mpeg4.mp4"),
-    pytest.param("h264.mp4", f"{X264} -bf 2 -g 30 -x264-params b-pyramid=none", _cleared, 32, id="h264.mp4"),
-    pytest.param("mpeg2_cleared.mkv", f"{MPEG2} -bf 2 -g 15", _cleared, 32, id="mpeg2_cleared.mkv"),
-    pytest.param("mpeg2.ts", f"{MPEG2} -bf 2 -g 15", _thinned, 10, id="mpeg2.ts"),
-    pytest.param(
-        "hevc.mp4", f"{X265}:bframes=2:b-adapt=0:keyint=30", _cleared, 0, id="hevc_cleared.mp4"),
-    pytest.param(
-        "hevc.ts", f"{X265}:bframes=2:b-adapt=0:keyint=30", _thinned, 10, id="hevc.ts"),
-])
+@pytest.mark.parametrize(
+    ("name", "video", "harm", "keep"),
+    [
+        pytest.param("mpeg2.mkv", f"{MPEG2} -bf 2 -g 15", _overwritten, 24, id="mpeg2.mkv"),
+        pytest.param("mpeg4.avi", f"{MPEG4} -bf 0 -g 30", _overwritten, 24, id="mpeg4.avi"),
+        pytest.param("mpeg4.mp4", f"{MPEG4} -bf 2 -g 30", _overwritten, 24, id="mpeg4.mp4"),
+        pytest.param(
+            "h264.mp4", f"{X264} -bf 2 -g 30 -x264-params b-pyramid=none", _cleared, 32, id="h264.mp4"
+        ),
+        pytest.param("mpeg2_cleared.mkv", f"{MPEG2} -bf 2 -g 15", _cleared, 32, id="mpeg2_cleared.mkv"),
+        pytest.param("mpeg2.ts", f"{MPEG2} -bf 2 -g 15", _thinned, 10, id="mpeg2.ts"),
+        pytest.param("hevc.mp4", f"{X265}:bframes=2:b-adapt=0:keyint=30", _cleared, 0, id="hevc_cleared.mp4"),
+        pytest.param("hevc.ts", f"{X265}:bframes=2:b-adapt=0:keyint=30", _thinned, 10, id="hevc.ts"),
+    ],
+)
 def test_what_damage_reaches_is_failed_and_nothing_else(studio, name, video, harm, keep):
     """Each written picture is that of the whole file; no clip failed whose pictures all are."""
     path = studio.ffmpeg(f"whole_{name}", "-f", "lavfi", "-i", _NOISY, *video.split())
@@ -598,7 +678,8 @@ def test_what_damage_reaches_is_failed_and_nothing_else(studio, name, video, har
     assert kept and failed and {clip.error.reason for _, clip in failed} == {Reason.CORRUPT}
     assert min(_worst_db(clip.frames, whole[clip.start]) for clip in kept) >= _LEAST_DB
     in_vain = [
-        (harmed.name, clip.start) for harmed, clip in failed
+        (harmed.name, clip.start)
+        for harmed, clip in failed
         if np.array_equal(_decoded(harmed, clip.start), whole[clip.start])
     ]
     assert path.suffix == ".ts" or not in_vain  # there FFmpeg flags the packet before the damaged one, too
@@ -626,6 +707,7 @@ def remuxed(path: Path, name: str, change: Callable[[Packet], None]) -> Path:
 
 def later(path: Path, name: str, seconds: Fraction, kind: str) -> Path:
     """A copy of which the streams of a kind come later."""
+
     def move(packet: Packet) -> None:
         if packet.stream.type == kind:
             ticks = round(seconds / packet.time_base)

@@ -26,9 +26,9 @@ CASES = matrix.pairwise()
 FAST = matrix.first_of_each_container(CASES, 36)
 LONG = matrix.first_of_each_container(CASES, 18)
 LONG_S = 40
-EVERY = 9              # of a long file's clips each ninth is read: 12.8 s lie between
-_TICKS_S = 0.0025      # containers round stamps to 1 ms, some encoders begin within a millisecond
-_OPUS_S = 0.007        # the lead of 6.5 ms that FFmpeg 5 writes twice or not at all into Matroska
+EVERY = 9  # of a long file's clips each ninth is read: 12.8 s lie between
+_TICKS_S = 0.0025  # containers round stamps to 1 ms, some encoders begin within a millisecond
+_OPUS_S = 0.007  # the lead of 6.5 ms that FFmpeg 5 writes twice or not at all into Matroska
 
 pytestmark = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the ffmpeg command to make files")
 
@@ -107,7 +107,8 @@ def _pictures_moved_s(clip: ExpectedClip, case: Case) -> list[float]:
     numbers = [number_of(frame) for frame in clip.frames]
     # FFmpeg's AVI has the first picture at 0 however late it is, and fills the gap behind it.
     known = [
-        (picture, number) for picture, number in zip(clip.shown, numbers, strict=True)
+        (picture, number)
+        for picture, number in zip(clip.shown, numbers, strict=True)
         if number or case.container != "avi"
     ]
     return [float(picture.time_s - number / case.fps) for picture, number in known]

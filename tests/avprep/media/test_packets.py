@@ -44,7 +44,10 @@ def demuxer(packets: list[Packet], *, may_jump: bool = True, name: str = "mpegts
     container = SimpleNamespace(demux=demux, format=SimpleNamespace(flags=flags, name=name))
     has_sound = any(packet.stream_index for packet in packets)
     source = SimpleNamespace(
-        container=container, video=streams[0], audio=streams[1] if has_sound else None, can_seek=False,
+        container=container,
+        video=streams[0],
+        audio=streams[1] if has_sound else None,
+        can_seek=False,
         video_clock=Clock(Fraction(1, SECOND), Fraction(0)),
     )
     return Demuxer(source, Deadline(None))
@@ -265,7 +268,7 @@ def seekable(packets: list[Packet]) -> Demuxer:
         state.begin = next(i for i, p in enumerate(packets) if p.pts >= begin)
 
     def demux(_: object) -> Iterator[Packet]:
-        yield from packets[state.begin:]
+        yield from packets[state.begin :]
 
     found._container.seek, found._container.demux, found._can_seek = seek, demux, True
     keys = [SimpleNamespace(timestamp=p.pts) for p in packets if p.stream_index == 0 and p.is_keyframe]

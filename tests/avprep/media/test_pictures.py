@@ -112,16 +112,27 @@ class Stream:
     """What is shown at instants of a stream of packets."""
 
     def __init__(
-        self, packets: Sequence[Packet], instants: Sequence[int], *, codec: str = "h264", reorder: int = 2,
-        is_plain: bool = False, early: int = 0, fit: Callable[[VideoFrame], int] = number_of,
+        self,
+        packets: Sequence[Packet],
+        instants: Sequence[int],
+        *,
+        codec: str = "h264",
+        reorder: int = 2,
+        is_plain: bool = False,
+        early: int = 0,
+        fit: Callable[[VideoFrame], int] = number_of,
     ) -> None:
         self.decoder = Decoder(codec, reorder)
         video = SimpleNamespace(index=0, time_base=TICK_S, codec_context=self.decoder)
         container = SimpleNamespace(
-            demux=lambda _: iter(packets), format=SimpleNamespace(flags=0, name="matroska"),
+            demux=lambda _: iter(packets),
+            format=SimpleNamespace(flags=0, name="matroska"),
         )
         source = SimpleNamespace(
-            container=container, video=video, audio=None, can_seek=False,
+            container=container,
+            video=video,
+            audio=None,
+            can_seek=False,
             video_clock=Clock(TICK_S, Fraction(0)),
         )
         self.demuxer = Demuxer(source, Deadline(None))
@@ -153,7 +164,13 @@ def clips_of(stop: int, *, step: int = 1, length: int = 4) -> list[list[int]]:
 
 
 REORDERING = [
-    ("h264", 0), ("h264", 2), ("h264", 16), ("hevc", 4), ("mpeg2video", 2), ("mpeg4", 2), ("vp8", 0)
+    ("h264", 0),
+    ("h264", 2),
+    ("h264", 16),
+    ("hevc", 4),
+    ("mpeg2video", 2),
+    ("mpeg4", 2),
+    ("vp8", 0),
 ]
 
 
@@ -467,6 +484,12 @@ def test_nothing_grows_with_the_length_of_a_source():
     for begin in range(0, 1450, 10):
         assert asked.at(begin, begin + 5) == [begin, begin + 5]
     held = {name: len(value) for name, value in vars(asked.pictures).items() if hasattr(value, "__len__")}
-    most = {"_pictures": 4, "_expected": 2 + LOOK, "_entries": 257, "_upcoming": 512 + LOOK, "_window": LOOK,
-            "_shown_numbers": LOOK}
+    most = {
+        "_pictures": 4,
+        "_expected": 2 + LOOK,
+        "_entries": 257,
+        "_upcoming": 512 + LOOK,
+        "_window": LOOK,
+        "_shown_numbers": LOOK,
+    }
     assert {name for name in held if held[name] > most.get(name, 0)} == {"_instants"}

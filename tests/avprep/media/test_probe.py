@@ -129,9 +129,18 @@ def extent_s(path: Path) -> tuple[float, float]:
 @pytest.mark.parametrize(
     ("suffix", "codec", "reorder"),
     [
-        (".mp4", "h264", 3), (".mov", "mpeg4", 0), (".mkv", "h264", 3), (".mkv", "mpeg4", 0),
-        (".ts", "h264", 3), (".ts", "mpeg2video", 2), (".nut", "mpeg4", 2), (".mpg", "mpeg2video", 2),
-        (".avi", "mpeg4", 0), (".avi", "h264", 2), (".wmv", "mpeg4", 0), (".flv", "h264", 2),
+        (".mp4", "h264", 3),
+        (".mov", "mpeg4", 0),
+        (".mkv", "h264", 3),
+        (".mkv", "mpeg4", 0),
+        (".ts", "h264", 3),
+        (".ts", "mpeg2video", 2),
+        (".nut", "mpeg4", 2),
+        (".mpg", "mpeg2video", 2),
+        (".avi", "mpeg4", 0),
+        (".avi", "h264", 2),
+        (".wmv", "mpeg4", 0),
+        (".flv", "h264", 2),
     ],
 )
 def test_pictures_last_from_the_first_to_the_end_of_the_last(suffix, codec, reorder, begin_s, tmp_path):
@@ -144,7 +153,10 @@ def test_pictures_last_from_the_first_to_the_end_of_the_last(suffix, codec, reor
 @pytest.mark.parametrize(
     ("suffix", "codec", "begin_s"),
     [
-        (".mp4", "h264", 0), (".mp4", "mpeg4", 7), (".mkv", "mpeg4", 0), (".mkv", "mpeg4", 7),
+        (".mp4", "h264", 0),
+        (".mp4", "mpeg4", 7),
+        (".mkv", "mpeg4", 0),
+        (".mkv", "mpeg4", 7),
     ],
 )
 def test_a_file_that_is_cut_off_lasts_as_long_as_its_header_says(suffix, codec, begin_s, tmp_path):

@@ -122,7 +122,7 @@ def test_a_change_of_rate_keeps_both_sides(tmp_path):
     b = _record(tmp_path / "b.ts", "-c:a", "mp2", "-ar", "44100", "-output_ts_offset", "2", seed=7)
     first, second, *_ = expected_clips(_join(tmp_path / "both.ts", a, b), SPEC)
     assert _noise_place_s(first.sound)[1] > 0.9
-    assert _noise_place_s(second.sound[:4800])[1] > 0.9     # until 2 s of a
+    assert _noise_place_s(second.sound[:4800])[1] > 0.9  # until 2 s of a
     assert _noise_place_s(second.sound[8000:], seed=7)[1] > 0.9
     assert second.sounding_s > 1.5
 

@@ -103,8 +103,10 @@ def test_sound_whose_stamps_part_steadily_from_its_count_follows_the_stamps(fact
 def test_what_sounds_before_a_change_of_rate_is_kept():
     """Half a second at each of two rates: a tone in both, at its time."""
     t = np.arange(48000) / 48000
-    tone = {rate: np.sin(2 * np.pi * 440 * t[: rate // 2] * 48000 / rate).astype(np.float32)
-            for rate in (48000, 44100)}
+    tone = {
+        rate: np.sin(2 * np.pi * 440 * t[: rate // 2] * 48000 / rate).astype(np.float32)
+        for rate in (48000, 44100)
+    }
     pieces = [Piece(48000, 0, tone[48000]), Piece(44100, 44100, tone[44100])]
     sound = cut(pieces, 0, SPEC)
     assert sound.sounding_s == pytest.approx(1.0, abs=1e-3)
@@ -226,8 +228,10 @@ def test_only_two_channels_and_only_those_of_the_clip_can_cancel_each_other():
 
     three = list(mono_pieces(sound(-1, "2.1", 0, 100), MS, Fraction(2, 1000)))
     assert not cut(three, 0, SPEC).is_cancelled
-    both = [*mono_pieces(sound(-1, "stereo", 0, 700), MS, Fraction(2, 1000)),
-            *mono_pieces(sound(1, "stereo", 20, 90), MS, Fraction(2, 1000))]
+    both = [
+        *mono_pieces(sound(-1, "stereo", 0, 700), MS, Fraction(2, 1000)),
+        *mono_pieces(sound(1, "stereo", 20, 90), MS, Fraction(2, 1000)),
+    ]
     assert cut(both, 0, SPEC).is_cancelled
     assert not cut(both, 20 * 16000, SPEC).is_cancelled
 
@@ -248,7 +252,9 @@ class Source:
         self.codec = av.CodecContext.create("pcm_s16le", "r")
         self.codec.sample_rate, self.codec.layout = 16000, "mono"
         decoder = SimpleNamespace(
-            name=name, decode=self.codec.decode, flush_buffers=self.codec.flush_buffers,
+            name=name,
+            decode=self.codec.decode,
+            flush_buffers=self.codec.flush_buffers,
         )
         self.stream = SimpleNamespace(time_base=Fraction(1, 1000), codec_context=decoder)
         self.origin_s = origin_s
@@ -264,7 +270,8 @@ class Source:
     def sound(self) -> Sound:
         waiting = iter(self.packets)
         demuxer = SimpleNamespace(
-            audio=lambda: next(waiting, None), video_clock=Clock(Fraction(1, 1000), Fraction(self.origin_s)),
+            audio=lambda: next(waiting, None),
+            video_clock=Clock(Fraction(1, 1000), Fraction(self.origin_s)),
         )
         return Sound(self.stream, demuxer, SPEC)
 

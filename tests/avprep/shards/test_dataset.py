@@ -32,7 +32,13 @@ from tests.avmodel.made_latents import write_latents
 from tests.made_clips import TINY, write_clips
 
 HEADER = EncoderHeader(
-    spec=TINY, channels=2, planes=("v_hw", "v_tw"), rows=8, columns=8, valid_rows=(8, 4), weights="w",
+    spec=TINY,
+    channels=2,
+    planes=("v_hw", "v_tw"),
+    rows=8,
+    columns=8,
+    valid_rows=(8, 4),
+    weights="w",
     config={},
 )
 ALL = ("frames", "mel", "waveform", "json")
@@ -70,9 +76,12 @@ def rewrite(out: Path, change) -> None:
 def as_codec(codec: str):
     def change(_key: str, members: Members) -> Members:
         return pack_clip(
-            header=json.loads(members["json"]), mel=load_npy(members["mel.npy"]),
-            waveform=np.zeros(TINY.samples, np.float32), sample_rate=TINY.sample_rate,
-            frames=load_npy(members["frames.npy"]), codec=codec,
+            header=json.loads(members["json"]),
+            mel=load_npy(members["mel.npy"]),
+            waveform=np.zeros(TINY.samples, np.float32),
+            sample_rate=TINY.sample_rate,
+            frames=load_npy(members["frames.npy"]),
+            codec=codec,
             encode_h264=lambda frames: encode_frames(frames, fps=TINY.fps),
         )
 
@@ -169,9 +178,13 @@ DAMAGES = {
     "without frames": lambda key, members: {n: d for n, d in members.items() if not n.startswith("frame")},
     "Expecting value": lambda key, members: members | {"json": b"?"},
     "cannot be read: .*Error opening|cannot be read: .*[Ff]ormat": (
-        lambda key, members: members | {"audio.flac": b"fLaC?"}),
-    "cannot identify image": lambda key, members: dict(sorted(
-        ({n: d for n, d in members.items() if n != "frames.npy"} | {"frame00.jpg": b"\xff\xd8?"}).items())),
+        lambda key, members: members | {"audio.flac": b"fLaC?"}
+    ),
+    "cannot identify image": lambda key, members: dict(
+        sorted(
+            ({n: d for n, d in members.items() if n != "frames.npy"} | {"frame00.jpg": b"\xff\xd8?"}).items()
+        )
+    ),
 }
 
 
@@ -291,9 +304,7 @@ def test_the_ledger_is_a_table_of_every_row(clips):
     table = avprep.read_ledger(clips)
     store = open_store(clips)
     rows = [row for index in range(3) for row in read_ledger(store, index)[0]]
-    assert table.to_pylist() == [
-        {name: getattr(row, name) for name in table.column_names} for row in rows
-    ]
+    assert table.to_pylist() == [{name: getattr(row, name) for name in table.column_names} for row in rows]
     assert table.schema.metadata is None
 
 

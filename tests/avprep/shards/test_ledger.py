@@ -24,8 +24,12 @@ from avprep.shards.store import LocalStore, ShardError
 
 ROWS = st.lists(
     st.builds(
-        LedgerRow, key=st.text("0123456789abcdef", max_size=8), shard=st.just(0), source=st.just("x"),
-        start_s=st.floats(0, 1e5), status=st.sampled_from(STATUSES),
+        LedgerRow,
+        key=st.text("0123456789abcdef", max_size=8),
+        shard=st.just(0),
+        source=st.just("x"),
+        start_s=st.floats(0, 1e5),
+        status=st.sampled_from(STATUSES),
         reason=st.sampled_from(["", *(reason.value for reason in Reason)]),
     ),
     max_size=40,
