@@ -22,7 +22,7 @@ FLOORS = {
     "avprep.datasets": (),
     "avprep.shards": ("avprep.spec", "avprep.reasons"),
     "avprep.stages": ("avprep.spec", "avprep.reasons", "avprep.dsp", "avprep.media", "avprep.shards"),
-    "avprep.execution": (),
+    "avprep.execution": ("avprep.reasons",),
     "avprep.jobs": (
         "avprep.spec",
         "avprep.reasons",
