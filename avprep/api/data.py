@@ -14,13 +14,12 @@ from avprep.api.checks import require_whole
 from avprep.errors import ArgumentError
 from avprep.media.mux import decode_frames
 from avprep.shards import dataset as shards
-from avprep.shards.clips import Members
 from avprep.shards.dataset import Item, LatentDataset
-from avprep.shards.latents import KIND as LATENTS_KIND
 from avprep.shards.latents import EncoderHeader
+from avprep.shards.layout import LATENTS, ShardError, kind_of
 from avprep.shards.ledger import finished_shards, read_record, read_table
-from avprep.shards.store import LocalStore, ShardError, open_store
-from avprep.shards.verify import kind_of
+from avprep.shards.store import LocalStore, open_store
+from avprep.shards.tar import Members
 from avprep.spec import ClipSpec
 
 if TYPE_CHECKING:
@@ -125,15 +124,13 @@ class _Sample:
 
 def _decoder(header: dict, fields: Sequence[str] | None) -> shards.ClipDecoder | shards.LatentDecoder:
     kind = kind_of(header)
-    if kind == LATENTS_KIND:
+    if kind == LATENTS:
         known, default = shards.latent_fields(header), ("latent", "json")
         checked = shards.checked_fields(default if fields is None else fields, known)
         return shards.LatentDecoder(EncoderHeader.from_dict(header), checked)
-    if kind == "clips":
-        default = ("frames", "mel", "json")
-        checked = shards.checked_fields(default if fields is None else fields, shards.CLIP_FIELDS)
-        return shards.ClipDecoder(ClipSpec.from_dict(header["spec"]), checked, decode_frames)
-    raise ShardError(f"spec.json says that it holds {kind!r}, which this version does not know")
+    default = ("frames", "mel", "json")
+    checked = shards.checked_fields(default if fields is None else fields, shards.CLIP_FIELDS)
+    return shards.ClipDecoder(ClipSpec.from_dict(header["spec"]), checked, decode_frames)
 
 
 def _finished_paths(out: str | os.PathLike[str]) -> list[str]:

@@ -23,9 +23,9 @@ _SHOWN = 3  # failed rows of a reason, unless all are asked for
 def status(out: str, show_all: bool, key: str | None) -> None:
     """Print the ledger's sums and every failure's reason, with the command that tries it alone."""
     from avprep.cli.common import existing, print_sums
+    from avprep.shards.layout import kind_of, read_header
     from avprep.shards.ledger import finished_shards
     from avprep.shards.plan import PlanReader
-    from avprep.shards.verify import kind_of, read_header
 
     store = existing(out)
     if key is not None:
@@ -78,8 +78,8 @@ def verify(out: str) -> None:
     from tqdm import tqdm
 
     from avprep.cli.common import existing
+    from avprep.shards.layout import kind_of, read_header
     from avprep.shards.ledger import finished_shards, read_ledgers
-    from avprep.shards.verify import kind_of, read_header
     from avprep.shards.verify import verify as damages_of
 
     store = existing(out)

@@ -20,12 +20,23 @@ from typing import Any
 import numpy as np
 
 from avprep.errors import ArgumentError, ClipNotFound
-from avprep.shards.clips import Members, ShardError, load_npy, load_waveform, unpack_frames
+from avprep.shards.clips import load_npy, load_waveform, unpack_frames
 from avprep.shards.index import ClipReader, ShardIndex, index_shards
-from avprep.shards.latents import KIND as LATENTS_KIND
 from avprep.shards.latents import EncoderHeader, unpack
+from avprep.shards.layout import (
+    AUDIO,
+    CLIP_HEADER,
+    CLIPS,
+    LATENT,
+    LATENTS,
+    LOGVAR,
+    MEL,
+    ShardError,
+    kind_of,
+    read_header,
+)
 from avprep.shards.store import open_store
-from avprep.shards.verify import kind_of, read_header
+from avprep.shards.tar import Members
 from avprep.spec import ClipSpec
 
 CLIP_FIELDS = ("frames", "mel", "waveform", "json")
@@ -54,13 +65,13 @@ class ClipDecoder:
         return _checked("frames", unpack_frames(members, self.decode_h264), self.spec.frames_shape, np.uint8)
 
     def mel(self, members: Members) -> np.ndarray:
-        return _checked("mel", load_npy(members["mel.npy"]), self.spec.mel_shape, np.float16)
+        return _checked("mel", load_npy(members[MEL]), self.spec.mel_shape, np.float16)
 
     def waveform(self, members: Members) -> np.ndarray:
-        return _checked("waveform", load_waveform(members["audio.flac"]), (self.spec.samples,), np.float32)
+        return _checked("waveform", load_waveform(members[AUDIO]), (self.spec.samples,), np.float32)
 
     def json(self, members: Members) -> dict[str, Any]:
-        return json.loads(members["json"])
+        return json.loads(members[CLIP_HEADER])
 
 
 @dataclass(frozen=True)
@@ -74,13 +85,13 @@ class LatentDecoder:
         return {field: getattr(self, field)(members) for field in self.fields}
 
     def latent(self, members: Members) -> np.ndarray:
-        return self._stack("latent", members["latent.npy"])
+        return self._stack("latent", members[LATENT])
 
     def logvar(self, members: Members) -> np.ndarray:
-        return self._stack("logvar", members["logvar.npy"])
+        return self._stack("logvar", members[LOGVAR])
 
     def json(self, members: Members) -> dict[str, Any]:
-        return json.loads(members["json"])
+        return json.loads(members[CLIP_HEADER])
 
     def _stack(self, name: str, data: bytes) -> np.ndarray:
         return _checked(name, unpack(load_npy(data), self.encoder), self.encoder.shape, np.float16)
@@ -173,7 +184,7 @@ class ClipDataset(_MapStyle):
         index: ShardIndex | None = None,
     ) -> None:
         store = open_store(out)
-        self.header = header_of(out, "clips")
+        self.header = header_of(out, CLIPS)
         self.spec = ClipSpec.from_dict(self.header["spec"])
         decode = ClipDecoder(self.spec, checked_fields(fields, CLIP_FIELDS), decode_h264)
         super().__init__(store.uri, index_shards(store) if index is None else index, decode)
@@ -196,7 +207,7 @@ class LatentDataset(_MapStyle):
 
     def __init__(self, out: str | os.PathLike[str], *, fields: Sequence[str] = ("latent", "json")) -> None:
         store = open_store(out)
-        self.header = header_of(out, LATENTS_KIND)
+        self.header = header_of(out, LATENTS)
         self.encoder = EncoderHeader.from_dict(self.header)
         self.spec = self.encoder.spec
         fields = checked_fields(fields, latent_fields(self.header))
@@ -222,7 +233,7 @@ def header_of(out: str | os.PathLike[str], kind: str | None) -> dict[str, Any]:
     header = read_header(open_store(out))
     found = kind_of(header)
     if kind is not None and found != kind:
-        made_by = "avprep encode" if kind == LATENTS_KIND else "avprep clip"
+        made_by = "avprep encode" if kind == LATENTS else "avprep clip"
         raise ShardError(f"{os.fspath(out)} holds {found}, not {kind}: {made_by} makes them")
     return header
 

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avprep.shards.clips import Members, ShardError
-from avprep.shards.ledger import finished_shards, read_record
+from avprep.shards.integrity import size_damage
+from avprep.shards.layout import ShardError
+from avprep.shards.ledger import ShardRecord, finished_shards, read_record
 from avprep.shards.store import LocalStore, Store
+from avprep.shards.tar import Member, Members, clip_extents, members_of
 
-BLOCK = 512  # bytes: tar's unit
 MAX_OPEN = 256  # shards of a reader: a process may often have 1024 files open, and a dataset has more shards
 
 
@@ -58,7 +59,7 @@ def index_shards(store: Store) -> ShardIndex:
         if not record.name:
             continue
         path = str(store.root / record.name)
-        for key, offset, size in _clips_of(path, record.size):
+        for key, offset, size in _clips_of(path, record):
             keys.append(key)
             rows.append((len(paths), offset, size))
         paths.append(path)
@@ -83,16 +84,11 @@ class ClipReader:
         """
         shard, key = int(self._index.shard[position]), self._index.keys[position]
         size, offset = int(self._index.size[position]), int(self._index.offset[position])
-        data = os.pread(self._descriptor(shard), size, offset)
-        members = {}
-        for name, start, size in _members(memoryview(data), self._index.paths[shard]):
-            found, _, suffix = name.partition(".")
-            if found != key:
-                raise ShardError(
-                    f"{self._index.paths[shard]} has changed since it was indexed: it holds "
-                    f"clip {found!r} where {key} was"
-                )
-            members[suffix] = data[start : start + size]
+        data, path = os.pread(self._descriptor(shard), size, offset), self._index.paths[shard]
+        try:
+            members = {member.suffix: content for member, content in _of_clip(key, data)}
+        except ShardError as error:
+            raise ShardError(f"{path} has changed since it was indexed: clip {key}: {error}") from error
         return members
 
     def _descriptor(self, shard: int) -> int:
@@ -108,38 +104,25 @@ class ClipReader:
             os.close(descriptor)
 
 
-def _clips_of(path: str, size: int) -> Iterator[tuple[str, int, int]]:
+def _of_clip(key: str, data: bytes) -> Iterator[tuple[Member, bytes]]:
+    """The members in a clip's range of bytes. Raises ShardError for those of another clip."""
+    for member, content in members_of(data):
+        if member.key != key:
+            raise ShardError(f"clip {member.key} is in its place")
+        yield member, content
+
+
+def _clips_of(path: str, record: ShardRecord) -> Iterator[tuple[str, int, int]]:
     """(key, offset, size) of each clip of a shard."""
     try:
-        found = os.path.getsize(path)
+        size = os.path.getsize(path)
     except FileNotFoundError:
-        raise ShardError(f"{path} is not there, though its ledger says it is whole") from None
-    if found != size:
-        raise ShardError(f"{path} has {found} bytes, not the {size} its ledger says")
+        size = None
+    damage = size_damage(record, size)
+    if damage is not None:
+        raise ShardError(f"{path.removesuffix(record.name)}{damage}")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as tar:
-        key, begin, end = "", 0, 0
-        for name, start, length in _members(tar, path):
-            found_key = name.partition(".")[0]
-            if found_key != key:
-                if key:
-                    yield key, begin, end - begin
-                key, begin = found_key, start - BLOCK
-            end = start + -(-length // BLOCK) * BLOCK
-        if key:
-            yield key, begin, end - begin
-
-
-def _members(tar: mmap.mmap | memoryview, path: str) -> Iterator[tuple[str, int, int]]:
-    """(name, data offset, data size) of each member, headers as `ShardWriter` writes them (USTAR)."""
-    at = 0
-    while at + BLOCK <= len(tar):
-        header = bytes(tar[at : at + BLOCK])
-        if not header[0]:  # the end is blocks of zeros
-            return
-        if header[257:262] != b"ustar" or header[156:157] not in (b"0", b"\0"):
-            raise ShardError(f"{path}: no shard of avprep's (an odd header at byte {at})")
-        size = int(header[124:136].rstrip(b"\0 "), 8)
-        if at + BLOCK + size > len(tar):
-            raise ShardError(f"{path}: cut off at byte {len(tar)}")
-        yield header[:100].rstrip(b"\0").decode(), at + BLOCK, size
-        at += BLOCK + -(-size // BLOCK) * BLOCK
+        try:
+            yield from clip_extents(tar)
+        except ShardError as error:
+            raise ShardError(f"{path}: {error}") from error

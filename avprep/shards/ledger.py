@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avprep.reasons import FILTERED, MediaError
-from avprep.shards.store import ShardError, Store
+from avprep.shards.layout import LEDGER_FOLDER, ShardError, ledger_index, ledger_name
+from avprep.shards.store import Store
 
 STATUSES = ("written", "filtered", "failed")
 SCHEMA = pa.schema(
@@ -95,10 +96,6 @@ class Sums:
         return sum(self.by_status.values())
 
 
-def ledger_name(index: int) -> str:
-    return f"ledger/{index:06d}.parquet"
-
-
 def write_ledger(store: Store, index: int, rows: list[LedgerRow], record: ShardRecord) -> None:
     metadata = {
         "name": record.name,
@@ -174,8 +171,8 @@ def _record(metadata: Mapping[bytes, bytes] | None) -> ShardRecord:
 
 def finished_shards(store: Store) -> list[int]:
     """The indices of the shards that are whole, ascending."""
-    names = (name.rsplit("/", 1)[1] for name in store.names("ledger"))
-    return sorted(int(name[:6]) for name in names if name.endswith(".parquet") and name[:6].isdigit())
+    found = (ledger_index(name) for name in store.names(LEDGER_FOLDER))
+    return sorted(index for index in found if index is not None)
 
 
 def read_ledgers(store: Store) -> Iterator[tuple[int, list[LedgerRow], ShardRecord]]:

@@ -9,11 +9,26 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from avprep.shards.clips import Members, ShardError, load_npy, load_waveform, read_shard, sha256_of
+from avprep.shards.clips import load_npy, load_waveform
+from avprep.shards.integrity import content_damage, sha256_of
 from avprep.shards.latents import SUMS_ENTRY, EncoderHeader, LatentSums, unpack
+from avprep.shards.layout import (
+    AUDIO,
+    CLIP_HEADER,
+    CLIPS,
+    LATENT,
+    LOGVAR,
+    MEL,
+    SHARDS_FOLDER,
+    ShardError,
+    kind_of,
+    ledger_name,
+    read_header,
+)
 from avprep.shards.ledger import LedgerRow, ShardRecord, finished_shards, read_ledger
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import Store
+from avprep.shards.tar import Members, read_shard
 from avprep.spec import ClipSpec
 
 
@@ -26,22 +41,6 @@ class Damage:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.detail}"
-
-
-def read_header(store: Store) -> dict[str, Any]:
-    """spec.json. Raises ShardError where there is none or it is no JSON."""
-    try:
-        with store.open("spec.json") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        raise ShardError(f"{store.uri} holds no spec.json: not an output of avprep") from None
-    except ValueError as error:
-        raise ShardError(f"{store.uri}/spec.json is damaged: {error}") from error
-
-
-def kind_of(header: dict[str, Any]) -> str:
-    """What an output holds: 'clips' or 'latents'. Only the latter's spec.json says so."""
-    return header.get("kind", "clips")
 
 
 def verify(store: Store, on_shard: Callable[[int], None] = lambda _: None) -> Iterator[Damage]:
@@ -58,21 +57,21 @@ def verify(store: Store, on_shard: Callable[[int], None] = lambda _: None) -> It
         try:
             rows, record = read_ledger(store, index)
         except (OSError, ValueError, KeyError) as error:
-            yield Damage(f"ledger/{index:06d}.parquet", f"cannot be read: {error}")
+            yield Damage(ledger_name(index), f"cannot be read: {error}")
             continue
         named.add(record.name)
         yield from _against_plan(index, rows, plan)
         if record.fingerprint != header["fingerprint"]:
-            yield Damage(f"ledger/{index:06d}.parquet", "made with other options than spec.json says")
+            yield Damage(ledger_name(index), "made with other options than spec.json says")
         yield from _shard_damage(store, rows, record, _check_of(header))
         on_shard(index)
-    for name in store.names("shards"):
+    for name in store.names(SHARDS_FOLDER):
         if name not in named:
             yield Damage(name, "a shard without a ledger (an interrupted run; the next run remakes it)")
 
 
 def _against_plan(index: int, rows: list[LedgerRow], plan: PlanReader) -> Iterator[Damage]:
-    name = f"ledger/{index:06d}.parquet"
+    name = ledger_name(index)
     if index >= plan.shards:
         yield Damage(name, f"the plan has {plan.shards} shards only")
         return
@@ -95,10 +94,8 @@ def _shard_damage(
     except FileNotFoundError:
         yield Damage(record.name, "is not there, though its ledger says it is whole")
         return
-    if digest != record.sha256:
-        yield Damage(
-            record.name, f"its bytes are not those written (SHA-256 {digest[:12]}, not {record.sha256[:12]})"
-        )
+    if (damage := content_damage(record, digest)) is not None:
+        yield Damage(record.name, damage)
     seen: set[str] = set()
     try:
         with store.open(record.name) as file:
@@ -127,11 +124,7 @@ class _Check(Protocol):
 
 def _check_of(header: dict[str, Any]) -> _Check:
     kind = kind_of(header)
-    if kind == "clips":
-        return _ClipCheck(ClipSpec.from_dict(header["spec"]))
-    if kind == "latents":
-        return _LatentCheck(header)
-    raise ShardError(f"spec.json says that it holds {kind!r}, which this version does not know")
+    return _ClipCheck(ClipSpec.from_dict(header["spec"])) if kind == CLIPS else _LatentCheck(header)
 
 
 class _ClipCheck:
@@ -140,14 +133,14 @@ class _ClipCheck:
 
     def clip(self, name: str, members: Members) -> Iterator[Damage]:
         spec = self._spec
-        missing = {"json", "mel.npy", "audio.flac"} - members.keys()
+        missing = {CLIP_HEADER, MEL, AUDIO} - members.keys()
         if missing or not any(suffix.startswith("frame") for suffix in members):
             yield Damage(name, f"lacks {', '.join(sorted(missing)) or 'its frames'}")
             return
         try:
-            json.loads(members["json"])
-            mel = load_npy(members["mel.npy"])
-            samples = len(load_waveform(members["audio.flac"]))
+            json.loads(members[CLIP_HEADER])
+            mel = load_npy(members[MEL])
+            samples = len(load_waveform(members[AUDIO]))
         except (ValueError, RuntimeError) as error:  # soundfile's errors are RuntimeErrors
             yield Damage(name, f"cannot be read: {error}")
             return
@@ -166,21 +159,21 @@ class _LatentCheck:
     def __init__(self, header: dict[str, Any]) -> None:
         self._header = EncoderHeader.from_dict(header)
         self._is_packed = header["options"]["packed"]
-        self._arrays = ["latent.npy", *(["logvar.npy"] if header["options"]["posterior"] else [])]
+        self._arrays = [LATENT, *([LOGVAR] if header["options"]["posterior"] else [])]
         self._sums = LatentSums()
 
     def clip(self, name: str, members: Members) -> Iterator[Damage]:
-        missing = {"json", *self._arrays} - members.keys()
+        missing = {CLIP_HEADER, *self._arrays} - members.keys()
         if missing:
             yield Damage(name, f"lacks {', '.join(sorted(missing))}")
             return
         try:
-            labels = json.loads(members["json"])["labels"]
+            labels = json.loads(members[CLIP_HEADER])["labels"]
             stacks = {suffix: self._stack(suffix, load_npy(members[suffix])) for suffix in self._arrays}
         except (ValueError, KeyError) as error:
             yield Damage(name, f"cannot be read: {error}")
             return
-        latent = stacks["latent.npy"]
+        latent = stacks[LATENT]
         if not (np.abs(latent) <= 1).all():
             yield Damage(name, "a latent with values outside [-1, 1]")
             return

@@ -20,10 +20,12 @@ import numpy as np
 
 from avprep.media.mux import decode_frames
 from avprep.reasons import MediaError, Reason
-from avprep.shards.clips import Members, ShardError, load_npy, read_shard, unpack_frames
+from avprep.shards.clips import load_npy, unpack_frames
 from avprep.shards.latents import CLIP_FIELDS
+from avprep.shards.layout import CLIP_HEADER, MEL, ShardError
 from avprep.shards.ledger import LedgerRow, read_ledger
 from avprep.shards.store import open_store
+from avprep.shards.tar import Members, read_shard
 from avprep.spec import ClipSpec
 from avprep.stages.clip import MadeClip, made_clips
 from avprep.stages.tasks import ShardTask
@@ -108,9 +110,9 @@ def _decode(spec: ClipSpec) -> Callable[[tuple[str, Members]], tuple[str, InputC
     def decode(clip: tuple[str, Members]) -> tuple[str, InputClip | MediaError]:
         key, members = clip
         try:
-            header = json.loads(members["json"])
+            header = json.loads(members[CLIP_HEADER])
             frames = unpack_frames(members, decode_frames)
-            mel = load_npy(members["mel.npy"])
+            mel = load_npy(members[MEL])
             if (frames.shape, frames.dtype) != (spec.frames_shape, np.uint8):
                 raise ShardError(f"frames of {frames.dtype} {frames.shape}, not uint8 {spec.frames_shape}")
             if (mel.shape, mel.dtype) != (spec.mel_shape, np.float16):

@@ -16,10 +16,12 @@ import torch
 from avprep.dsp.griffin_lim import invert
 from avprep.dsp.psnr import psnr_a, psnr_v
 from avprep.media.mux import decode_frames, write_mp4
-from avprep.shards.clips import Members, ShardError, load_npy, load_waveform, read_shard, unpack_frames
+from avprep.shards.clips import load_npy, load_waveform, unpack_frames
 from avprep.shards.latents import EncoderHeader, unpack
+from avprep.shards.layout import AUDIO, LATENT, MEL, ShardError
 from avprep.shards.ledger import finished_shards, read_record
 from avprep.shards.store import Store
+from avprep.shards.tar import Members, read_shard
 from avprep.spec import ClipSpec
 from avprep.stages.encoder import Encoder
 
@@ -63,7 +65,7 @@ def stored_latents(latents: Store, header: EncoderHeader, clips: Store | None) -
         with latents.open(record.name) as file:
             for key, members in read_shard(file):
                 original = _original_of(key, originals) if originals is not None else None
-                yield StoredLatent(key, unpack(load_npy(members["latent.npy"]), header), original)
+                yield StoredLatent(key, unpack(load_npy(members[LATENT]), header), original)
 
 
 def decode_to_mp4(
@@ -113,8 +115,8 @@ def _original_of(key: str, originals: Iterator[tuple[str, Members]]) -> Original
         if found == key:
             return Original(
                 frames=unpack_frames(members, decode_frames),
-                mel=load_npy(members["mel.npy"]),
-                waveform=load_waveform(members["audio.flac"]),
+                mel=load_npy(members[MEL]),
+                waveform=load_waveform(members[AUDIO]),
             )
         if found > key:
             break

@@ -24,10 +24,12 @@ import torch
 from torch import Tensor
 
 from avprep.reasons import MediaError, Reason
-from avprep.shards.clips import Members, write_shard
 from avprep.shards.latents import CLIPS_ENTRY, SUMS_ENTRY, EncoderHeader, LatentSums, pack_clip_latents
+from avprep.shards.layout import LATENTS, shard_name
 from avprep.shards.ledger import LedgerRow, Sums, write_ledger
 from avprep.shards.store import open_store
+from avprep.shards.tar import Members
+from avprep.shards.writer import write_shard
 from avprep.stages.clip_input import ClipShard, ClipShardDamaged, InputClip
 from avprep.stages.encoder import EncodeError, Encoder, EncoderFactory, release, try_encode
 from avprep.stages.tasks import ShardTask
@@ -66,10 +68,6 @@ class EncodeResult:
     seconds: Counter[str] = field(default_factory=Counter)
     damaged: str = ""  # why the clip shard was left alone; then nothing was written
     notes: tuple[str, ...] = ()  # what the person who runs it should hear
-
-
-def shard_name(index: int) -> str:
-    return f"shards/latents-{index:06d}.tar"
 
 
 # How the clips of a task are read: (task, should_stop, tell).
@@ -313,7 +311,7 @@ class EncodeWorker:
 
     def _write_shard(self, shard: _Shard, message: _Batch | _End) -> EncodeResult:
         task, rows, latents = shard.task, [], LatentSums()
-        store, name = open_store(task.out), shard_name(task.index)
+        store, name = open_store(task.out), shard_name(LATENTS, task.index)
         clips = self._clips(shard, message, rows, latents)
         record = write_shard(store, name, task.index, clips, task.fingerprint, shard.seconds)
         extra = {SUMS_ENTRY: latents.to_json(), CLIPS_ENTRY: task.clips_sha256}

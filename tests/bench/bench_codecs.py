@@ -21,7 +21,7 @@ from avprep.media.source import open_source
 from avprep.media.timeline import spread, starts_of_parts
 from avprep.reasons import MediaError
 from avprep.shards.clips import pack_clip, unpack_frames
-from avprep.shards.codecs import VIDEO_CODECS
+from avprep.shards.layout import VIDEO_CODECS
 from avprep.spec import ClipSpec
 
 CLIPS_A_FILE = 3

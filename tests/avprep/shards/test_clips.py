@@ -14,19 +14,18 @@ from hypothesis import strategies as st
 from avprep.media.mux import decode_frames, encode_frames
 from avprep.shards.clips import (
     VIDEO_CODECS,
-    ShardError,
-    ShardWriter,
     clip_key,
     load_npy,
     load_waveform,
     merge,
     pack_clip,
-    read_shard,
     unpack_frames,
-    write_shard,
 )
+from avprep.shards.layout import ShardError
 from avprep.shards.ledger import ShardRecord, read_record, write_ledger
 from avprep.shards.store import open_store
+from avprep.shards.tar import read_shard
+from avprep.shards.writer import ShardWriter, write_shard
 
 
 def clip(codec: str, seed: int = 0):
