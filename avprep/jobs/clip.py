@@ -41,6 +41,7 @@ from avprep.jobs.planning import (
 )
 from avprep.media.source import require_media
 from avprep.reasons import FILTERED, MediaError, Reason
+from avprep.shards.integrity import forget_damaged
 from avprep.shards.layout import HEADER_FILE, PLAN_FILE, clips_header, ledger_name
 from avprep.shards.ledger import STATUSES, Sums, finished_shards, read_outcomes
 from avprep.shards.plan import PlanReader, PlanRow, write_plan
@@ -99,6 +100,7 @@ class Progress:
     shard_done: Callable[[Sums], None] = ignore
     worker_lost: Callable[[str], None] = ignore
     planning: Callable[[int], None] = ignore  # sources looked at so far
+    damaged: Callable[[str], None] = ignore  # a shard that is missing or cut, and is made again
 
 
 def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -> JobReport:
@@ -116,6 +118,8 @@ def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -
             raise JobError(f"--only-failed: {config.out} holds no finished run to try again")
         check_rebuild(sources, config)
         fingerprint = open_output(store, output_header(config), root=str(config.root), rebuild=config.rebuild)
+        for damage in forget_damaged(store):
+            progress.damaged(damage)
         if config.only_failed:
             _plan_again(store, sources, runner, config, stop, progress)
         plan = plan_once(store, sources, runner, config, stop, progress)

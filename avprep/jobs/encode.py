@@ -43,7 +43,7 @@ from avprep.jobs.output import (
     open_output,
     stop_on_signal,
 )
-from avprep.shards.integrity import sha256_of
+from avprep.shards.integrity import forget_damaged, sha256_of
 from avprep.shards.latents import CLIPS_ENTRY, SUMS_ENTRY, EncoderHeader, LatentSums
 from avprep.shards.layout import CLIPS, HEADER_FILE, PLAN_FILE, ShardError, kind_of, read_header
 from avprep.shards.ledger import STATUSES, LedgerRow, Sums, finished_shards, read_ledger, read_record
@@ -143,6 +143,8 @@ def run_encode_job(sources: list[Source], config: EncodeConfig, progress: Encode
         if not clips:
             check_rebuild(sources, config.source)
         fingerprint = open_output(store, header, root=root, rebuild=config.rebuild)
+        for damage in forget_damaged(store):
+            progress.say(f"{damage}; it is made again")
         plan = _plan(store, clips, sources, config, stop, progress)
         report = EncodeReport(shards=plan.shards)
         todo = _todo(store, plan, clips, report)

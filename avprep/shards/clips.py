@@ -31,13 +31,17 @@ from avprep.shards.layout import (
     jpeg_frame,
 )
 from avprep.shards.tar import Members
+from avprep.spec import ClipSpec
 
 JPEG_QUALITY = 95
+
+# An H.264 mp4 and the shape (frames, H, W, RGB) that its frames must have -> uint8 frames of that shape.
+DecodeH264 = Callable[[bytes, tuple[int, ...]], np.ndarray]
 
 # Version 1.0 of the format; the length of the header lies in bytes 8 and 9.
 _NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '(?P<dtype>\|[biu]1|<[iuf][248])', 'fortran_order': False, "
-    rb"'shape': \((?P<shape>(?:\d{1,12}, ?)*(?:\d{1,12})?)\), \} *\n",
+    rb"'shape': \((?P<shape>(?:\d{1,12}, ?){0,8}(?:\d{1,12})?)\), \} *\n",
     re.DOTALL,
 )
 
@@ -82,16 +86,39 @@ def pack_clip(
     return dict(sorted(members.items()))
 
 
-def unpack_frames(members: Members, decode_h264: Callable[[bytes], np.ndarray]) -> np.ndarray:
-    """The frames of a clip, uint8 (frames, H, W, RGB), however they are stored."""
-    if "frames.npy" in members:
-        return load_npy(members["frames.npy"])
-    if "frames.mp4" in members:
-        return decode_h264(members["frames.mp4"])
+def unpack_frames(members: Members, shape: tuple[int, ...], decode_h264: DecodeH264) -> np.ndarray:
+    """The frames of a clip, however they are stored.
+
+    Args:
+        shape: (frames, H, W, RGB), what they must be; nothing much larger is decompressed.
+
+    Raises:
+        ShardError: no frames, or JPEG frames of another number, size or kind.
+        ValueError, OSError, SyntaxError, struct.error: bytes that do not decode.
+    """
+    if RAW_FRAMES in members:
+        return load_npy(members[RAW_FRAMES])
+    if H264_FRAMES in members:
+        return decode_h264(members[H264_FRAMES], shape)
     pictures = sorted(name for name in members if name.startswith("frame") and name.endswith(".jpg"))
     if not pictures:
         raise ShardError(f"a clip without frames (it holds {', '.join(members)})")
-    return np.stack([np.asarray(Image.open(io.BytesIO(members[name]))) for name in pictures])
+    if pictures != [jpeg_frame(i, shape[0]) for i in range(shape[0])]:
+        raise ShardError(f"{len(pictures)} frames, {pictures[0]} to {pictures[-1]}; the spec says {shape[0]}")
+    return np.stack([_load_jpeg(members[name], shape[1:]) for name in pictures])
+
+
+def _load_jpeg(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 of `shape` (H, W, RGB). A picture may decompress to a million times its bytes, and a progressive
+    one may be decoded thousands of times over: neither is decoded."""
+    try:
+        picture = Image.open(io.BytesIO(data), formats=("JPEG",))
+    except Image.DecompressionBombError as error:
+        raise ShardError(f"a frame that is too large: {error}") from error
+    found = (picture.height, picture.width, len(picture.getbands()))
+    if found != shape or picture.mode != "RGB" or "progressive" in picture.info:
+        raise ShardError(f"frames of {found}, {picture.mode}: not baseline JPEGs in RGB of {tuple(shape)}")
+    return np.asarray(picture)
 
 
 def load_npy(data: bytes) -> np.ndarray:
@@ -112,11 +139,27 @@ def load_npy(data: bytes) -> np.ndarray:
     return np.frombuffer(data, dtype, offset=start).reshape(shape).copy()  # a view could not be written to
 
 
-def load_waveform(data: bytes) -> np.ndarray:
-    """float32 (samples,) of the FLAC file."""
+def load_waveform(data: bytes, spec: ClipSpec) -> np.ndarray:
+    """float32 (samples,) of the FLAC file.
+
+    Raises:
+        ShardError: sound of another length, rate or number of channels than the spec's; a FLAC header can
+            promise 2**36 samples, and memory is taken for them before the first is decoded.
+        RuntimeError: bytes that are no FLAC file.
+    """
     import soundfile  # here and in `_flac`: a machine that only trains may lack it
 
-    return soundfile.read(io.BytesIO(data), dtype="float32")[0]
+    with soundfile.SoundFile(io.BytesIO(data)) as file:
+        found, wanted = (file.frames, file.samplerate, file.channels), (spec.samples, spec.sample_rate, 1)
+        if file.format != "FLAC" or found != wanted:
+            raise ShardError(
+                f"sound of {found[0]} samples at {found[1]} Hz in {found[2]} channels ({file.format}), "
+                f"not {wanted[0]} at {wanted[1]} Hz in 1 (FLAC)"
+            )
+        waveform = file.read(dtype="float32")
+    if waveform.shape != (spec.samples,):
+        raise ShardError(f"sound that ends after {len(waveform)} of {spec.samples} samples")
+    return waveform
 
 
 def merge(old: Iterable[tuple[str, Members]], new: dict[str, Members]) -> Iterator[tuple[str, Members]]:

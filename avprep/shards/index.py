@@ -9,19 +9,18 @@ so a clip is one range of bytes:
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from avprep.shards.integrity import size_damage
+from avprep.shards.integrity import OnDamage, damage_of, size_damage
 from avprep.shards.layout import ShardError
 from avprep.shards.ledger import ShardRecord, finished_shards, read_record
 from avprep.shards.store import LocalStore, Store
-from avprep.shards.tar import Member, Members, clip_extents, members_of
+from avprep.shards.tar import BLOCK, LARGEST_CLIP, Member, Members, clip_extents, members_of
 
 MAX_OPEN = 256  # shards of a reader: a process may often have 1024 files open, and a dataset has more shards
 
@@ -31,42 +30,64 @@ class ShardIndex:
     """Every clip of an output's finished shards, ascending by shard and key."""
 
     paths: tuple[str, ...]  # of the shards
+    records: tuple[ShardRecord, ...]  # of the shards, from their ledgers
     keys: tuple[str, ...]
     shard: np.ndarray  # int32 (clips,): which path
     offset: np.ndarray  # int64 (clips,), bytes
     size: np.ndarray  # int64 (clips,), bytes
+    left_out: tuple[str, ...] = ()  # what is wrong with each damaged shard, whose clips are not here
+    is_checked: bool = False  # every shard's checksum was taken
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def subset(self, chosen: np.ndarray) -> ShardIndex:
         """The clips at these positions."""
-        keys = tuple(self.keys[i] for i in chosen)
-        return ShardIndex(self.paths, keys, self.shard[chosen], self.offset[chosen], self.size[chosen])
+        return replace(
+            self,
+            keys=tuple(self.keys[i] for i in chosen),
+            shard=self.shard[chosen],
+            offset=self.offset[chosen],
+            size=self.size[chosen],
+        )
 
 
-def index_shards(store: Store) -> ShardIndex:
+def index_shards(store: Store, *, largest: int = LARGEST_CLIP, on_damage: OnDamage = "end") -> ShardIndex:
     """Indexes the shards whose ledger is there.
+
+    Args:
+        largest: bytes that the files of one clip may have.
+        on_damage: 'end' raises for a shard that is missing, of another size, or no shard; its checksum is not
+            taken. 'skip' leaves such a shard out, and takes every checksum first: all of the output is read.
 
     Raises:
         ShardError: an output that is not a local folder, without a finished clip, or with a damaged shard.
     """
     if not isinstance(store, LocalStore):
         raise ShardError(f"{store.uri}: training reads clips at random from a local folder; copy it there")
-    paths, keys, rows = [], [], []
+    paths, records, keys, rows, left_out = [], [], [], [], []
     for number in finished_shards(store):
-        record = read_record(store, number)
-        if not record.name:
+        try:
+            record = read_record(store, number)
+            if not record.name:
+                continue
+            path = str(store.root / record.name)
+            found = _clips_of(path, record, largest, is_read_whole=on_damage == "skip")
+        except ShardError as error:
+            if on_damage == "end":
+                raise
+            left_out.append(str(error))
             continue
-        path = str(store.root / record.name)
-        for key, offset, size in _clips_of(path, record):
-            keys.append(key)
-            rows.append((len(paths), offset, size))
+        keys += [key for key, _, _ in found]
+        rows += [(len(paths), offset, size) for _, offset, size in found]
         paths.append(path)
+        records.append(record)
     if not keys:
-        raise ShardError(f"{store.uri} holds no finished clip")
+        raise ShardError("; ".join([f"{store.uri} holds no finished clip", *left_out[:3]]))
     shard, offset, size = np.array(rows, np.int64).T
-    return ShardIndex(tuple(paths), tuple(keys), shard.astype(np.int32), offset.copy(), size.copy())
+    places = shard.astype(np.int32), offset.copy(), size.copy()
+    is_checked = on_damage == "skip"
+    return ShardIndex(tuple(paths), tuple(records), tuple(keys), *places, tuple(left_out), is_checked)
 
 
 class ClipReader:
@@ -112,17 +133,20 @@ def _of_clip(key: str, data: bytes) -> Iterator[tuple[Member, bytes]]:
         yield member, content
 
 
-def _clips_of(path: str, record: ShardRecord) -> Iterator[tuple[str, int, int]]:
-    """(key, offset, size) of each clip of a shard."""
-    try:
-        size = os.path.getsize(path)
-    except FileNotFoundError:
-        size = None
+def _clips_of(
+    path: str, record: ShardRecord, largest: int, *, is_read_whole: bool
+) -> list[tuple[str, int, int]]:
+    """(key, offset, size) of each clip of a shard. Raises ShardError with the shard's path."""
+    size = os.path.getsize(path) if os.path.isfile(path) else None
     damage = size_damage(record, size)
+    if damage is None and is_read_whole:
+        damage = damage_of(path, record)
     if damage is not None:
         raise ShardError(f"{path.removesuffix(record.name)}{damage}")
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as tar:
-        try:
-            yield from clip_extents(tar)
-        except ShardError as error:
-            raise ShardError(f"{path}: {error}") from error
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return list(clip_extents(lambda at: os.pread(descriptor, BLOCK, at), size, largest))
+    except ShardError as error:
+        raise ShardError(f"{path}: {error}") from error
+    finally:
+        os.close(descriptor)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from avprep.shards.clips import save_npy
-from avprep.shards.layout import CLIP_HEADER, FORMAT_VERSION, LATENT, LATENTS, LOGVAR, ShardError
+from avprep.shards.layout import CLIP_HEADER, FORMAT_VERSION, LATENT, LATENTS, LOGVAR, ShardError, spec_of
 from avprep.shards.tar import Members
 from avprep.spec import ClipSpec
 
@@ -28,6 +28,7 @@ CLIP_FIELDS = ("labels", "caption", "source", "start_s", "stop_s", "has_audio")
 # Ledger entries (ShardRecord.extra).
 SUMS_ENTRY, CLIPS_ENTRY = "latents", "clips_sha256"
 SATURATED = 0.99
+_MOST, _MOST_PLANES = 4096, 64  # of a header's channels, rows and columns; of its planes
 # Every float16 in [-1, 1] is a whole number of these, so that sums of them are exact in any order.
 _UNIT = 2**24
 
@@ -50,6 +51,14 @@ class EncoderHeader:
     config: dict[str, Any]  # the model's, for whoever reads the output
 
     def __post_init__(self) -> None:
+        numbers = {"channels": self.channels, "rows": self.rows, "columns": self.columns}
+        for name, value in numbers.items():
+            if type(value) is not int or not 1 <= value <= _MOST:
+                raise ShardError(f"{name} must be a whole number from 1 to {_MOST}, not {value!r}")
+        if not all(type(valid) is int for valid in self.valid_rows):
+            raise ShardError(f"valid rows {self.valid_rows!r} are not whole numbers")
+        if not all(type(plane) is str for plane in self.planes) or len(self.planes) > _MOST_PLANES:
+            raise ShardError(f"planes {self.planes!r:.80} are not at most {_MOST_PLANES} names")
         if len(self.valid_rows) != len(self.planes) or not self.planes:
             raise ShardError(f"{len(self.planes)} planes and {len(self.valid_rows)} numbers of valid rows")
         if not all(0 < valid <= self.rows for valid in self.valid_rows):
@@ -101,14 +110,16 @@ class EncoderHeader:
             latent = dict(header["latent"])
             planes, valid_rows = tuple(latent.pop("planes")), tuple(latent.pop("valid_rows"))
             return cls(
-                spec=ClipSpec.from_dict(header["spec"]),
+                spec=spec_of(header),
                 planes=planes,
                 valid_rows=valid_rows,
                 weights=header["weights"],
                 config=header["config"],
                 **latent,
             )
-        except (KeyError, TypeError) as error:
+        except ShardError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
             raise ShardError(f"a spec.json of latents without what belongs there: {error}") from error
 
 

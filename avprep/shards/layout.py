@@ -19,11 +19,13 @@ import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from avprep.errors import AvprepError
+from avprep.spec import ClipSpec
 
 if TYPE_CHECKING:
     from avprep.shards.store import Store
 
 FORMAT_VERSION = 1  # of spec.json: a reader refuses another
+_HEADER_BYTES = 4 << 20  # of spec.json
 
 HEADER_FILE = "spec.json"
 PLAN_FILE = "plan.parquet"
@@ -84,9 +86,14 @@ def read_header(store: Store) -> dict[str, Any]:
     name = f"{store.uri}/{HEADER_FILE}"
     try:
         with store.open(HEADER_FILE) as file:
-            header = json.load(file)
+            data = file.read(_HEADER_BYTES + 1)
+        if len(data) > _HEADER_BYTES:
+            raise ShardError(f"{name} has more than {_HEADER_BYTES:,} bytes")
+        header = json.loads(data)
     except FileNotFoundError:
         raise ShardError(f"{store.uri} holds no {HEADER_FILE}: not an output of avprep") from None
+    except ShardError:
+        raise
     except (ValueError, RecursionError) as error:
         raise ShardError(f"{name} is damaged: {error}") from error
     if not isinstance(header, dict):
@@ -103,6 +110,13 @@ def kind_of(header: dict[str, Any]) -> Kind:
     if kind not in (CLIPS, LATENTS):
         raise ShardError(f"{HEADER_FILE} says that it holds {kind!r}, which this version does not know")
     return kind
+
+
+def spec_of(header: dict[str, Any]) -> ClipSpec:
+    """The spec of an output. Raises ShardError where its header has none, SpecError where it cannot be."""
+    if not isinstance(header.get("spec"), dict):
+        raise ShardError(f"{HEADER_FILE} holds no spec")
+    return ClipSpec.from_dict(header["spec"])
 
 
 def fingerprint_of(header: dict[str, Any]) -> str:

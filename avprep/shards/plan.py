@@ -70,7 +70,12 @@ class PlanReader:
         except pa.ArrowInvalid as error:
             raise ShardError(f"{store.uri}/{PLAN_FILE} is damaged ({error}); --rebuild plans anew") from error
         metadata, shard = self._file.metadata, SCHEMA.get_field_index("shard")
+        if not self._file.schema_arrow.equals(SCHEMA):
+            columns = self._file.schema_arrow.names
+            raise ShardError(f"{store.uri}/{PLAN_FILE} has the columns {columns}, not those of a plan")
         spans = [metadata.row_group(i).column(shard).statistics for i in range(metadata.num_row_groups)]
+        if not all(span is not None and span.has_min_max for span in spans):
+            raise ShardError(f"{store.uri}/{PLAN_FILE} does not say which shards its row groups hold")
         self._firsts = [span.min for span in spans]  # the first shard of each group
         self.shards: int = spans[-1].max + 1 if spans else 0
         self.clips: int = metadata.num_rows

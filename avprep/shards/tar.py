@@ -9,9 +9,8 @@ any size, links, names with a path), and some sizes make it read for ever.
 
 from __future__ import annotations
 
-import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from avprep.shards.layout import ShardError
@@ -137,22 +136,29 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
     return data
 
 
-def clip_extents(tar: mmap.mmap | bytes, largest: int = LARGEST_CLIP) -> Iterator[tuple[str, int, int]]:
+def clip_extents(
+    read_block: Callable[[int], bytes], length: int, largest: int = LARGEST_CLIP
+) -> Iterator[tuple[str, int, int]]:
     """(key, offset, size) of the range of bytes in which each clip of a tar lies, headers included.
+
+    Args:
+        read_block: the `BLOCK` bytes at an offset. Not a memory map: a file that shrinks under one ends the
+            process.
+        length: of the tar, bytes.
 
     Raises:
         ShardError: as `read_shard`.
     """
     check, key, begin, at = MemberCheck(), "", 0, 0
-    while (member := check(_block(tar, at))) is not None:
+    while (member := check(_whole_block(read_block(at), at))) is not None:
         if member.key != key:
             if key:
                 yield key, begin, at - begin
             key, begin = member.key, at
         at += BLOCK + member.padded
-        if at > len(tar):
+        if at > length:
             raise ShardError(f"the tar is damaged or cut off: it ends in {key}.{member.suffix}")
-        if at - begin > 2 * largest:  # headers and padding may be as much as small files are
+        if at - begin > 2 * largest:  # headers and padding may take as much as small files do
             raise ShardError(f"clip {key} has more than {largest:,} bytes: no clip of the spec has")
     if key:
         yield key, begin, at - begin
@@ -162,7 +168,7 @@ def members_of(data: bytes) -> Iterator[tuple[Member, bytes]]:
     """The members of one clip's range of bytes, as `clip_extents` gives it. Raises ShardError."""
     check, at = MemberCheck(), 0
     while at < len(data):
-        member = check(_block(data, at))
+        member = check(_whole_block(data[at : at + BLOCK], at))
         if member is None:
             raise ShardError(f"its bytes end after {at:,} of {len(data):,}")
         at += BLOCK
@@ -172,8 +178,7 @@ def members_of(data: bytes) -> Iterator[tuple[Member, bytes]]:
         at += member.padded
 
 
-def _block(tar: mmap.mmap | bytes, at: int) -> bytes:
-    block = tar[at : at + BLOCK]
+def _whole_block(block: bytes, at: int) -> bytes:
     if len(block) != BLOCK:
-        raise ShardError(f"the tar is damaged or cut off: it ends at byte {len(tar):,}")
+        raise ShardError(f"the tar is damaged or cut off: it ends at byte {at + len(block):,}")
     return block

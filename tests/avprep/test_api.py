@@ -172,7 +172,7 @@ def stored(out: Path) -> list[dict[str, object]]:
                     | {
                         "frames": load_npy(members["frames.npy"]),
                         "mel": load_npy(members["mel.npy"]),
-                        "waveform": load_waveform(members["audio.flac"]),
+                        "waveform": load_waveform(members["audio.flac"], SPEC),
                     }
                 )
     return sorted(found, key=lambda clip: (clip["source"], clip["start_s"]))

@@ -67,7 +67,7 @@ def main(media: Path) -> None:
                 encode_h264=lambda f: encode_frames(f, fps=spec.fps),
             )
             packed = time.perf_counter()
-            read = unpack_frames(members, decode_frames)
+            read = unpack_frames(members, frames.shape, decode_frames)
             read_s, write_s = read_s + time.perf_counter() - packed, write_s + packed - started
             size += sum(len(data) for name, data in members.items() if name.startswith("frame"))
             quality.append(psnr(frames, read))
