@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from avmodel.data import ClipData, Steps, step_loader, to_model, to_pixels
 from avprep.dsp.mel import frames_to_stack
-from avprep.shards.clips import ShardError, load_npy
+from avprep.shards.clips import load_npy
+from avprep.shards.layout import ShardError
 from tests.made_clips import TINY, write_clips
 
 
