@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from avprep.shards.layout import ShardError
+from avprep.shards.store import Store
 from avprep.spec import ClipSpec
 
 BLOCK = 512  # bytes: tar's unit
@@ -125,8 +126,18 @@ def read_shard(file: BinaryIO, largest: int = LARGEST_CLIP) -> Iterator[tuple[st
                 f"{largest:,}"
             )
         members[member.suffix] = _exactly(file, member.padded)[: member.size]
-    if members:
-        yield key, members
+    if not members:
+        raise ShardError("holds no clip")
+    yield key, members
+
+
+def read_named_shard(store: Store, name: str, largest: int) -> Iterator[tuple[str, Members]]:
+    """`read_shard` of a shard of an output. Its errors name the shard; raises FileNotFoundError too."""
+    with store.open(name) as file:
+        try:
+            yield from read_shard(file, largest)
+        except ShardError as error:
+            raise ShardError(f"{store.uri}/{name}: {error}") from error
 
 
 def _exactly(file: BinaryIO, size: int) -> bytes:
@@ -160,8 +171,9 @@ def clip_extents(
             raise ShardError(f"the tar is damaged or cut off: it ends in {key}.{member.suffix}")
         if at - begin > 2 * largest:  # headers and padding may take as much as small files do
             raise ShardError(f"clip {key} has more than {largest:,} bytes: no clip of the spec has")
-    if key:
-        yield key, begin, at - begin
+    if not key:
+        raise ShardError("holds no clip")
+    yield key, begin, at - begin
 
 
 def members_of(data: bytes) -> Iterator[tuple[Member, bytes]]:
