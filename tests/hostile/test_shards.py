@@ -30,11 +30,11 @@ from tests.hostile.shard_corpus import (
     MELS,
     OUTPUT_HEADERS,
     SOUNDS,
-    TARS,
     change_members,
     change_tar,
     make_output,
 )
+from tests.hostile.tar_corpus import TARS
 from tests.made_clips import TINY
 
 FIELDS = {"clips": ("frames", "mel", "waveform", "json"), "latents": ("latent", "json")}
