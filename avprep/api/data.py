@@ -15,9 +15,9 @@ from avprep.media.mux import decode_frames
 from avprep.shards import dataset as shards
 from avprep.shards.dataset import LatentDataset
 from avprep.shards.decoders import ClipDecoder, Item, LatentDecoder, decoded
-from avprep.shards.integrity import OnDamage
+from avprep.shards.integrity import OnDamage, size_damage
 from avprep.shards.latents import EncoderHeader
-from avprep.shards.layout import LATENTS, ShardError, kind_of, spec_of
+from avprep.shards.layout import LATENTS, SHARDS_FOLDER, ShardError, kind_of, spec_of
 from avprep.shards.ledger import finished_shards, read_record, read_table
 from avprep.shards.store import LocalStore, open_store
 from avprep.shards.tar import Members, largest_clip, largest_latent, read_shard
@@ -165,13 +165,18 @@ def _decoder(header: dict, fields: Sequence[str] | None) -> tuple[ClipDecoder | 
 
 
 def _finished_paths(out: str | os.PathLike[str]) -> list[str]:
-    """The tars of the finished shards, ascending."""
+    """The tars of the finished shards, ascending. Raises ShardError for one missing or of another size."""
     store = open_store(out)
     if not isinstance(store, LocalStore):
         raise ShardError(f"{store.uri}: web_dataset reads a local folder; copy it there")
     if any(character in store.uri for character in "#?;"):
         raise ArgumentError(f"out = {store.uri}: webdataset takes '#', '?' and ';' for parts of a URL")
-    names = [read_record(store, index).name for index in finished_shards(store)]
-    if not any(names):
+    records = [read_record(store, index) for index in finished_shards(store)]
+    sizes, found = store.sizes(SHARDS_FOLDER), [record for record in records if record.name]
+    for record in found:
+        damage = size_damage(record, sizes.get(record.name))
+        if damage is not None:
+            raise ShardError(f"{store.uri}/{damage}")
+    if not found:
         raise ShardError(f"{store.uri} holds no finished clip")
-    return [str(store.root / name) for name in names if name]
+    return [str(store.root / record.name) for record in found]

@@ -186,6 +186,8 @@ def _record(metadata: Mapping[bytes, bytes] | None, index: int) -> ShardRecord:
         record = ShardRecord(name, sha256, int(size), fingerprint, values)
     except (KeyError, ValueError) as error:
         raise ShardError(f"is damaged: no entry of a shard's ledger ({error})") from error
+    if not 0 <= record.size < 2**63:
+        raise ShardError(f"is damaged: it says that its shard has {record.size} bytes")
     if name not in ("", shard_name(CLIPS, index), shard_name(LATENTS, index)):
         raise ShardError(f"is damaged: it names the shard {name[:80]!r}")
     return record

@@ -59,6 +59,7 @@ def verify(
         ShardError: no output, or a plan that cannot be read.
     """
     header, plan, named = read_header(store), PlanReader(store), set()
+    sizes = store.sizes(SHARDS_FOLDER)
     for index in finished_shards(store):
         name = ledger_name(index)
         try:
@@ -70,6 +71,8 @@ def verify(
         yield from _against_plan(name, rows, index, plan)
         if record.fingerprint != header.get("fingerprint"):
             yield Damage(name, "made with other options than spec.json says")
+        if record.name and (damage := size_damage(record, sizes.get(record.name))) is not None:
+            yield Damage(record.name, damage)
         yield from _shard_damage(store, rows, record, _check_of(header, decode_h264, plan, index))
         on_shard(index)
     for name in store.names(SHARDS_FOLDER):
@@ -98,8 +101,7 @@ def _shard_damage(
         with store.open(record.name) as file:
             digest = sha256_of(file)
     except FileNotFoundError:
-        yield Damage(record.name, size_damage(record, None))
-        return
+        return  # named by its size already
     if (damage := content_damage(record, digest)) is not None:
         yield Damage(record.name, damage)
     seen: set[str] = set()

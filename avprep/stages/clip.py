@@ -23,7 +23,7 @@ from avprep.shards.clips import clip_key, merge, pack_clip
 from avprep.shards.layout import CLIPS, shard_name
 from avprep.shards.ledger import LedgerRow, ShardRecord, Sums, read_ledger, write_ledger
 from avprep.shards.store import Store, open_store
-from avprep.shards.tar import Members, largest_clip, read_shard
+from avprep.shards.tar import Members, largest_clip, read_named_shard
 from avprep.shards.writer import write_shard
 from avprep.spec import ClipSpec
 from avprep.stages.tasks import ClipOptions, PlannedSource, ShardResult, ShardTask
@@ -105,9 +105,8 @@ class _ShardWork:
         kept = {row.key for row in rows if row.status == "written"} - new.keys()
         if not record.name:
             return rows, self._write(store, iter(sorted(new.items())), record)
-        with store.open(record.name) as file:
-            old = (clip for clip in read_shard(file, largest_clip(self.spec)) if clip[0] in kept)
-            return rows, self._write(store, merge(old, new), record)
+        stored = read_named_shard(store, record.name, largest_clip(self.spec))
+        return rows, self._write(store, merge((c for c in stored if c[0] in kept), new), record)
 
     def _write(
         self, store: Store, clips: Iterator[tuple[str, Members]], replaces: ShardRecord | None = None

@@ -21,7 +21,7 @@ from avprep.shards.latents import EncoderHeader
 from avprep.shards.layout import ShardError
 from avprep.shards.ledger import finished_shards, read_record
 from avprep.shards.store import Store
-from avprep.shards.tar import Members, largest_clip, largest_latent, read_shard
+from avprep.shards.tar import Members, largest_clip, largest_latent, read_named_shard
 from avprep.spec import ClipSpec
 from avprep.stages.encoder import Encoder
 
@@ -62,11 +62,10 @@ def stored_latents(latents: Store, header: EncoderHeader, clips: Store | None) -
         if not record.name:
             continue
         originals = _originals(clips, index, header.spec) if clips else None
-        with latents.open(record.name) as file:
-            for key, members in read_shard(file, largest_latent(header.shape)):
-                latent = decoded(f"{record.name}: clip {key}", LatentDecoder(header, ("latent",)), members)
-                original = _original_of(key, originals, header.spec) if originals is not None else None
-                yield StoredLatent(key, latent["latent"], original)
+        for key, members in read_named_shard(latents, record.name, largest_latent(header.shape)):
+            latent = decoded(f"{record.name}: clip {key}", LatentDecoder(header, ("latent",)), members)
+            original = _original_of(key, originals, header.spec) if originals is not None else None
+            yield StoredLatent(key, latent["latent"], original)
 
 
 def decode_to_mp4(
@@ -104,9 +103,7 @@ def _write(out, stored: StoredLatent, frames, mel, waveform: np.ndarray, spec: C
 def _originals(clips: Store, index: int, spec: ClipSpec) -> Iterator[tuple[str, Members]]:
     """The clips of the shard of that index, one in memory at a time."""
     try:
-        name = read_record(clips, index).name
-        with clips.open(name) as file:
-            yield from read_shard(file, largest_clip(spec))
+        yield from read_named_shard(clips, read_record(clips, index).name, largest_clip(spec))
     except FileNotFoundError as error:
         raise ShardError(f"shard {index} of {clips.uri} is not there: {error}") from error
 

@@ -18,7 +18,7 @@ from avprep.dsp.psnr import psnr_a
 from avprep.shards.clips import load_npy
 from avprep.shards.layout import HEADER_FILE, MEL, SHARDS_FOLDER, ShardError, read_header, spec_of
 from avprep.shards.store import Store, open_store
-from avprep.shards.tar import largest_clip, read_shard
+from avprep.shards.tar import largest_clip, read_named_shard
 from avprep.spec import ClipSpec
 
 _LARGEST = 2.0  # a model's output may lie a little beyond [-1, 1]; decibels and NaN are a mistake
@@ -115,14 +115,10 @@ def _from_npy(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _from_store(store: Store, name: str, spec: ClipSpec) -> Iterator[tuple[str, np.ndarray]]:
-    with store.open(name) as file:
-        try:
-            for key, members in read_shard(file, largest_clip(spec)):
-                if MEL not in members:
-                    raise ShardError(f"{key} holds no mel stack: is it an output of avprep clip?")
-                yield key, load_npy(members[MEL])
-        except ShardError as error:
-            raise ShardError(f"{name}: {error}") from error
+    for key, members in read_named_shard(store, name, largest_clip(spec)):
+        if MEL not in members:
+            raise ShardError(f"{name} {key} holds no mel stack: is it an output of avprep clip?")
+        yield key, load_npy(members[MEL])
 
 
 def _checked(stacks: Iterator[tuple[str, np.ndarray]], spec: ClipSpec) -> Iterator[tuple[str, np.ndarray]]:
