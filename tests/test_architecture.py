@@ -19,7 +19,7 @@ FLOORS = {
     "avprep.dsp": ("avprep.spec",),
     "avprep.media": ("avprep.spec", "avprep.reasons", "avprep.dsp"),
     "avprep.scenes": ("avprep.spec", "avprep.reasons", "avprep.media"),
-    "avprep.datasets": (),
+    "avprep.datasets": ("avprep.shards.captions",),  # the prompt of labels stands there, for avmodel too
     "avprep.shards": ("avprep.spec", "avprep.reasons"),
     "avprep.stages": ("avprep.spec", "avprep.reasons", "avprep.dsp", "avprep.media", "avprep.shards"),
     "avprep.execution": (),

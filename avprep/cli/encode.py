@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from avprep.cli.options import media_options
+from avprep.shards.captions import CAPTIONS_FILE
 
 _DEVICES = click.Choice(("auto", "cpu", "cuda"))
 
@@ -56,7 +57,7 @@ class _BatchSize(click.ParamType):
 @click.option(
     "--text-encoder",
     metavar="PATH_OR_NAME",
-    help="CLIP text weights: captions.safetensors, e.g. openai/clip-vit-large-patch14.",
+    help=f"CLIP text weights: {CAPTIONS_FILE}, e.g. openai/clip-vit-large-patch14.",
 )
 @click.option("--rebuild", is_flag=True, help="Start the output over.")
 @click.pass_context

@@ -18,6 +18,7 @@ from avprep.cli.run_clip import clip_config, print_listing
 from avprep.execution.pool import PoolConfig
 from avprep.execution.runner import available_cpus
 from avprep.jobs.encode import EncodeConfig, EncodeProgress, EncodeReport, run_encode_job
+from avprep.shards.captions import CAPTIONS_FILE
 from avprep.shards.ledger import finished_shards
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import Store, open_store
@@ -171,4 +172,4 @@ def _embed_captions(store: Store, text_encoder: str) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = _open_text_encoder(text_encoder, device)
     count = write_captions(store, texts_of(store), encoder, text_encoder)
-    click.echo(f"captions.safetensors: {count:,} distinct texts")
+    click.echo(f"{CAPTIONS_FILE}: {count:,} distinct texts")

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from avprep.errors import AvprepError
+from avprep.shards.captions import prompt_of
 
 
 class DatasetError(AvprepError):
@@ -69,5 +70,5 @@ class Dataset:
 
 @lru_cache(maxsize=1 << 16)
 def caption_of(labels: tuple[str, ...]) -> str:
-    """The caption of a source whose dataset gives labels alone: the paper's 'a video of <class>'."""
-    return f"a video of {', '.join(labels)}" if labels else ""
+    """The caption of a source whose dataset gives labels alone: the paper's prompt, one string per tuple."""
+    return prompt_of(*labels)

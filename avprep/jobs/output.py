@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from avprep.errors import AvprepError
+from avprep.shards.captions import CAPTIONS_FILE
 from avprep.shards.plan import NAME as PLAN_NAME
 from avprep.shards.store import LocalStore, Store, is_remote
 from avprep.shards.verify import kind_of, read_header
@@ -29,7 +30,7 @@ REBUILDING = "rebuilding"  # of spec.json: begun by --rebuild and not at its end
 # and a --rebuild is over some day.
 _REMEMBERED = ("fingerprint", "root", "batch_size", "device", REBUILDING)
 _LOCK_WAIT_S, _LOCK_POLL_S = 2.0, 0.02
-_FILES = (PLAN_NAME, "stats.json", "captions.safetensors", "spec.json")
+_FILES = (PLAN_NAME, "stats.json", CAPTIONS_FILE, "spec.json")
 
 
 def absolute(uri: str) -> str:
