@@ -28,7 +28,6 @@ from avprep.jobs.output import (
     Stop,
     end_rebuild,
     ignore,
-    lock,
     open_output,
     stop_on_signal,
     write_stats,
@@ -44,6 +43,7 @@ from avprep.jobs.planning import (
 from avprep.media.source import require_media
 from avprep.reasons import FILTERED, MediaError, Reason
 from avprep.shards.ledger import STATUSES, Sums, finished_shards, ledger_name, read_outcomes
+from avprep.shards.lock import lock
 from avprep.shards.plan import NAME as PLAN_NAME
 from avprep.shards.plan import PlanReader, PlanRow, write_plan
 from avprep.shards.store import Store, open_store

@@ -40,7 +40,6 @@ from avprep.jobs.output import (
     Stop,
     end_rebuild,
     ignore,
-    lock,
     open_output,
     remember,
     stop_on_signal,
@@ -49,6 +48,7 @@ from avprep.jobs.output import (
 from avprep.shards.clips import ShardError, sha256_of
 from avprep.shards.latents import CLIPS_ENTRY, KIND, SUMS_ENTRY, EncoderHeader, LatentSums
 from avprep.shards.ledger import STATUSES, LedgerRow, Sums, finished_shards, read_ledger, read_record
+from avprep.shards.lock import lock
 from avprep.shards.plan import NAME as PLAN_NAME
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import Store, open_store

@@ -6,22 +6,20 @@ is kept; a shard whose ledger is there is done.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from avprep.errors import AvprepError
 from avprep.shards.captions import CAPTIONS_FILE
 from avprep.shards.plan import NAME as PLAN_NAME
-from avprep.shards.store import LocalStore, Store, is_remote
+from avprep.shards.store import Store, is_remote
 from avprep.shards.verify import kind_of, read_header
 
 FORMAT_VERSION = 1
@@ -29,7 +27,6 @@ REBUILDING = "rebuilding"  # of spec.json: begun by --rebuild and not at its end
 # Of spec.json, not compared: the inputs may move between runs, a batch size and a device are found by trying,
 # and a --rebuild is over some day.
 _REMEMBERED = ("fingerprint", "root", "batch_size", "device", REBUILDING)
-_LOCK_WAIT_S, _LOCK_POLL_S = 2.0, 0.02
 _FILES = (PLAN_NAME, "stats.json", CAPTIONS_FILE, "spec.json")
 
 
@@ -114,44 +111,6 @@ def stop_on_signal() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def lock(store: Store) -> Iterator[None]:
-    """One run an output. The lock of a local output ends with its process, however that ends.
-
-    Raises:
-        JobError: another run holds it.
-    """
-    if not isinstance(store, LocalStore):
-        yield  # an object store has no lock to offer; the README says so
-        return
-    store.root.mkdir(parents=True, exist_ok=True)
-    with open(store.root / ".lock", "a+") as file:
-        if not _locked(file):
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise JobError(f"--out {store.uri}: {holder} is writing there; wait for it or stop it")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        store.sweep()
-        yield
-        store.sweep()  # what workers that were lost had begun
-        file.truncate(0)
-
-
-def _locked(file: TextIO) -> bool:
-    """Takes the lock. A run that was killed holds it until its child process is gone too: that is awaited."""
-    ends = time.monotonic() + _LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > ends:
-                return False
-            time.sleep(_LOCK_POLL_S)
 
 
 def fingerprint_of(header: dict[str, Any]) -> str:
