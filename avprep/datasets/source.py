@@ -54,7 +54,7 @@ class DatasetOptions:
 
     root: Path
     split: str | None = None  # one of the dataset's splits; None = all
-    csv: Path | None = None  # the list, where it does not lie at its usual place under root
+    list_file: Path | None = None  # the list, where it does not lie at its usual place under root
     label_from_folder: bool = False  # `folder` only: the parent folder's name is the label
     follow_links: bool = False  # links to folders are entered
 

@@ -21,9 +21,9 @@ class OutputInUse(ShardError):
 
 
 @contextmanager
-def lock(store: Store) -> Iterator[None]:
+def lock(store: Store, *, sweeps: bool = True) -> Iterator[None]:
     """Holds the lock of a local output, which ends with its process, however that ends. Temporary files that
-    lost writers left are removed. An object store offers no lock: there this does nothing.
+    lost writers left are removed, if `sweeps`. An object store offers no lock: there this does nothing.
 
     Raises:
         OutputInUse: another run holds it.
@@ -39,9 +39,11 @@ def lock(store: Store) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()
-        store.sweep()
+        if sweeps:
+            store.sweep()
         yield
-        store.sweep()  # what workers that were lost had begun
+        if sweeps:
+            store.sweep()  # what workers that were lost had begun
         file.truncate(0)
 
 

@@ -23,7 +23,8 @@ from avprep.shards.clips import Members, clip_key, merge, pack_clip, read_shard,
 from avprep.shards.ledger import LedgerRow, ShardRecord, Sums, read_ledger, write_ledger
 from avprep.shards.store import Store, open_store
 from avprep.spec import ClipSpec
-from avprep.stages.tasks import ClipOptions, PlannedSource, ShardResult, ShardTask
+from avprep.stages.options import ClipOptions
+from avprep.stages.tasks import PlannedSource, ShardResult, ShardTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,7 @@ class _ShardWork:
                 waveform=clip.waveform,
                 sample_rate=self.spec.sample_rate,
                 frames=clip.frames,
-                codec=self.task.options.video_codec,
+                codec=self.task.video_codec,
                 encode_h264=lambda frames: encode_frames(frames, fps=self.spec.fps),
             )
             self.seconds["pack"] += time.perf_counter() - started

@@ -30,18 +30,11 @@ from avprep.shards.ledger import LedgerRow, Sums, write_ledger
 from avprep.shards.store import open_store
 from avprep.stages.clip_input import ClipShard, ClipShardDamaged, InputClip
 from avprep.stages.encoder import EncodeError, Encoder, EncoderFactory, release, try_encode
+from avprep.stages.options import EncodeOptions
 from avprep.stages.tasks import ShardTask
 
 _AHEAD = 2  # batches between two threads
 _POLL_S = 0.5  # how often a waiting thread looks whether the worker is closed
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeOptions:
-    """What decides a latent shard's bytes, besides its clips and the weights."""
-
-    packed: bool = False  # the real values alone
-    posterior: bool = False  # the log-variance too
 
 
 @dataclass(frozen=True, kw_only=True)

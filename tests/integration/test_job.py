@@ -20,7 +20,7 @@ import webdataset
 from click.testing import CliRunner
 
 from avprep.cli import main
-from avprep.cli.run_clip import BarProgress
+from avprep.cli.bar import BarProgress
 from avprep.reasons import FILTERED, Reason
 from avprep.shards.ledger import read_ledger, read_ledgers, write_ledger
 from avprep.shards.store import open_store
@@ -113,7 +113,7 @@ def test_a_limit_asks_for_no_more_headers_than_it_needs(clip_root, tmp_path, mon
         shutil.copy(clip_root / "alpha" / "scene 0.mp4", root / f"{i:02d}.mp4")
     counts = []
     with monkeypatch.context() as patch:
-        patch.setattr("avprep.jobs.clip.PROBE_BATCH", 2)
+        patch.setattr("avprep.jobs.planner.PROBE_BATCH", 2)
         patch.setattr(BarProgress, "_planning", lambda self, count: counts.append(count))
         assert clip(root, tmp_path / "out", "--limit", 5).exit_code == 0
     assert counts == [2, 4]

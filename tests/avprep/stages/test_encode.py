@@ -16,8 +16,9 @@ from avprep.shards.latents import SUMS_ENTRY, LatentSums
 from avprep.shards.ledger import ShardRecord, read_ledger, write_ledger
 from avprep.shards.store import open_store
 from avprep.stages.clip_input import ClipShard, read_clip_shard
-from avprep.stages.encode import EncodeOptions, EncodeTask, EncodeWorker
+from avprep.stages.encode import EncodeTask, EncodeWorker
 from avprep.stages.encoder import EncodeError, find_batch_size, try_encode
+from avprep.stages.options import EncodeOptions
 from tests.fake_encoder import Faults, OpenFake
 from tests.made_clips import TINY, write_clips
 
