@@ -165,6 +165,15 @@ def test_what_is_missing_is_made_again_and_the_stats_are_exact(clips, finished, 
     assert digest(out) == digest(finished)
 
 
+def test_a_finished_run_without_its_stats_gets_them_from_the_same_call(clips, finished, tmp_path):
+    out = tmp_path / "out"
+    encode(clips, out, fake=FAKE)
+    for damage in (lambda path: path.unlink(), lambda path: path.write_text('{"labels": {"0": 12}}')):
+        damage(out / "stats.json")
+        assert encode(clips, out, fake=FAKE).made == 0
+        assert digest(out) == digest(finished)
+
+
 def test_a_damaged_clip_shard_is_left_out_and_made_once_it_is_whole(tmp_path):
     clips, out = write_clips(tmp_path / "clips"), tmp_path / "out"
     shard = clips / "shards" / "clips-000001.tar"
