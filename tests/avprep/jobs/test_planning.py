@@ -15,6 +15,7 @@ from avprep.jobs.config import PlanOptions
 from avprep.jobs.planning import broken_key, plan_shards, replanned, rows_again
 from avprep.media.probe import MediaInfo, Part
 from avprep.reasons import MediaError, Reason
+from avprep.shards.clips import source_number
 from avprep.spec import ClipSpec
 
 SPEC = ClipSpec()  # clips of 1.6 s, 25600 samples
@@ -67,6 +68,14 @@ def test_a_source_stays_in_one_shard_unless_it_fills_it(count, shard_size):
         for row in rows:
             spread.setdefault(row.source, set()).add(row.shard)
     assert all(len(found) == 1 for found in spread.values()) == (shard_size >= 3)
+
+
+def test_sources_come_in_the_order_of_a_hash_so_that_classes_mix():
+    sources = [Source(path=f"{label}/{i}") for label in ("a", "b") for i in range(50)]
+    shards = plan(sources, {source.path: 1.6 for source in sources}, shard_size=1)
+    order = [rows[0].source for rows in shards]
+    assert order == sorted(order, key=source_number)
+    assert 15 < sum(path.startswith("a/") for path in order[:50]) < 35
 
 
 def test_a_limit_asks_for_no_more_sources_than_it_needs():
