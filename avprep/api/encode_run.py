@@ -9,16 +9,14 @@ import torch
 
 from avprep.api.runs import RunProgress, RunReport, one_callback, one_job_error, run_report
 from avprep.api.sources import AnyPath
-from avprep.checks import require_one_of, require_whole
-from avprep.execution.pool import PoolConfig
+from avprep.checks import require_whole
+from avprep.execution import PoolConfig
 from avprep.jobs.config import EncodeJobConfig, FromClips
 from avprep.jobs.encode import run_encode_job
 from avprep.jobs.output import absolute
 from avprep.shards.latents import EncoderHeader
 from avprep.stages.encoder import EncoderFactory
 from avprep.stages.options import EncodeOptions
-
-_DEVICES = ("auto", "cpu", "cuda")
 
 
 def encode_dataset(
@@ -67,7 +65,6 @@ def encode_dataset(
         Stopped: after a signal, when the shards in hand are done.
         OSError: the output cannot be written.
     """
-    require_one_of("device", device, _DEVICES)
     if workers is not None:
         require_whole("workers", workers, least=0)
     config = EncodeJobConfig(

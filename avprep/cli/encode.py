@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from avprep.cli.options import media_options, option
-from avprep.execution.pool import PoolConfig
+from avprep.execution import PoolConfig
 from avprep.jobs.config import EncodeJobConfig
 from avprep.shards.captions import CAPTIONS_FILE
 from avprep.stages.options import DecodeOptions, EncodeOptions

@@ -12,7 +12,7 @@ from avprep.cli.group import with_options
 from avprep.cli.options import from_options
 from avprep.datasets import default_root, list_dataset
 from avprep.datasets.source import DatasetOptions, Listing
-from avprep.execution.runner import RunnerConfig
+from avprep.execution import RunnerConfig
 from avprep.jobs.config import FromMedia, PlanOptions
 from avprep.jobs.output import require_apart
 from avprep.spec import ClipSpec

@@ -15,7 +15,7 @@ from avprep.cli.group import Refused
 from avprep.cli.job import reported_run
 from avprep.cli.media import listed_media
 from avprep.cli.options import MEDIA_NAMES, from_options
-from avprep.execution.pool import PoolConfig
+from avprep.execution import PoolConfig
 from avprep.jobs.config import EncodeJobConfig, FromClips, FromMedia, runner_config
 from avprep.jobs.encode import run_encode_job
 from avprep.jobs.output import absolute

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from avprep.checks import require_number, require_one_of, require_whole
 from avprep.datasets.source import Source
 from avprep.errors import ArgumentError
-from avprep.execution.pool import PoolConfig
-from avprep.execution.runner import RunnerConfig, available_cpus
+from avprep.execution import PoolConfig, RunnerConfig, available_cpus
 from avprep.shards.codecs import VIDEO_CODECS, VideoCodec
 from avprep.spec import ClipSpec
 from avprep.stages.options import ClipOptions, EncodeOptions

@@ -16,8 +16,7 @@ from functools import partial
 from typing import Any
 
 from avprep.errors import ArgumentError
-from avprep.execution.pool import PoolConfig
-from avprep.execution.runner import Pool, WorkerLost, available_cpus, open_pool
+from avprep.execution import Pool, PoolConfig, WorkerLost, available_cpus, open_pool
 from avprep.jobs.clip import require_output
 from avprep.jobs.config import EncodeJobConfig
 from avprep.jobs.encode_input import Input, MakeReader, open_input

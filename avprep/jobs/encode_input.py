@@ -14,7 +14,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from avprep.errors import ArgumentError
-from avprep.execution.runner import WorkerLost, available_cpus, map_in_order
+from avprep.execution import WorkerLost, available_cpus
+from avprep.execution.ray import map_in_order
 from avprep.jobs.clip import require_sources, shard_task, source_dataset, source_options
 from avprep.jobs.config import FromClips, FromMedia
 from avprep.jobs.output import Stop

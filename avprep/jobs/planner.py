@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from avprep.datasets.source import Source
-from avprep.execution.runner import Runner
+from avprep.execution import Runner
 from avprep.jobs.config import FromMedia
 from avprep.jobs.output import Stop
 from avprep.jobs.planning import PROBE_BATCH, broken_key, plan_shards, replanned, rows_again

@@ -8,20 +8,17 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from avprep.execution.quarantine import Quarantine, watchdog
-from avprep.execution.runner import Runner, RunnerConfig, WorkerLost, open_runner
+from avprep.execution import Runner, RunnerConfig, WorkerLost, open_runner, quarantine
+from avprep.execution.quarantine import Quarantine, verdict, watchdog
 from avprep.jobs.config import FromMedia
 from avprep.jobs.progress import Progress
-from avprep.reasons import MediaError, Reason
+from avprep.reasons import MediaError
 from avprep.shards.ledger import LedgerRow
 from avprep.stages.tasks import ProbeTask, ShardResult, ShardTask
 
 if TYPE_CHECKING:
     from avprep.media.probe import MediaInfo
     from avprep.stages.clip_input import InputClip
-
-# The watchdog ends a worker this much later than the time limit that the decoder itself looks at.
-_WATCHDOG_FACTOR, _WATCHDOG_SLACK_S = 1.5, 10.0
 
 
 class LazyRunner:
@@ -78,9 +75,7 @@ class DecodeStage:
 
 def watchdog_s(source: FromMedia) -> float | None:
     """Seconds after which a worker process is ended over one source; None where there is no such process."""
-    if not source.runner.has_processes:
-        return None
-    return source.source_timeout_s * _WATCHDOG_FACTOR + _WATCHDOG_SLACK_S
+    return quarantine.watchdog_s(source.source_timeout_s, source.runner)
 
 
 def probe_quarantine(limit_s: float | None) -> Quarantine:
@@ -88,7 +83,7 @@ def probe_quarantine(limit_s: float | None) -> Quarantine:
     return Quarantine(
         parts=lambda task: task.paths,
         trial=lambda task, paths: task.trial(paths),
-        without=lambda task, lost: task.without({path: _verdict(was, limit_s) for path, was in lost.items()}),
+        without=lambda task, lost: task.without({path: verdict(was, limit_s) for path, was in lost.items()}),
     )
 
 
@@ -97,16 +92,8 @@ def clip_quarantine(limit_s: float | None) -> Quarantine:
     return Quarantine(
         parts=lambda task: task.sources,
         trial=lambda task, sources: task.trial(sources),
-        without=lambda task, lost: task.without({s.path: _verdict(was, limit_s) for s, was in lost.items()}),
+        without=lambda task, lost: task.without({s.path: verdict(was, limit_s) for s, was in lost.items()}),
     )
-
-
-def _verdict(lost: WorkerLost, limit_s: float | None) -> MediaError:
-    """Why a source that was lost even alone is quarantined."""
-    if limit_s is not None and lost.seconds >= limit_s:
-        detail = f"the decoder did not return; its process was ended {limit_s:g} s after it began"
-        return MediaError(Reason.TIMEOUT, detail)
-    return MediaError(Reason.CRASHED, f"decoding it alone ended the process ({lost.detail})")
 
 
 def tell_lost(progress: Progress) -> Callable[[ShardTask | ProbeTask, WorkerLost], None]:

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from avprep.execution.pool import PoolConfig
+from avprep.execution import PoolConfig
 from avprep.jobs.clip import run_clip_job
 from avprep.jobs.config import ClipJobConfig, EncodeJobConfig, FromClips
 from avprep.jobs.encode import run_encode_job

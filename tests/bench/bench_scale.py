@@ -26,7 +26,7 @@ import avprep.jobs.clip
 import avprep.jobs.planner
 from avprep.datasets import list_dataset
 from avprep.datasets.source import DatasetOptions, Source
-from avprep.execution.runner import RunnerConfig
+from avprep.execution import RunnerConfig
 from avprep.jobs.clip import run_clip_job
 from avprep.jobs.config import ClipJobConfig, FromMedia, PlanOptions
 from avprep.jobs.planning import plan_shards

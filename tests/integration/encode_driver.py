@@ -12,8 +12,7 @@ from pathlib import Path
 
 from avprep.datasets import list_dataset
 from avprep.datasets.source import DatasetOptions
-from avprep.execution.pool import PoolConfig
-from avprep.execution.runner import RunnerConfig
+from avprep.execution import PoolConfig, RunnerConfig
 from avprep.jobs.config import EncodeJobConfig, FromClips, FromMedia, PlanOptions
 from avprep.jobs.encode import run_encode_job
 from avprep.jobs.progress import EncodeReport, Progress

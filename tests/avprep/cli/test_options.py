@@ -14,7 +14,7 @@ from avprep.cli.group import LazyCommand, Refused, with_options
 from avprep.cli.options import MEDIA_NAMES, from_options, option
 from avprep.datasets.source import DatasetOptions
 from avprep.errors import ArgumentError
-from avprep.execution.pool import PoolConfig
+from avprep.execution import PoolConfig
 from avprep.jobs.config import ClipJobConfig, EncodeJobConfig, FromMedia, PlanOptions, runner_config
 from avprep.spec import ClipSpec
 from avprep.stages.options import ClipOptions, DecodeOptions, EncodeOptions, InvertOptions
