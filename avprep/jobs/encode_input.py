@@ -151,7 +151,7 @@ def _read_shard(task: EncodeTask, _should_stop, _tell) -> Iterator[InputClip | L
 class MediaInput:
     """Media that are cut on the way: the plan, the keys and the rows are those of the clip job."""
 
-    name = "these"
+    name = "clips cut with these options"
 
     def __init__(self, source: FromMedia) -> None:
         self._source, self.root, self.spec = source, str(source.root), source.clip.spec

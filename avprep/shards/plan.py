@@ -68,7 +68,7 @@ class PlanReader:
         try:
             self._file = pq.ParquetFile(store.open(NAME), pre_buffer=False)
         except pa.ArrowInvalid as error:
-            raise ShardError(f"{store.uri}/{NAME} is damaged ({error}); rebuild=True plans anew") from error
+            raise ShardError(f"{store.uri}/{NAME} is damaged ({error}); a rebuild plans anew") from error
         metadata, shard = self._file.metadata, SCHEMA.get_field_index("shard")
         spans = [metadata.row_group(i).column(shard).statistics for i in range(metadata.num_row_groups)]
         self._firsts = [span.min for span in spans]  # the first shard of each group
