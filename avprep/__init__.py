@@ -10,9 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from avprep.api.clip_run import clip_dataset
     from avprep.api.clips import Clip, FailedClip, read_clips
     from avprep.api.data import ClipDataset, LatentDataset, read_ledger, web_dataset
-    from avprep.api.runs import RunProgress, RunReport, clip_dataset, encode_dataset
+    from avprep.api.encode_run import encode_dataset
+    from avprep.api.runs import RunProgress, RunReport
     from avprep.api.sound import invert_mel, mel_stack
     from avprep.datasets.source import Source
     from avprep.errors import AvprepError
@@ -30,8 +32,8 @@ _MODULES = {
     "RunProgress": "avprep.api.runs",
     "RunReport": "avprep.api.runs",
     "Source": "avprep.datasets.source",
-    "clip_dataset": "avprep.api.runs",
-    "encode_dataset": "avprep.api.runs",
+    "clip_dataset": "avprep.api.clip_run",
+    "encode_dataset": "avprep.api.encode_run",
     "invert_mel": "avprep.api.sound",
     "mel_stack": "avprep.api.sound",
     "read_clips": "avprep.api.clips",

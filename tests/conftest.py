@@ -23,10 +23,10 @@ def shared_file(*parts: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """`--workers 0` of commands that are called here runs here: a child takes seconds to start. A test that
-    is about the child is marked `isolated`."""
+    """`--workers 0` and `workers=0` run here: a child takes seconds to start. A test that is about the child
+    is marked `isolated`."""
     if request.node.get_closest_marker("isolated") is None:
-        monkeypatch.setattr("avprep.cli.run_clip.RunnerConfig", partial(RunnerConfig, isolated=False))
+        monkeypatch.setattr("avprep.jobs.config.RunnerConfig", partial(RunnerConfig, isolated=False))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +12,16 @@ import pytest
 
 TOP = Path(__file__).parents[1]
 MODULES = sorted(p for name in ("avprep", "avmodel") for p in (TOP / name).rglob("*.py"))
-# Each floor may import itself, avprep.errors and what stands under it.
+# Each floor may import itself, avprep.errors, avprep.checks and what stands under it.
 FLOORS = {
     "avprep.errors": (),
     "avprep.spec": (),
+    "avprep.checks": ("avprep.spec",),
     "avprep.reasons": (),
     "avprep.dsp": ("avprep.spec",),
     "avprep.media": ("avprep.spec", "avprep.reasons", "avprep.dsp"),
     "avprep.scenes": ("avprep.spec", "avprep.reasons", "avprep.media"),
-    "avprep.datasets": (),
+    "avprep.datasets": ("avprep.shards.layout",),  # the prompt of labels stands there, for avmodel too
     "avprep.shards": ("avprep.spec", "avprep.reasons"),
     "avprep.scores": ("avprep.spec", "avprep.dsp", "avprep.media"),
     "avprep.stages": ("avprep.spec", "avprep.reasons", "avprep.dsp", "avprep.media", "avprep.shards"),
@@ -98,7 +100,7 @@ def test_data_flows_down_the_floors(path: Path):
         if _is_in(module, floor):
             assert not roots & FORBIDDEN.get(floor, set())
             own = {name for name in imports if name.split(".")[0] in ("avprep", "avmodel")}
-            own_floor = (*allowed, floor, "avprep.errors")
+            own_floor = (*allowed, floor, "avprep.errors", "avprep.checks")
             modules = {name for name in own if not any(_is_in(name, a) for a in own_floor)}
             assert not {m for m in modules if m not in ("avprep", "avmodel")}
 
@@ -110,3 +112,13 @@ def test_a_machine_that_only_trains_needs_neither_ray_nor_pyav_nor_a_sound_libra
     code = f"import sys; sys.modules.update(dict.fromkeys({missing})); import {', '.join(modules)}"
     done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(TOP)))
+def test_only_the_command_line_speaks_of_options(path: Path):
+    """Messages and docstrings elsewhere name arguments: they are read in Python, too."""
+    place = path.relative_to(TOP).parts
+    if place[0] == "avmodel" or place[:2] == ("avprep", "cli"):
+        pytest.skip("speaks of options")
+    texts = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
+    assert [text for text in texts if isinstance(text, str) and re.search(r"(?<![\w-])--[a-z]", text)] == []

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from avprep.api.checks import require_number, require_one_of, require_spec, require_whole, samples_of
+from avprep.checks import require_number, require_one_of, require_spec, require_whole, samples_of
 from avprep.dsp.mel import mel_stack
 from avprep.errors import ArgumentError
 from avprep.media.crop import CROPS, Crop

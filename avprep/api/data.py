@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import webdataset
 
-from avprep.api.checks import require_whole
+from avprep.checks import require_whole
 from avprep.errors import ArgumentError
 from avprep.media.mux import decode_frames
 from avprep.shards import dataset as shards

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avprep.api.checks import require_number, require_spec, require_whole
+from avprep.checks import require_number, require_spec, require_whole
 from avprep.dsp import mel as dsp
 from avprep.dsp.griffin_lim import ITERATIONS, MOMENTUM, invert
 from avprep.errors import ArgumentError

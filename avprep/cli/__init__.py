@@ -37,7 +37,7 @@ COMMANDS = {
         "avprep.cli.status:verify",
     ),
 }
-REFUSALS = frozenset({"avprep.shards.layout.ShardError"})
+REFUSALS = frozenset({"avprep.errors.AvprepError"})
 
 
 @click.group(cls=ErrorReportingGroup, lazy=COMMANDS, refusals=REFUSALS, context_settings=CONTEXT)

@@ -7,7 +7,11 @@ from typing import Any
 
 import click
 
-from avprep.cli.options import media_options
+from avprep.cli.options import media_options, option
+from avprep.execution import PoolConfig
+from avprep.jobs.config import EncodeJobConfig
+from avprep.shards.layout import CAPTIONS_FILE
+from avprep.stages.options import DecodeOptions, EncodeOptions
 
 _DEVICES = click.Choice(("auto", "cpu", "cuda"))
 
@@ -34,31 +38,37 @@ class _BatchSize(click.ParamType):
     "--ckpt", type=click.Path(path_type=Path), required=True, help="A trained MDSA (avmodel train-mdsa)."
 )
 @click.option("--out", required=True, help="Folder, or a URI that pyarrow.fs opens, for the latents.")
-@click.option(
-    "--device", type=_DEVICES, default="auto", show_default=True, help="auto: a GPU if there is one."
-)
+@option(PoolConfig, "device", "--device", type=_DEVICES, help="auto: a GPU if there is one.")
 @click.option(
     "--workers",
     type=click.IntRange(0),
-    help="Processes with a model each; 0 = in this process. [default: one a GPU, or one a CPU]",
+    help="Processes with a model each; 0 = in this process. [default: one per GPU, or one per CPU]",
 )
-@click.option("--address", help="Join this Ray cluster ('auto', or host:port).")
-@click.option(
+@option(PoolConfig, "address", "--address", help="Attach to this Ray cluster ('auto', or host:port).")
+@option(
+    EncodeJobConfig,
+    "batch_size",
     "--batch-size",
     type=_BatchSize(),
-    default="auto",
-    show_default=True,
-    help="Clips at once; auto: found by trying.",
+    help="Clips at once; auto: found by trying. [default: auto]",
 )
-@click.option("--compile/--no-compile", default=None, help="Compile the encoder. [default: on a GPU]")
-@click.option("--packed", is_flag=True, help="Store the real values alone, without the planes' padding.")
-@click.option("--posterior", is_flag=True, help="Store the log-variance beside the mean.")
+@option(EncodeJobConfig, "compile", "--compile/--no-compile", help="Compile the encoder. [default: on a GPU]")
+@option(
+    EncodeOptions,
+    "packed",
+    "--packed",
+    is_flag=True,
+    help="Store the real values alone, without the planes' padding.",
+)
+@option(
+    EncodeOptions, "posterior", "--posterior", is_flag=True, help="Store the log-variance beside the mean."
+)
 @click.option(
     "--text-encoder",
     metavar="PATH_OR_NAME",
-    help="CLIP text weights: captions.safetensors, e.g. openai/clip-vit-large-patch14.",
+    help=f"CLIP text weights: {CAPTIONS_FILE}, e.g. openai/clip-vit-large-patch14.",
 )
-@click.option("--rebuild", is_flag=True, help="Start the output over.")
+@option(EncodeJobConfig, "rebuild", "--rebuild", is_flag=True, help="Start the output over.")
 @click.pass_context
 def encode(context: click.Context, **options: Any) -> None:
     """Encode clips into latent shards: those of --clips, or cut from --dataset on the way.
@@ -76,18 +86,16 @@ def encode(context: click.Context, **options: Any) -> None:
     "--ckpt", type=click.Path(path_type=Path), required=True, help="The checkpoint it was made with."
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the .mp4 files.")
-@click.option("--limit", type=click.IntRange(1), help="Clips in all.")
+@option(DecodeOptions, "limit", "--limit", type=click.IntRange(1), help="Clips in all.")
 @click.option(
     "--compare",
     metavar="CLIPS",
     help="The clips that were encoded: original at the left, decoded at the right, and PSNR.",
 )
-@click.option(
-    "--device", type=_DEVICES, default="auto", show_default=True, help="auto: a GPU if there is one."
-)
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Clips at once.")
+@option(DecodeOptions, "device", "--device", type=_DEVICES, help="auto: a GPU if there is one.")
+@option(DecodeOptions, "batch_size", "--batch-size", type=click.IntRange(1), help="Clips at once.")
 def decode(**options: Any) -> None:
     """Decode latent shards to mp4 with sound; with --compare, measure them against their clips."""
     from avprep.cli.run_decode import run
 
-    run(**options)
+    run(options)

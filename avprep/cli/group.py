@@ -5,6 +5,7 @@ What it imports costs a start 0.05 s; a command's own module brings the rest.
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Mapping
@@ -17,9 +18,44 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 class Refused(click.ClickException):
-    """A message on stderr and exit code 2."""
+    """A message on stderr and exit code 2. Arguments in it get the names of the command's options."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(with_options(message))
+
+
+def with_options(message: str, command: click.Command | None = None) -> str:
+    """A library's message for the command line: arguments are named as the command's options.
+
+    The forms in which a message names an argument are those of `avprep.errors`:
+
+        shard_size must be ...    ->  --shard-size must be ...
+        limit = 0: ...            ->  --limit 0: ...
+        ..., rebuild=True ...     ->  ..., --rebuild ...
+
+    Args:
+        command: whose parameters' names are the arguments' names; None: the one that runs.
+    """
+    if command is None:
+        context = click.get_current_context(silent=True)
+        command = context.command if context else None
+    options = {p.name: p.opts[0] for p in command.params if isinstance(p, click.Option)} if command else {}
+
+    leading = _LEADING.match(message)
+    if leading and leading[1] in options:
+        message = options[leading[1]] + (" " if leading[2] == " = " else "") + message[leading.end() :]
+
+    def named(found: re.Match[str]) -> str:
+        name, is_flag = found.groups()
+        return options[name] + ("" if is_flag else " ") if name in options else found[0]
+
+    return _KEYWORD.sub(named, message)
+
+
+_LEADING = re.compile(r"(\w+)( = True(?=:)| = |(?= must )|(?= needs ))")
+_KEYWORD = re.compile(r"(?<![\w/.=-])([a-z]\w*)=(True\b)?")
 
 
 class LazyCommand(click.Command):
@@ -69,9 +105,13 @@ class ErrorReportingGroup(click.Group):
             click.echo("Stopped.", err=True)
             sys.exit(128 + signal.SIGINT)
         except Exception as error:
-            if self._is_refusal(error):
-                raise Refused(str(error)) from error
-            raise
+            if not self._is_refusal(error):
+                raise
+            raise Refused(with_options(str(error), self._loaded(ctx.invoked_subcommand))) from error
+
+    def _loaded(self, name: str | None) -> click.Command | None:
+        command = self.commands.get(name) if name else None
+        return command.load() if isinstance(command, LazyCommand) else command
 
     def _is_refusal(self, error: Exception) -> bool:
         kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}

@@ -1,86 +1,133 @@
-"""The options that say which clips are cut, which `avprep clip` and `avprep encode --dataset` both take."""
+"""Options whose names and defaults are those of a dataclass's fields, and the options of media.
+
+The name of an option's parameter is the name of the argument that library messages use: `with_options` turns
+it into the option's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from avprep.datasets import DATASETS
+from avprep.datasets.source import DatasetOptions
+from avprep.jobs.config import FromMedia, PlanOptions
 from avprep.media.crop import CROPS
 from avprep.spec import ClipSpec
+from avprep.stages.options import ClipOptions
 
-DEFAULT = ClipSpec()
+Options = TypeVar("Options")
+Decorator = Callable[[Callable], Callable]
+
+
+def option(of: type, name: str, declaration: str, **attributes: Any) -> Decorator:
+    """A click option for the field `name` of the dataclass `of`, with the field's default."""
+    default = getattr(of, name)
+    shown = default is not None and not isinstance(default, bool)
+    return click.option(declaration, name, default=default, show_default=shown, **attributes)
+
+
+def from_options(of: type[Options], options: dict[str, Any], /, **more: Any) -> Options:
+    """The dataclass, from the options that have the names of its fields and from `more`."""
+    given = {field.name: options[field.name] for field in fields(of) if field.name in options}
+    return of(**given | more)
+
+
 # Which clips are cut, of which sources: `avprep clip` and `avprep encode --dataset` take the same.
 _MEDIA_OPTIONS = (
     click.option("--dataset", type=click.Choice(sorted(DATASETS)), help="Where labels come from."),
     click.option(
         "--root", type=click.Path(path_type=Path), help="The media. [default: $AVPREP_DATA/DATASET]"
     ),
-    click.option("--split", help="One of the dataset's splits. [default: all]"),
-    click.option(
+    option(DatasetOptions, "split", "--split", help="One of the dataset's splits. [default: all]"),
+    option(
+        DatasetOptions,
+        "list_file",
         "--list",
-        "csv",
         type=click.Path(path_type=Path),
+        metavar="PATH",
         help="The list, where it does not lie under the root; of manifest a csv, tsv, jsonl or parquet.",
     ),
-    click.option("--label-from-folder", is_flag=True, help="folder: the parent folder's name is the label."),
-    click.option("--follow-links", is_flag=True, help="Enter links to folders."),
-    click.option("--fps", type=int, default=DEFAULT.fps, show_default=True, help="Frames a second."),
-    click.option("--frames", type=int, default=DEFAULT.frames, show_default=True, help="Frames a clip."),
-    click.option(
-        "--size", type=int, default=DEFAULT.size, show_default=True, help="Pixels, height and width."
+    option(
+        DatasetOptions,
+        "label_from_folder",
+        "--label-from-folder",
+        is_flag=True,
+        help="folder: the parent folder's name is the label.",
     ),
-    click.option("--sample-rate", type=int, default=DEFAULT.sample_rate, show_default=True, help="Hz, mono."),
-    click.option("--n-fft", type=int, default=DEFAULT.n_fft, show_default=True, help="Samples, STFT window."),
-    click.option("--hop", type=int, default=DEFAULT.hop, show_default=True, help="Samples between columns."),
-    click.option("--n-mels", type=int, default=DEFAULT.n_mels, show_default=True, help="Mel bands."),
+    option(DatasetOptions, "follow_links", "--follow-links", is_flag=True, help="Enter links to folders."),
+    option(ClipSpec, "fps", "--fps", type=int, help="Frames per second."),
+    option(ClipSpec, "frames", "--frames", type=int, help="Frames per clip."),
+    option(ClipSpec, "size", "--size", type=int, help="Pixels, height and width."),
+    option(ClipSpec, "sample_rate", "--sample-rate", type=int, help="Hz, mono."),
+    option(ClipSpec, "n_fft", "--n-fft", type=int, help="Samples, STFT window."),
+    option(ClipSpec, "hop", "--hop", type=int, help="Samples between columns."),
+    option(ClipSpec, "n_mels", "--n-mels", type=int, help="Mel bands."),
     click.option(
         "--stride",
+        "stride_s",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
         help="From one clip's start to the next's. [default: a clip's length]",
     ),
-    click.option(
-        "--clips-per-source", type=click.IntRange(1), help="At most, spread over it. [default: all]"
+    option(
+        PlanOptions,
+        "clips_per_source",
+        "--clips-per-source",
+        type=click.IntRange(1),
+        help="At most, spread over it. [default: all]",
     ),
-    click.option(
+    option(
+        ClipOptions,
+        "crop",
         "--crop",
         type=click.Choice(CROPS),
-        default="center",
-        show_default=True,
         help="The largest centred square, all of it between black bars, or all of it stretched.",
     ),
-    click.option("--limit", type=click.IntRange(1), help="Clips in all."),
-    click.option(
-        "--shard-size", type=click.IntRange(1), default=256, show_default=True, help="Clips a shard."
+    option(PlanOptions, "limit", "--limit", type=click.IntRange(1), help="Clips in all."),
+    option(PlanOptions, "shard_size", "--shard-size", type=click.IntRange(1), help="Clips per shard."),
+    option(
+        ClipOptions,
+        "drop_silent_db",
+        "--drop-silent",
+        type=float,
+        metavar="DB",
+        help="Leave out clips below this RMS, e.g. -60.",
     ),
-    click.option("--drop-silent", type=float, metavar="DB", help="Leave out clips below this RMS, e.g. -60."),
-    click.option(
+    option(
+        ClipOptions,
+        "drop_static",
         "--drop-static",
         type=click.FloatRange(0, 255),
         metavar="LEVEL",
         help="Leave out clips whose frames change less than this on average, e.g. 0.5.",
     ),
-    click.option(
+    option(
+        ClipOptions,
+        "drop_black",
         "--drop-black",
         type=click.FloatRange(0, 255),
         metavar="LEVEL",
         help="Leave out clips darker than this on average, e.g. 3.",
     ),
-    click.option(
+    option(
+        ClipOptions,
+        "max_residual_ms",
         "--max-residual",
         type=click.FloatRange(min=0),
         metavar="MS",
-        help="Leave out clips with a picture further than this from its instant, e.g. 500: the "
-        "source froze, or its clock jumped.",
+        help="Leave out clips with a frame further than this from its instant, e.g. 500: the source froze, "
+        "or its clock jumped.",
     ),
-    click.option(
+    option(
+        FromMedia,
+        "source_timeout_s",
         "--source-timeout",
         type=click.FloatRange(min=0, min_open=True),
-        default=600.0,
-        show_default=True,
         metavar="SECONDS",
         help="Time limit for the clips of one source in a shard.",
     ),
@@ -89,6 +136,10 @@ _MEDIA_OPTIONS = (
 
 def media_options(command: Callable) -> Callable:
     """A decorator: the command takes the options that say which clips are cut."""
-    for option in reversed(_MEDIA_OPTIONS):
-        command = option(command)
+    for decorate in reversed(_MEDIA_OPTIONS):
+        command = decorate(command)
     return command
+
+
+# The parameters' names of those options.
+MEDIA_NAMES = frozenset(p.name for p in click.command("media")(media_options(lambda **_: None)).params)

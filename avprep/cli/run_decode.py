@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -11,29 +11,21 @@ import torch
 from avprep.cli.checkpoint import open_checkpoint
 from avprep.cli.common import existing
 from avprep.cli.group import Refused
+from avprep.cli.options import from_options
 from avprep.media.mux import MuxError
 from avprep.shards.latents import EncoderHeader
 from avprep.shards.layout import ShardError, kind_of, read_header
 from avprep.shards.store import Store
 from avprep.spec import ClipSpec
 from avprep.stages.decode import DecodedClip, decode_to_mp4, stored_latents
+from avprep.stages.options import DecodeOptions
 
 
-def run(
-    *,
-    latents: str,
-    ckpt: Path,
-    out: Path,
-    limit: int | None,
-    compare: str | None,
-    device: str,
-    batch_size: int,
-) -> None:
-    """Decodes what the options ask for, and reports it. Raises click.ClickException."""
-    store = existing(latents)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise Refused("--device cuda: there is no GPU here")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+def run(options: dict[str, Any]) -> None:
+    """Decodes what the options ask for, and reports it. Raises click.ClickException, AvprepError."""
+    latents, ckpt, out = options["latents"], options["ckpt"], options["out"]
+    store, how = existing(latents), from_options(DecodeOptions, options)
+    device = _device(how.device)
     header, open_decoder = open_checkpoint(ckpt)
     try:
         made_with = EncoderHeader.from_dict(read_header(store))
@@ -42,11 +34,11 @@ def run(
                 f"--ckpt {ckpt} is not the checkpoint that made {latents}: its weights are "
                 f"{header.weights[:12]}, theirs {made_with.weights[:12]}"
             )
-        originals = _originals(compare, made_with) if compare else None
-        stored = islice(stored_latents(store, made_with, originals), limit)
-        decoder = open_decoder(device=device, batch_size=batch_size, compile=False)
+        originals = _originals(options["compare"], made_with) if options["compare"] else None
+        stored = islice(stored_latents(store, made_with, originals), how.limit)
+        decoder = open_decoder(device=device, batch_size=how.batch_size, compile=False)
         decoded = []
-        for clip in decode_to_mp4(stored, decoder, out, batch_size=batch_size, device=device):
+        for clip in decode_to_mp4(stored, decoder, out, batch_size=how.batch_size, device=device):
             decoded.append(clip)
             click.echo(f"{clip.key}.mp4{_psnrs(clip)}")
     except (ShardError, MuxError) as error:
@@ -54,6 +46,14 @@ def run(
     if not decoded:
         raise Refused(f"{latents} holds no latents")
     click.echo(f"{len(decoded):,} clips in {out}{_mean_psnrs(decoded)}")
+
+
+def _device(asked: str) -> str:
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise Refused("--device cuda: there is no GPU here")
+    if asked != "auto":
+        return asked
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _originals(compare: str, made_with: EncoderHeader) -> Store:

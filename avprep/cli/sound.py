@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from avprep.cli.group import Refused
-from avprep.dsp.defaults import ITERATIONS, MOMENTUM
-from avprep.spec import SpecError
+from avprep.cli.options import from_options, option
+from avprep.errors import AvprepError
+from avprep.stages.options import InvertOptions
 
 if TYPE_CHECKING:
     from avprep.stages.invert_audio import InvertedClip
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 @click.command("invert-audio")
 @click.argument("source")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the .wav files.")
-@click.option(
+@option(
+    InvertOptions,
+    "iterations",
     "--iterations",
     type=click.IntRange(1),
-    default=ITERATIONS,
-    show_default=True,
     help="Of Griffin-Lim: more is nearer and slower. The first two thirds see every second column.",
 )
-@click.option(
+@option(
+    InvertOptions,
+    "momentum",
     "--momentum",
     type=click.FloatRange(0, 1.5),
-    default=MOMENTUM,
-    show_default=True,
     help="0 is plain Griffin-Lim.",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Clips at once.")
-@click.option("--limit", type=click.IntRange(1), help="Clips in all.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the first phases.")
-def invert_audio(source: str, out: Path, limit: int | None, **options: Any) -> None:
+@option(InvertOptions, "batch_size", "--batch-size", type=click.IntRange(1), help="Clips at once.")
+@option(InvertOptions, "limit", "--limit", type=click.IntRange(1), help="Clips in all.")
+@option(InvertOptions, "device", "--device", type=click.Choice(["cpu", "cuda"]))
+@option(InvertOptions, "seed", "--seed", type=int, help="Of the first phases.")
+def invert_audio(source: str, out: Path, **options: Any) -> None:
     """Mel stacks (a clips directory, a shard or a .npy) to .wav files.
 
     Two mel PSNRs are printed per clip: of the solution, with the samples beside the clip that its edge
@@ -45,22 +45,24 @@ def invert_audio(source: str, out: Path, limit: int | None, **options: Any) -> N
     """
     import torch
 
-    from avprep.shards.layout import ShardError
-    from avprep.stages.invert_audio import InvertOptions, invert_to_wav, mel_stacks
+    from avprep.stages.invert_audio import invert_to_wav, mel_stacks
 
     if options["device"].startswith("cuda") and not torch.cuda.is_available():
         raise Refused(f"--device {options['device']}: there is no CUDA device here")
     try:
         spec, stacks = mel_stacks(source, None)
         clips = []
-        for clip in invert_to_wav(islice(stacks, limit), spec, out, InvertOptions(**options)):
+        for clip in invert_to_wav(stacks, spec, out, from_options(InvertOptions, options)):
             clips.append(clip)
             click.echo(f"{clip.key}.wav  {clip.solution_psnr:6.2f} dB, file {clip.file_psnr:6.2f} dB")
-    except (ShardError, SpecError, ValueError) as error:
+    except (AvprepError, ValueError) as error:
         raise Refused(f"{source}: {error}") from error
     if not clips:
         raise Refused(f"{source}: no mel stacks there")
-    click.echo(f"{len(clips):,} clips in {out}: {_summary([clip for clip in clips if not clip.is_silent])}")
+    kept = sum(clip.is_kept for clip in clips)
+    earlier = f", {kept:,} of them by an earlier run" if kept else ""
+    sounding = [clip for clip in clips if not clip.is_silent]
+    click.echo(f"{len(clips):,} clips in {out}{earlier}: {_summary(sounding)}")
 
 
 def _summary(sounding: list[InvertedClip]) -> str:

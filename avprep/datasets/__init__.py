@@ -28,10 +28,10 @@ def default_root(name: str, environ: Mapping[str, str]) -> Path:
     layout = DATASETS[name].layout
     base = environ.get("AVPREP_DATA")
     if not base:
-        raise DatasetError(f"--root is not given and $AVPREP_DATA is not set. {layout}")
+        raise DatasetError(f"root needs a value: $AVPREP_DATA is not set. {layout}")
     root = Path(base) / name
     if not root.exists():
-        raise DatasetError(f"--root is not given and {root} ($AVPREP_DATA/{name}) is not there. {layout}")
+        raise DatasetError(f"root needs a value: {root} ($AVPREP_DATA/{name}) is not there. {layout}")
     return root
 
 
@@ -40,7 +40,7 @@ def list_dataset(name: str, options: DatasetOptions) -> Listing:
     dataset = DATASETS[name]
     if options.split is not None and dataset.splits is not None and options.split not in dataset.splits:
         splits = ", ".join(dataset.splits) or "none"
-        raise DatasetError(f"--split {options.split!r} is no split of {name}; there are: {splits}")
+        raise DatasetError(f"split = {options.split!r}: {name} has no such split; there are: {splits}")
     listing = dataset.list_sources(options)
     if not listing.sources:
         why = "; ".join(f"{count:,} {what}" for what, count in listing.notes.items() if count)

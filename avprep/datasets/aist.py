@@ -26,9 +26,9 @@ GENRES = {
 }
 SPLITS = ("train", "val", "test")
 LAYOUT = (
-    "Expected: AIST++ videos below --root, named as gBR_sBM_c01_d04_mBR0_ch01.mp4; for --split the "
-    "lists crossmodal_train.txt, crossmodal_val.txt or crossmodal_test.txt (in --root or its splits/ "
-    "folder, or given by --list); ignore_list.txt beside them is left out."
+    "Expected: AIST++ videos below the root, named as gBR_sBM_c01_d04_mBR0_ch01.mp4; for a split the "
+    "lists crossmodal_train.txt, crossmodal_val.txt or crossmodal_test.txt (in the root or its splits/ "
+    "folder, or one given by list_file=FILE); ignore_list.txt beside them is left out."
 )
 _NAME = re.compile(r"(g[A-Z]{2})_(s[A-Z]{2})_(c\w{2,3})_(d\d{2})_(m[A-Z]{2}\d)_(ch\d{2})")
 
@@ -39,10 +39,11 @@ def list_sources(options: DatasetOptions) -> Listing:
     notes: Counter[str] = Counter()
     ignored = _read_names(_list(options.root, "ignore_list.txt"))
     wanted = None
-    if options.split is not None or options.csv is not None:
-        path = options.csv or _list(options.root, f"crossmodal_{options.split}.txt")
+    if options.split is not None or options.list_file is not None:
+        path = options.list_file or _list(options.root, f"crossmodal_{options.split}.txt")
         if path is None or not path.is_file():
-            raise DatasetError(f"no list for --split {options.split} under {options.root}. {LAYOUT}")
+            asked = f"split = {options.split!r}" if options.list_file is None else f"list_file = {path}"
+            raise DatasetError(f"{asked}: there is no such list under {options.root}. {LAYOUT}")
         wanted = _read_names(path)
     sources, seen = [], set()
     for path in sorted(media_files(options.root, notes, follow_links=options.follow_links)):

@@ -25,9 +25,9 @@ LISTS = {
 }
 LAYOUT = (
     "Expected: one or more of balanced_train_segments.csv, unbalanced_train_segments.csv and "
-    "eval_segments.csv (in --root or its csv/ or metadata/ folder, or one given by --list), and the "
-    "videos in any folders below, named <id>.mp4 (whole or trimmed), <id>_<start>_<end>.mp4 (milliseconds or "
-    "whole seconds), <id>_<seconds>.mp4 or id_<id>.mp4."
+    "eval_segments.csv (in the root or its csv/ or metadata/ folder, or one given by list_file=FILE), and "
+    "the videos in any folders below, named <id>.mp4 (whole or trimmed), <id>_<start>_<end>.mp4 "
+    "(milliseconds or whole seconds), <id>_<seconds>.mp4 or id_<id>.mp4."
 )
 _MID = re.compile(r"/[mgt]/[0-9a-z_]+")
 
@@ -40,7 +40,9 @@ def list_sources(options: DatasetOptions) -> Listing:
     require_folder(options.root, LAYOUT)
     notes: Counter[str] = Counter()
     splits = list(LISTS) if options.split is None else [options.split]
-    lists = [options.csv] if options.csv else [find_list(options.root, (LISTS[s],)) for s in splits]
+    lists = (
+        [options.list_file] if options.list_file else [find_list(options.root, (LISTS[s],)) for s in splits]
+    )
     lists = [path for path in lists if path is not None]
     if lists:
         segments = [segment for path in lists for segment in read_segments(path, notes)]
@@ -48,7 +50,7 @@ def list_sources(options: DatasetOptions) -> Listing:
     by_name = {name.lower(): name for name in class_names().values()}
     sources = [] if options.split else list(labelled_by_folder(options, by_name, notes))
     if not sources:
-        asked = f" for --split {options.split}" if options.split else ""
+        asked = f" for split={options.split}" if options.split else ""
         raise DatasetError(f"no AudioSet list{asked} under {options.root}. {LAYOUT}")
     return Listing(options.root, sources, dict(notes))
 
@@ -64,7 +66,7 @@ def read_segments(path: Path, notes: Counter[str]) -> Iterator[Segment]:
     """The segments of a list in any of the forms that are about: two, three or no '#' lines or a header row,
     blanks after commas or none, labels in one quoted cell or strewn over many by other tools' quoting."""
     if not path.is_file():
-        raise DatasetError(f"--list {path} is not there. {LAYOUT}")
+        raise DatasetError(f"list_file = {path}: it is not there. {LAYOUT}")
     names = class_names()
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         for line in file:

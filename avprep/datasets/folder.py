@@ -7,13 +7,15 @@ from collections import Counter
 from avprep.datasets.listing import folders_of, media_files, require_folder, unique
 from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listing, Source, caption_of
 
-LAYOUT = "Expected: media files (mp4, mkv, webm, ...) at any depth under --root."
+LAYOUT = "Expected: media files (mp4, mkv, webm, ...) at any depth under the root."
 
 
 def list_sources(options: DatasetOptions) -> Listing:
-    """Every media file, whole. Raises DatasetError where root is no folder, and for a --list."""
-    if options.csv is not None:
-        raise DatasetError(f"--list {options.csv}: dataset folder takes every file; manifest takes a list")
+    """Every media file, whole. Raises DatasetError where root is no folder, and for a list."""
+    if options.list_file is not None:
+        raise DatasetError(
+            f"list_file = {options.list_file}: dataset folder takes every file; manifest takes a list"
+        )
     require_folder(options.root, LAYOUT)
     notes: Counter[str] = Counter()
     sources = []

@@ -24,8 +24,8 @@ CLASSES = (
 )
 SPLITS = ("train", "test")
 LAYOUT = (
-    "Expected: landscape.csv (ytid,start_time,class,set) in --root or its csv/ or metadata/ folder, or "
-    "given by --list, and the clips below; or, without a list, a folder for each class: "
+    "Expected: landscape.csv (ytid,start_time,class,set) in the root or its csv/ or metadata/ folder, or "
+    "given by list_file=FILE, and the clips below; or, without a list, a folder for each class: "
     + ", ".join(CLASSES)
     + "."
 )
@@ -35,7 +35,7 @@ def list_sources(options: DatasetOptions) -> Listing:
     """One source for each row that has a file, or each file in a class's folder."""
     require_folder(options.root, LAYOUT)
     notes: Counter[str] = Counter()
-    path = options.csv or find_list(options.root, ("landscape.csv",))
+    path = options.list_file or find_list(options.root, ("landscape.csv",))
     if path is not None:
         segments = list(read_segments(path, notes, options.split))
         return Listing(options.root, match(options, segments, notes), dict(notes))
@@ -50,7 +50,7 @@ def list_sources(options: DatasetOptions) -> Listing:
 def read_segments(path: Path, notes: Counter[str], split: str | None) -> Iterator[Segment]:
     """`ytid,start_time,class,set`; rows of another class are counted and left out."""
     if not path.is_file():
-        raise DatasetError(f"--list {path} is not there. {LAYOUT}")
+        raise DatasetError(f"list_file = {path}: it is not there. {LAYOUT}")
     for row in read_rows(path):
         if row[0] == "ytid":
             continue

@@ -27,7 +27,7 @@ SIDECAR_SUFFIXES = frozenset(
     ".tar .zip .gz .tgz .7z .rar .bz2 .xz .zst .py .sh".split()
 )
 NO_MEDIA = "files that are no media, by their suffix"
-LINKS_NOT_ENTERED = "links to folders, which were not entered"
+LINKS_NOT_ENTERED = "links to folders, which were not entered (follow_links=True enters them)"
 
 
 def media_files(

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 NAMES = ("manifest.csv", "manifest.tsv", "manifest.parquet", "manifest.jsonl", "manifest.ndjson")
 LAYOUT = (
-    "Expected: a manifest.csv, .tsv, .jsonl or .parquet under --root (or given by --list) with a column "
-    "'path' and, if known, start, stop (seconds), labels (separated by '|'), caption and split."
+    "Expected: a manifest.csv, .tsv, .jsonl or .parquet under the root (or given by list_file=FILE), with a "
+    "column 'path' and, if known, start, stop (seconds), labels (separated by '|'), caption and split."
 )
 COLUMNS = ("path", "start", "stop", "labels", "caption", "split")
 MAX_START_S = 24 * 3600  # no file is believed to be longer
@@ -42,9 +42,10 @@ def list_sources(options: DatasetOptions) -> Listing:
     """
     from avprep.datasets.table import read_table  # pyarrow: the other datasets do without
 
-    path = options.csv or find_list(options.root, NAMES)
+    path = options.list_file or find_list(options.root, NAMES)
     if path is None or not path.is_file():
-        raise DatasetError(f"no manifest at {path or options.root}. {LAYOUT}")
+        given = f"list_file = {path}: it is not there" if path else f"no manifest at {options.root}"
+        raise DatasetError(f"{given}. {LAYOUT}")
     notes: Counter[str] = Counter()
     sources, splits = [], set()
     roots = _spellings(options.root)
@@ -57,7 +58,7 @@ def list_sources(options: DatasetOptions) -> Listing:
             sources.append(source)
     if options.split is not None and options.split not in splits:
         found = ", ".join(sorted(str(s) for s in splits if s)) or "none"
-        raise DatasetError(f"--split {options.split!r} is no split of {path}; there are: {found}")
+        raise DatasetError(f"split = {options.split!r}: {path} has no such split; there are: {found}")
     return Listing(options.root, unique(sources, notes), dict(notes))
 
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from avprep.errors import AvprepError
+from avprep.shards.layout import prompt_of
 
 
 class DatasetError(AvprepError):
@@ -53,7 +54,7 @@ class DatasetOptions:
 
     root: Path
     split: str | None = None  # one of the dataset's splits; None = all
-    csv: Path | None = None  # the list, where it does not lie at its usual place under root
+    list_file: Path | None = None  # the list, where it does not lie at its usual place under root
     label_from_folder: bool = False  # `folder` only: the parent folder's name is the label
     follow_links: bool = False  # links to folders are entered
 
@@ -69,5 +70,5 @@ class Dataset:
 
 @lru_cache(maxsize=1 << 16)
 def caption_of(labels: tuple[str, ...]) -> str:
-    """The caption of a source whose dataset gives labels alone: the paper's 'a video of <class>'."""
-    return f"a video of {', '.join(labels)}" if labels else ""
+    """The caption of a source whose dataset gives labels alone: the paper's prompt, one string per tuple."""
+    return prompt_of(*labels)

@@ -18,7 +18,7 @@ LISTS = {
 }
 LAYOUT = (
     "Expected: vggsound.csv (id, start, label, split) or lists by split (test.csv, vgg-test.tsv, ...) "
-    "in --root or its csv/ or metadata/ folder, or one given by --list, and the clips below, named "
+    "in the root or its csv/ or metadata/ folder, or one given by list_file=FILE, and the clips below, named "
     "<id>_<start>.mp4."
 )
 
@@ -29,7 +29,9 @@ def list_sources(options: DatasetOptions) -> Listing:
     notes: Counter[str] = Counter()
     whole = find_list(options.root, ("vggsound.csv",))
     names = [LISTS[s] for s in (LISTS if options.split is None else [options.split])]
-    lists = [options.csv] if options.csv else [find_list(options.root, n) for n in names]
+    lists = [options.list_file] if options.list_file else [find_list(options.root, n) for n in names]
+    if options.list_file is not None and not options.list_file.is_file():
+        raise DatasetError(f"list_file = {options.list_file}: it is not there. {LAYOUT}")
     lists = [path for path in lists if path is not None] or ([whole] if whole else [])
     if not lists:
         raise DatasetError(f"no VGGSound list under {options.root}. {LAYOUT}")

@@ -6,18 +6,16 @@ is kept; a shard whose ledger is there is done.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any
 
-from avprep.errors import AvprepError
+from avprep.errors import ArgumentError, AvprepError
 from avprep.shards.layout import (
     HEADER_FILE,
     LEDGER_FOLDER,
@@ -27,38 +25,44 @@ from avprep.shards.layout import (
     kind_of,
     read_header,
 )
-from avprep.shards.store import LocalStore, Store, is_remote
+from avprep.shards.store import Store, is_remote
 from avprep.shards.writer import write_header
 
-REBUILDING = "rebuilding"  # of spec.json: begun by --rebuild and not at its end yet
+REBUILDING = "rebuilding"  # of spec.json: a rebuild was begun and is not at its end yet
 # Of spec.json, not compared: the inputs may move between runs, a batch size and a device are found by trying,
-# and a --rebuild is over some day.
+# and a rebuild ends.
 _REMEMBERED = ("fingerprint", "root", "batch_size", "device", REBUILDING)
-_LOCK_WAIT_S, _LOCK_POLL_S = 2.0, 0.02
 
 
-def absolute(uri: str) -> str:
-    """An output as workers find it, who may run in another folder."""
-    return uri if is_remote(uri) else os.path.abspath(uri)
+def absolute(name: str, uri: str | os.PathLike[str]) -> str:
+    """An output's place, as workers find it that run in another folder. `name`: of the argument.
 
-
-def overlap(out: str, media: Path) -> Literal["is", "lies in", "holds"] | None:
-    """How an output and the media's folder lie in each other; None where they lie apart.
-
-    A rebuild could remove media then, and the next listing could take the output for media.
+    Raises:
+        ArgumentError: no place is named.
     """
-    if is_remote(out):
-        return None
-    ours, theirs = Path(out).resolve(), media.resolve()
-    if ours == theirs:
-        return "is"
-    if ours.is_relative_to(theirs):
-        return "lies in"
-    return "holds" if theirs.is_relative_to(ours) else None
+    if not isinstance(uri, (str, os.PathLike)) or not os.fspath(uri).strip():
+        raise ArgumentError(f"{name} must name a folder, not {uri!r}")
+    return os.fspath(uri) if is_remote(os.fspath(uri)) else os.path.abspath(uri)
+
+
+def require_apart(out: str | os.PathLike[str], root: Path) -> None:
+    """Checks that an output and the media's folder do not lie in each other: a rebuild could remove media,
+    and the next listing could take the output for media.
+
+    Raises:
+        ArgumentError: they do, or no output is named.
+    """
+    place = absolute("out", out)
+    if is_remote(place):
+        return
+    ours, theirs = Path(place).resolve(), root.resolve()
+    if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+        how = "is" if ours == theirs else "lies in" if ours.is_relative_to(theirs) else "holds"
+        raise ArgumentError(f"out = {os.fspath(out)}: it {how} root={root}; give a folder beside it")
 
 
 class JobError(AvprepError):
-    """The job cannot be begun or go on; the message is a sentence for the person who runs it."""
+    """The job cannot be begun, or cannot go on."""
 
 
 class Stopped(AvprepError):
@@ -86,10 +90,6 @@ class Stop:
         """Raises Stopped where one has."""
         if self.signal_number is not None:
             raise Stopped(self.signal_number)
-
-
-def ignore(*_told: object) -> None:
-    """In the place of a callback that nobody asked for."""
 
 
 @contextmanager
@@ -120,52 +120,14 @@ def stop_on_signal() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def lock(store: Store) -> Iterator[None]:
-    """One run an output. The lock of a local output ends with its process, however that ends.
-
-    Raises:
-        JobError: another run holds it.
-    """
-    if not isinstance(store, LocalStore):
-        yield  # an object store has no lock to offer; the README says so
-        return
-    store.root.mkdir(parents=True, exist_ok=True)
-    with open(store.root / ".lock", "a+") as file:
-        if not _locked(file):
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise JobError(f"--out {store.uri}: {holder} is writing there; wait for it or stop it")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        store.sweep()
-        yield
-        store.sweep()  # what workers that were lost had begun
-        file.truncate(0)
-
-
-def _locked(file: TextIO) -> bool:
-    """Takes the lock. A run that was killed holds it until its child process is gone too: that is awaited."""
-    ends = time.monotonic() + _LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > ends:
-                return False
-            time.sleep(_LOCK_POLL_S)
-
-
 def open_output(store: Store, header: dict[str, Any], *, root: str, rebuild: bool) -> str:
     """Checks an output that was begun, or begins one. Returns the fingerprint.
 
     Args:
         header: spec.json without what is only remembered: everything that decides the shards' bytes.
         root: where the inputs lie, remembered for `status`.
-        rebuild: what is there is removed first; but a --rebuild that was interrupted is gone on with, as it
-            is by the same command without.
+        rebuild: what is there is removed first. A rebuild that was interrupted goes on, with this argument
+            and without it.
 
     Raises:
         JobError: it was begun with another header, or is not this tool's.
@@ -177,7 +139,7 @@ def open_output(store: Store, header: dict[str, Any], *, root: str, rebuild: boo
         found = read_header(store)
         if kind_of(found) != kind_of(header):
             raise JobError(
-                f"--out {store.uri} holds {kind_of(found)}, not {kind_of(header)}; give another --out"
+                f"out = {store.uri}: it holds {kind_of(found)}, not {kind_of(header)}; give another folder"
             )
         if not rebuild:
             _refuse_differences(store, found, header)
@@ -185,15 +147,15 @@ def open_output(store: Store, header: dict[str, Any], *, root: str, rebuild: boo
         if found.get(REBUILDING) and found["fingerprint"] == fingerprint:
             return fingerprint
     elif store.names(LEDGER_FOLDER):
-        raise JobError(f"{store.uri} holds a ledger and no spec.json; it is not this tool's to write into")
+        raise JobError(f"out = {store.uri}: it holds a ledger and no spec.json; it is no output of avprep")
     _clear(store)
-    told = {"fingerprint": fingerprint, "root": root}
-    write_header(store, header | told | ({REBUILDING: True} if rebuild else {}))
+    entries = {"fingerprint": fingerprint, "root": root}
+    write_header(store, header | entries | ({REBUILDING: True} if rebuild else {}))
     return fingerprint
 
 
 def end_rebuild(store: Store) -> None:
-    """All shards are there: the next --rebuild starts over again."""
+    """All shards are there: the next rebuild starts over again."""
     header = read_header(store)
     if header.pop(REBUILDING, False):
         write_header(store, header)
@@ -209,8 +171,8 @@ def _refuse_differences(store: Store, found: dict[str, Any], header: dict[str, A
     found = {name: value for name, value in found.items() if name not in _REMEMBERED}
     for field_name, then, now in _differences(found, header):
         raise JobError(
-            f"{store.uri} was begun with {field_name} = {then!r}; this run says {now!r}. "
-            f"Give the same value to go on, another --out to keep both, or --rebuild to start over."
+            f"out = {store.uri}: it was begun with {field_name} = {then!r}; this run has {now!r}. "
+            f"Give the same value to go on, another folder to keep both, or rebuild=True to start over."
         )
 
 

@@ -7,12 +7,13 @@ nothing but the sources and the options. The clips of a source stay in one shard
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from avprep.datasets.source import Source
+from avprep.jobs.config import PlanOptions
 from avprep.media.timeline import clip_starts, spread
 from avprep.reasons import MediaError, Reason
 from avprep.shards.clips import clip_key, source_number
@@ -27,24 +28,9 @@ PROBE_BATCH = 64
 _TRIMMED_SLACK_S = 2.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlanOptions:
-    """Which clips are cut, and how many of them a shard holds."""
-
-    spec: ClipSpec = ClipSpec()
-    stride_samples: int | None = None  # from one clip's start to the next's; None = a clip's length
-    clips_per_source: int | None = None  # spread over the source; None = all that fit
-    limit: int | None = None  # clips in all; None = all
-    shard_size: int = 256  # clips
-
-    @property
-    def stride(self) -> int:
-        """Samples from one clip's start to the next's."""
-        return self.spec.samples if self.stride_samples is None else self.stride_samples
-
-
 def plan_shards(
     sources: list[Source],
+    spec: ClipSpec,
     options: PlanOptions,
     headers: Callable[[Iterable[Source]], Iterator[tuple[Source, MediaInfo | MediaError]]],
 ) -> Iterator[list[PlanRow]]:
@@ -63,7 +49,7 @@ def plan_shards(
     for source, header in headers(ordered):
         if source.path != path:
             path, planned = source.path, set()
-        rows = [row for row in _source_rows(source, header, options) if row.key not in planned][:left]
+        rows = [row for row in _source_rows(source, header, spec, options) if row.key not in planned][:left]
         planned.update(row.key for row in rows)
         left = None if left is None else left - len(rows)
         while rows:
@@ -101,12 +87,14 @@ def broken_key(source: Source, spec: ClipSpec) -> str:
     return clip_key(source.path, _first_sample(source, spec))
 
 
-def rows_again(source: Source, info: MediaInfo, options: PlanOptions, planned: set[str]) -> list[PlanRow]:
+def rows_again(
+    source: Source, info: MediaInfo, spec: ClipSpec, options: PlanOptions, planned: set[str]
+) -> list[PlanRow]:
     """The rows of a source that could not be opened when the plan was made and can be now.
 
     `planned`: keys that the plan holds of it besides, by other spans; this source's are added.
     """
-    rows = [row for row in _source_rows(source, info, options) if row.key not in planned]
+    rows = [row for row in _source_rows(source, info, spec, options) if row.key not in planned]
     planned.update(row.key for row in rows)
     return rows
 
@@ -116,15 +104,16 @@ def _numbered(rows: list[PlanRow], index: int) -> list[PlanRow]:
     return [replace(row, shard=index) for row in sorted(rows, key=lambda row: row.key)]
 
 
-def _source_rows(source: Source, info: MediaInfo | MediaError, options: PlanOptions) -> list[PlanRow]:
-    spec = options.spec
+def _source_rows(
+    source: Source, info: MediaInfo | MediaError, spec: ClipSpec, options: PlanOptions
+) -> list[PlanRow]:
     if isinstance(info, MediaError):
         return [_row(source, _first_sample(source, spec), info)]
-    spans = _spans(source, info)
+    spans, stride = _spans(source, info), options.stride(spec)
     starts = [
         start
         for start_s, stop_s in spans
-        for start in clip_starts(start_s=start_s, stop_s=stop_s, spec=spec, stride_samples=options.stride)
+        for start in clip_starts(start_s=start_s, stop_s=stop_s, spec=spec, stride_samples=stride)
     ]
     if starts:
         return [_row(source, start, None) for start in spread(starts, options.clips_per_source)]

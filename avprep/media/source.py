@@ -70,7 +70,7 @@ def require_media(root: str) -> None:
     except OSError as error:
         why = f"cannot be listed ({error.strerror or error})"
     raise MediaGone(
-        f"--root {root} {why} on {os.uname().nodename}: is its disk mounted? Its sources are not "
+        f"root = {root}: it {why} on {os.uname().nodename}; is its disk mounted? Its sources are not "
         f"taken for missing; when it is back, run the same command again"
     )
 

@@ -3,7 +3,7 @@
 `torch.utils.data.DataLoader` takes them as they are; torch is not needed. An item is a dict:
 
     clips     key str | frames uint8 (T, H, W, RGB) | mel float16 (T, n_mels, W) | waveform float32 (samples,)
-    latents   key str | latent float16 (C, P, rows, columns) | logvar, of the same kind (--posterior)
+    latents   key str | latent float16 (C, P, rows, columns) | logvar, of the same kind (where stored)
     both      json, the clip's header: source, start_s, stop_s, labels, caption, ...
 """
 

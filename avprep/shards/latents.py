@@ -2,8 +2,8 @@
 
     KEY.json          labels, caption, source, start_s, stop_s, has_audio
     KEY.latent.npy    float16 (C, P, rows, columns), zero below each plane's valid rows; in [-1, 1]
-                      --packed: the valid values alone, 1-D: plane by plane, each (C, valid_rows, columns)
-    KEY.logvar.npy    the posterior's log-variance in the same layout (--posterior)
+                      packed: the valid values alone, 1-D: plane by plane, each (C, valid_rows, columns)
+    KEY.logvar.npy    the posterior's log-variance in the same layout, if stored
 
 Two more entries in a shard's ledger: the exact sums that the statistics are made of, and the checksum of the
 clip shard that it was made from.

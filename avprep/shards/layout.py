@@ -35,8 +35,6 @@ SHARDS_FOLDER, LEDGER_FOLDER = "shards", "ledger"
 # What a run writes besides shards and ledgers; the header last, as it says whose the others are.
 OUTPUT_FILES = (PLAN_FILE, STATS_FILE, CAPTIONS_FILE, HEADER_FILE)
 
-CAPTION_PROMPT = "a video of {}"  # the paper's: the text that CAPTIONS_FILE has for a label
-
 Kind = Literal["clips", "latents"]
 CLIPS: Kind = "clips"
 LATENTS: Kind = "latents"
@@ -65,6 +63,12 @@ def jpeg_frame(index: int, frames: int) -> str:
 
 def shard_name(kind: Kind, index: int) -> str:
     return f"{SHARDS_FOLDER}/{kind}-{index:06d}.tar"
+
+
+def prompt_of(*labels: str) -> str:
+    """The paper's caption for labels, 'a video of LABEL, LABEL': the text that CAPTIONS_FILE has for them; ''
+    without labels."""
+    return f"a video of {', '.join(labels)}" if labels else ""
 
 
 def ledger_name(index: int) -> str:

@@ -68,7 +68,7 @@ class PlanReader:
         try:
             self._file = pq.ParquetFile(store.open(PLAN_FILE), pre_buffer=False)
         except pa.ArrowInvalid as error:
-            raise ShardError(f"{store.uri}/{PLAN_FILE} is damaged ({error}); --rebuild plans anew") from error
+            raise ShardError(f"{store.uri}/{PLAN_FILE} is damaged ({error}); a rebuild plans anew") from error
         metadata, shard = self._file.metadata, SCHEMA.get_field_index("shard")
         if not self._file.schema_arrow.equals(SCHEMA):
             columns = self._file.schema_arrow.names

@@ -1,9 +1,9 @@
-"""Text embeddings beside the latents: `captions.safetensors`, one entry a distinct text.
+"""Text embeddings beside the latents: one entry per distinct text in the captions file.
 
     "a dog barks": float16 (tokens, width), the encoder's last hidden states up to the end-of-text token
 
-The texts are the written clips' captions and, for every label, 'a video of LABEL' (the paper's prompt). What
-follows the end of the text is not kept: the encoder is causal, and nothing before it depends on it.
+The texts are the captions of the written clips and, for every label, the prompt of that label alone. States
+after the end of the text are not kept: the encoder is causal, so no earlier state depends on them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from safetensors.numpy import save
 
 from avprep.errors import AvprepError
-from avprep.shards.layout import CAPTION_PROMPT, CAPTIONS_FILE
+from avprep.shards.layout import CAPTIONS_FILE, prompt_of
 from avprep.shards.ledger import read_ledgers
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import Store
@@ -28,7 +28,7 @@ TextEncoder = Callable[[list[str]], list[np.ndarray]]
 
 
 class TextEncoderError(AvprepError):
-    """The text encoder cannot be had; a sentence."""
+    """The text encoder cannot be loaded."""
 
 
 def texts_of(store: Store) -> list[str]:
@@ -38,7 +38,7 @@ def texts_of(store: Store) -> list[str]:
         written = {row.key for row in rows if row.status == "written"}
         for row in plan.rows(index):
             if row.key in written:
-                found.update(CAPTION_PROMPT.format(label) for label in row.labels)
+                found.update(prompt_of(label) for label in row.labels)
                 found.update({row.caption} - {""})
     return sorted(found)
 

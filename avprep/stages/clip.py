@@ -26,7 +26,8 @@ from avprep.shards.store import Store, open_store
 from avprep.shards.tar import Members, largest_clip, read_named_shard
 from avprep.shards.writer import write_shard
 from avprep.spec import ClipSpec
-from avprep.stages.tasks import ClipOptions, PlannedSource, ShardResult, ShardTask
+from avprep.stages.options import ClipOptions
+from avprep.stages.tasks import PlannedSource, ShardResult, ShardTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ class _ShardWork:
                 waveform=clip.waveform,
                 sample_rate=self.spec.sample_rate,
                 frames=clip.frames,
-                codec=self.task.options.video_codec,
+                codec=self.task.video_codec,
                 encode_h264=lambda frames: encode_frames(frames, fps=self.spec.fps),
             )
             self.seconds["pack"] += time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Latents back to what is seen and heard: an mp4 a clip, beside its original where that is given.
+"""Latents back to what is seen and heard: an mp4 per clip, beside its original where that is given.
 
 The check that catches published latents that decode wrongly: they are decoded from the shards' own bytes.
 """
@@ -24,6 +24,7 @@ from avprep.shards.store import Store
 from avprep.shards.tar import Members, largest_clip, largest_latent, read_named_shard
 from avprep.spec import ClipSpec
 from avprep.stages.encoder import Encoder
+from avprep.stages.folder import result_folder, whole_file
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,16 @@ def decode_to_mp4(
 
     Raises:
         MuxError: the spec's sound or pictures do not fit an mp4.
+        OutputInUse: another run writes into `out`.
     """
-    out.mkdir(parents=True, exist_ok=True)
     spec = encoder.header.spec
-    while batch := list(islice(latents, batch_size)):
-        stack = torch.from_numpy(np.stack([stored.latent for stored in batch]).astype(np.float32))
-        frames, mel = encoder.decode(stack)
-        waveforms = invert(mel.to(device), spec).waveform.cpu().numpy()
-        for i, stored in enumerate(batch):
-            yield _write(out, stored, frames[i], mel[i], waveforms[i], spec)
+    with result_folder(out, ".mp4"):
+        while batch := list(islice(latents, batch_size)):
+            stack = torch.from_numpy(np.stack([stored.latent for stored in batch]).astype(np.float32))
+            frames, mel = encoder.decode(stack)
+            waveforms = invert(mel.to(device), spec).waveform.cpu().numpy()
+            for i, stored in enumerate(batch):
+                yield _write(out, stored, frames[i], mel[i], waveforms[i], spec)
 
 
 def _write(out, stored: StoredLatent, frames, mel, waveform: np.ndarray, spec: ClipSpec) -> DecodedClip:
@@ -96,7 +98,8 @@ def _write(out, stored: StoredLatent, frames, mel, waveform: np.ndarray, spec: C
             psnr_v(frames[None], torch.from_numpy(original.frames.copy())[None]).item(),
             psnr_a(mel[None], torch.from_numpy(original.mel.copy())[None]).item(),
         )
-    write_mp4(out / f"{stored.key}.mp4", pictures, sound, fps=spec.fps, sample_rate=spec.sample_rate)
+    with whole_file(out / f"{stored.key}.mp4") as path:
+        write_mp4(path, pictures, sound, fps=spec.fps, sample_rate=spec.sample_rate)
     return DecodedClip(stored.key, *psnrs)
 
 

@@ -34,17 +34,10 @@ from avprep.shards.tar import Members
 from avprep.shards.writer import write_shard
 from avprep.stages.clip_input import ClipShard, ClipShardDamaged, InputClip
 from avprep.stages.encoder import EncodeError, Encoder, EncoderFactory, release, try_encode
+from avprep.stages.options import EncodeOptions
 from avprep.stages.tasks import ShardTask
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeOptions:
-    """What decides a latent shard's bytes, besides its clips and the weights."""
-
-    packed: bool = False  # the real values alone
-    posterior: bool = False  # the log-variance too
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,15 @@
-"""Mel stacks back to sound: from a clips directory, one shard or a .npy file to .wav files, in batches."""
+"""Mel stacks back to sound: from a clips directory, one shard or a .npy file to .wav files, in batches.
+
+KEY.wav            16 bit, the spec's rate
+inverted.jsonl     a line per wav that is whole: its PSNRs, and the hash of all that it was made of
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -20,17 +26,11 @@ from avprep.shards.layout import HEADER_FILE, MEL, SHARDS_FOLDER, ShardError, re
 from avprep.shards.store import Store, open_store
 from avprep.shards.tar import largest_clip, read_named_shard
 from avprep.spec import ClipSpec
+from avprep.stages.folder import result_folder, whole_file
+from avprep.stages.options import InvertOptions
 
+RECORD = "inverted.jsonl"
 _LARGEST = 2.0  # a model's output may lie a little beyond [-1, 1]; decibels and NaN are a mistake
-
-
-@dataclass(frozen=True, kw_only=True)
-class InvertOptions:
-    iterations: int
-    momentum: float
-    batch_size: int
-    device: str
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class InvertedClip:
     solution_psnr: float  # of the solution with the context that its edge columns reach into
     file_psnr: float  # of the samples in the file, between silence
     is_silent: bool  # nothing to come near to: both are the highest that PSNR-A gives
+    is_kept: bool = False  # an earlier run made the file
 
 
 def mel_stacks(path: str, spec: ClipSpec | None) -> tuple[ClipSpec, Iterator[tuple[str, np.ndarray]]]:
@@ -68,24 +69,87 @@ def mel_stacks(path: str, spec: ClipSpec | None) -> tuple[ClipSpec, Iterator[tup
 def invert_to_wav(
     stacks: Iterator[tuple[str, np.ndarray]], spec: ClipSpec, out: Path, options: InvertOptions
 ) -> Iterator[InvertedClip]:
-    """Writes KEY.wav (16 bit, the spec's rate) for each stack; yields how near its mel came.
+    """Writes KEY.wav for each stack; yields how near its mel came. A wav that an earlier run made of the same
+    stack with the same options is kept.
 
     An edge column's window is half outside the file, so `file_psnr` is the lower of the two; even the
     samples that a stack was made from come to no more than about 48 dB without their context.
+
+    Raises:
+        OutputInUse: another run writes into `out`.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    while batch := list(islice(stacks, options.batch_size)):
-        stack = torch.from_numpy(np.stack([s for _, s in batch]).astype(np.float32)).to(options.device)
-        inverted = invert(
-            stack, spec, iterations=options.iterations, momentum=options.momentum, seed=options.seed
-        )
-        samples = _as_int16(inverted.waveform)
-        file_psnrs = _file_psnr(stack, samples, spec).tolist()
-        waves = samples.cpu().numpy()
-        psnrs = zip(inverted.psnr_a.tolist(), file_psnrs, strict=True)
-        for (key, mel), wave, (solution, file) in zip(batch, waves, psnrs, strict=True):
-            soundfile.write(out / f"{key}.wav", wave, spec.sample_rate, subtype="PCM_16")
-            yield InvertedClip(key, solution, file, is_silent=bool((mel <= -1).all()))
+    stacks = islice(stacks, options.limit)
+    with result_folder(out, ".wav"):
+        record = _Record(out, spec, options)
+        while batch := list(islice(stacks, options.batch_size)):
+            found = [record.kept(key, mel) for key, mel in batch]
+            missing = [clip for clip, kept in zip(batch, found, strict=True) if kept is None]
+            made = _inverted(missing, spec, out, options) if missing else iter(())
+            for (_, mel), kept in zip(batch, found, strict=True):
+                clip = kept or next(made)
+                if kept is None:
+                    record.add(clip, mel)
+                yield clip
+
+
+def _inverted(
+    batch: list[tuple[str, np.ndarray]], spec: ClipSpec, out: Path, options: InvertOptions
+) -> Iterator[InvertedClip]:
+    """Inverts the stacks at once; each wav is whole when its clip is yielded."""
+    stack = torch.from_numpy(np.stack([s for _, s in batch]).astype(np.float32)).to(options.device)
+    inverted = invert(
+        stack, spec, iterations=options.iterations, momentum=options.momentum, seed=options.seed
+    )
+    samples = _as_int16(inverted.waveform)
+    file_psnrs = _file_psnr(stack, samples, spec).tolist()
+    waves = samples.cpu().numpy()
+    psnrs = zip(inverted.psnr_a.tolist(), file_psnrs, strict=True)
+    for (key, mel), wave, (solution, file) in zip(batch, waves, psnrs, strict=True):
+        with whole_file(out / f"{key}.wav") as path:
+            soundfile.write(path, wave, spec.sample_rate, subtype="PCM_16", format="WAV")
+        yield InvertedClip(key, solution, file, is_silent=bool((mel <= -1).all()))
+
+
+class _Record:
+    """inverted.jsonl: what each wav was made of, so that the same command makes only what is missing."""
+
+    def __init__(self, out: Path, spec: ClipSpec, options: InvertOptions) -> None:
+        self._out, self._path = out, out / RECORD
+        deciding = asdict(options)
+        for name in ("limit", "batch_size"):  # a clip's samples do not depend on them
+            del deciding[name]
+        self._made_of = json.dumps([spec.to_dict(), deciding]).encode()
+        self._clips = dict(self._read())
+
+    def kept(self, key: str, mel: np.ndarray) -> InvertedClip | None:
+        """What is known of the wav of that stack, if it is there."""
+        made_of, clip = self._clips.get(key, ("", None))
+        if clip is None or made_of != self._hash(mel) or not (self._out / f"{key}.wav").is_file():
+            return None
+        return replace(clip, is_kept=True)
+
+    def add(self, clip: InvertedClip, mel: np.ndarray) -> None:
+        entry = asdict(clip) | {"made_of": self._hash(mel)}
+        del entry["is_kept"]
+        with open(self._path, "a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def _hash(self, mel: np.ndarray) -> str:
+        return hashlib.blake2b(self._made_of + mel.tobytes(), digest_size=16).hexdigest()
+
+    def _read(self) -> Iterator[tuple[str, tuple[str, InvertedClip]]]:
+        """The entries by key. A line that a killed run left unfinished is ended, and says nothing."""
+        text = self._path.read_text() if self._path.is_file() else ""
+        if text and not text.endswith("\n"):
+            with open(self._path, "a") as file:
+                file.write("\n")
+        for line in text.splitlines():
+            try:
+                entry = json.loads(line)
+                made_of = entry.pop("made_of")
+                yield entry["key"], (made_of, InvertedClip(**entry))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue
 
 
 def _as_int16(waveform: Tensor) -> Tensor:

@@ -7,11 +7,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from avprep.media.crop import Crop
 from avprep.reasons import MediaError
 from avprep.shards.layout import VideoCodec
 from avprep.shards.ledger import Sums
-from avprep.spec import ClipSpec
+from avprep.stages.options import ClipOptions
 
 
 @dataclass(frozen=True)
@@ -29,20 +28,6 @@ class ProbeTask:
 
     def without(self, verdicts: dict[str, MediaError]) -> ProbeTask:
         return replace(self, verdicts=self.verdicts + tuple(verdicts.items()))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipOptions:
-    """What decides a clip's bytes, besides its source: all of it is in the fingerprint."""
-
-    spec: ClipSpec = ClipSpec()
-    crop: Crop = "center"
-    video_codec: VideoCodec = "jpeg"
-    # Limits of the filters; None = keep all.
-    drop_silent_db: float | None = None  # RMS of the clip in dB of full scale
-    drop_static: float | None = None  # mean absolute change between frames, in levels of 255
-    drop_black: float | None = None  # mean of the pictures, in levels of 255
-    max_residual_ms: float | None = None  # of the clip's residual, whatever its sign
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +52,7 @@ class ShardTask:
     options: ClipOptions
     fingerprint: str
     source_timeout_s: float
+    video_codec: VideoCodec = "raw"  # how frames are stored; not read where no clip shard is written
     # True: the shard stands; only sources with failed clips are tried again and merged into it.
     only_failed: bool = False
     quarantined: frozenset[str] = frozenset()  # paths found to take their process down

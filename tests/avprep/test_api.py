@@ -27,10 +27,9 @@ from hypothesis import strategies as st
 import avprep
 from avprep.api import clips as clips_module
 from avprep.errors import ArgumentError, AvprepError
-from avprep.jobs.clip import JobConfig, output_header
-from avprep.jobs.encode import EncodeConfig
+from avprep.jobs.clip import output_header
+from avprep.jobs.config import ClipJobConfig, FromMedia, PlanOptions
 from avprep.jobs.output import JobError, Stopped, stop_on_signal
-from avprep.jobs.planning import PlanOptions
 from avprep.media.mux import write_mp4
 from avprep.reasons import MediaError, Reason
 from avprep.scenes.synth import write_scenes
@@ -38,7 +37,6 @@ from avprep.shards.clips import load_npy, load_waveform
 from avprep.shards.store import open_store
 from avprep.shards.tar import read_shard
 from avprep.shards.verify import verify
-from avprep.stages.clip import ClipOptions
 
 TOP = Path(__file__).parents[2]
 SPEC = avprep.ClipSpec(size=32, n_mels=64)
@@ -55,15 +53,6 @@ def scenes(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def ball(scenes) -> Path:
     return scenes / "ball" / "ball_0000.mp4"
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch, request) -> None:
-    """`workers=0` runs here, unless a test is about the child process."""
-    if request.node.get_closest_marker("isolated") is None:
-        module = importlib.import_module("avprep.api.runs")
-        config = module.RunnerConfig
-        monkeypatch.setattr(module, "RunnerConfig", lambda **told: config(**told, isolated=False))
 
 
 def python(code: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -385,52 +374,13 @@ def test_the_function_writes_what_the_command_writes(scenes, tmp_path):
     assert (report.planned, report.written, report.made) == (9, 9, 1)
 
 
-def test_the_defaults_of_the_dataclasses_are_those_of_the_command():
-    from avprep.cli.clip import clip
-    from avprep.cli.encode import encode
-
-    click_defaults = {option.name: option.default for command in (encode, clip) for option in command.params}
-    config = JobConfig(dataset="folder", root=Path("."), out="out")
-    assert config.plan.shard_size == click_defaults["shard_size"]
-    assert config.clip.crop == click_defaults["crop"]
-    assert config.clip.video_codec == click_defaults["video_codec"]
-    assert config.source_timeout_s == click_defaults["source_timeout"]
-    assert config.plan.stride == config.clip.spec.samples
-    assert config.runner.workers == len(os.sched_getaffinity(0))
-    for name, value in config.clip.spec.to_dict().items():
-        assert value == click_defaults[name], name
-    for name in (
-        "stride",
-        "clips_per_source",
-        "limit",
-        "drop_silent",
-        "drop_static",
-        "drop_black",
-        "max_residual",
-        "split",
-        "compile",
-        "workers",
-    ):
-        assert click_defaults[name] is None or repr(click_defaults[name]) == "Sentinel.UNSET", name
-    said = (config.plan.clips_per_source, config.plan.limit, config.split, config.clip.max_residual_ms)
-    assert {*said, config.clip.drop_silent_db, config.clip.drop_static, config.clip.drop_black} == {None}
-    encode_config = EncodeConfig(source="clips", out="out", header=None, open_encoder=None)
-    assert (encode_config.pool.workers, encode_config.pool.device) == (None, click_defaults["device"])
-    assert (encode_config.options.packed, encode_config.options.posterior) == (False, False)
-    assert (encode_config.batch_size, encode_config.compile) == (None, None)
-
-
-def test_a_stride_that_is_left_out_has_the_fingerprint_of_one_that_is_said():
-    plans = (PlanOptions(), PlanOptions(stride_samples=25600))
-    headers = [output_header(JobConfig(dataset="folder", root=Path("."), out="out", plan=p)) for p in plans]
+def test_a_stride_that_is_left_out_has_the_fingerprint_of_one_that_is_given():
+    headers = []
+    for plan in (PlanOptions(), PlanOptions(stride_samples=25600)):
+        source = FromMedia(dataset="folder", root=Path("."), sources=[], plan=plan)
+        headers.append(output_header(ClipJobConfig(source=source, out="out")))
     assert headers[0] == headers[1]
     assert headers[0]["options"]["stride_samples"] == 25600
-
-
-def test_one_job_has_one_spec():
-    with pytest.raises(JobError, match="the plan's spec is not that of the clips: size = 256, not 64"):
-        clip = ClipOptions(spec=avprep.ClipSpec(size=64))
-        JobConfig(dataset="folder", root=Path("."), out="out", clip=clip)
 
 
 def test_sources_that_are_listed_have_one_spelling_and_their_own_labels(scenes, tmp_path):
@@ -457,18 +407,18 @@ def test_sources_that_are_listed_have_one_spelling_and_their_own_labels(scenes, 
 @pytest.mark.parametrize(
     ("sources", "told", "message"),
     [
-        ("ball.mp4", {}, "sources = 'ball.mp4' is no folder; for single files give a list"),
-        (["a.mp4"], {}, "root is needed for a list of sources"),
-        (["../a.mp4"], {"root": "."}, r"sources\[0\] = '../a.mp4' does not lie under root"),
-        (["/etc/passwd"], {"root": "."}, r"sources\[0\] = '/etc/passwd' does not lie under root"),
-        (["a.mp4", "./a.mp4"], {"root": "."}, r"sources\[1\] = './a.mp4' is given twice"),
+        ("ball.mp4", {}, "sources = 'ball.mp4': no such folder; for single files give a list"),
+        (["a.mp4"], {}, "root needs a value for a list of sources"),
+        (["../a.mp4"], {"root": "."}, r"sources\[0\] = '../a.mp4': it does not lie under root"),
+        (["/etc/passwd"], {"root": "."}, r"sources\[0\] = '/etc/passwd': it does not lie under root"),
+        (["a.mp4", "./a.mp4"], {"root": "."}, r"sources\[1\] = './a.mp4': it is given twice"),
         ([avprep.Source(path="a", start_s=2.0, stop_s=1.0)], {"root": "."}, r".*\[2.0, 1.0\) is no span"),
         ([avprep.Source(path="a", start_s=float("nan"))], {"root": "."}, ".*is no span"),
         ([avprep.Source(path="a", labels="rain")], {"root": "."}, ".*labels must be a tuple of strings"),
-        ([], {"root": "."}, "sources is empty"),
-        (["a"], {"root": "nowhere"}, "root = 'nowhere' is no folder"),
+        ([], {"root": "."}, "sources must name a file"),
+        (["a"], {"root": "nowhere"}, "root = 'nowhere': no such folder"),
         (["a"], {"root": ".", "split": "train"}, "dataset, split, list_file, .* go with a folder"),
-        (".", {"root": "."}, "root goes with a list of sources"),
+        (".", {"root": "."}, "root = '.': it goes with a list"),
         (".", {"dataset": "imagenet"}, "dataset must be one of aist, audioset"),
         (".", {"shard_size": 0}, "shard_size must be a whole number, at least 1, not 0"),
         (".", {"shard_size": None}, "shard_size must be a whole number, at least 1, not None"),
@@ -493,17 +443,17 @@ def test_what_a_job_cannot_do_is_told_by_the_argument(tmp_path, monkeypatch, sou
 def test_an_output_among_the_media_is_refused(tmp_path, place):
     (tmp_path / "media").mkdir()
     (tmp_path / "media" / "a.mp4").write_bytes(b"")
-    with pytest.raises(ArgumentError, match="^out = .* must lie beside the media"):
+    with pytest.raises(ArgumentError, match="^out = .*: it (is|lies in|holds) root=.*; give a folder"):
         avprep.clip_dataset(tmp_path / "media", tmp_path / "media" / place, workers=0, rebuild=True)
     assert (tmp_path / "media" / "a.mp4").exists()
 
 
 def test_the_jobs_refusals_name_arguments_and_no_options(scenes, tmp_path):
     out = tmp_path / "out--rebuild"
-    with pytest.raises(JobError, match="^only_failed: .* holds no finished run"):
+    with pytest.raises(ArgumentError, match="^only_failed = True: .* holds no finished run"):
         avprep.clip_dataset(scenes, tmp_path / "new", spec=SPEC, workers=0, only_failed=True)
     avprep.clip_dataset(scenes, out, spec=SPEC, workers=0, limit=1)
-    wrong = f"^{out} was begun with options.limit = 1; this run says 2.*another out .* or rebuild to"
+    wrong = f"^out = {out}: it was begun with options.limit = 1; this run has 2.*, or rebuild=True to start"
     with pytest.raises(JobError, match=wrong):
         avprep.clip_dataset(scenes, out, spec=SPEC, workers=0, limit=2)
 
@@ -515,7 +465,7 @@ def test_media_that_are_gone_are_one_of_our_errors(scenes, tmp_path):
     avprep.clip_dataset(listed, out, root=media, spec=SPEC, workers=0)
     shutil.rmtree(media)
     media.mkdir()
-    with pytest.raises(JobError, match="the root folder .* is empty"):
+    with pytest.raises(JobError, match="^root = .*: it is empty"):
         avprep.clip_dataset(listed, out, root=media, spec=SPEC, workers=0, rebuild=True)
 
 

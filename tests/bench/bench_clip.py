@@ -36,8 +36,9 @@ from avprep.dsp.griffin_lim import ITERATIONS, invert
 from avprep.dsp.mel import mel_stack, pad_with_silence, stack_to_columns, unit_to_amplitude
 from avprep.dsp.psnr import psnr_a
 from avprep.execution import RunnerConfig
-from avprep.jobs.clip import JobConfig, Progress, run_clip_job
-from avprep.jobs.planning import PlanOptions
+from avprep.jobs.clip import run_clip_job
+from avprep.jobs.config import ClipJobConfig, FromMedia, PlanOptions
+from avprep.jobs.progress import Progress
 from avprep.media.decode import RawClip, read_clips
 from avprep.media.limits import Deadline
 from avprep.media.pictures import Pictures
@@ -48,7 +49,7 @@ from avprep.shards.clips import clip_key, pack_clip
 from avprep.shards.writer import ShardWriter
 from avprep.spec import ClipSpec
 from avprep.stages.clip import clip_waveform
-from avprep.stages.tasks import ClipOptions
+from avprep.stages.options import ClipOptions
 
 SPEC = ClipSpec()
 NATURAL = (
@@ -336,26 +337,17 @@ def two_workers_row(paths: list[Path]) -> Row:
 
 def runner_row(paths: list[Path], folder: Path) -> Row:
     """`run_clip_job` in this process against a loop that decodes, packs and writes one tar."""
-    options = ClipOptions(
-        spec=SPEC, crop="center", video_codec="jpeg", drop_silent_db=None, drop_static=None, drop_black=None
-    )
-    config = JobConfig(
+    source = FromMedia(
         dataset="folder",
-        split=None,
         root=paths[0].parent,
-        out=str(folder / "job"),
-        plan=PlanOptions(
-            spec=SPEC, stride_samples=SPEC.samples, clips_per_source=None, limit=None, shard_size=64
-        ),
-        clip=options,
+        sources=[Source(path=path.name) for path in paths],
+        plan=PlanOptions(shard_size=64),
+        clip=ClipOptions(spec=SPEC),
         runner=RunnerConfig(workers=0, isolated=False),
-        source_timeout_s=600,
-        rebuild=True,
     )
-    sources = [Source(path=path.name) for path in paths]
-    quiet = Progress(*[lambda *_: None] * 4)
+    config = ClipJobConfig(source=source, out=str(folder / "job"), rebuild=True)
     job_s, bare_s = in_turns(
-        lambda: run_clip_job(sources, config, quiet),
+        lambda: run_clip_job(config, Progress()),
         lambda: bare_loop(paths, folder / "bare.tar"),
         clock=cpu_s,
     )

@@ -24,16 +24,18 @@ import torch
 from torch import Tensor, nn
 
 from avprep.execution import PoolConfig
-from avprep.jobs.clip import JobConfig, Progress, run_clip_job
-from avprep.jobs.encode import EncodeConfig, run_encode_job
+from avprep.jobs.clip import run_clip_job
+from avprep.jobs.config import ClipJobConfig, EncodeJobConfig, FromClips
+from avprep.jobs.encode import run_encode_job
+from avprep.jobs.progress import Progress
 from avprep.shards.latents import EncoderHeader
 from avprep.spec import ClipSpec
 from avprep.stages.clip_input import ClipShard, read_clip_shard
-from avprep.stages.encode import EncodeOptions
 from avprep.stages.encoder import EncoderFactory
+from avprep.stages.options import EncodeOptions
 from tests.avprep.media.flash_click import write_flash_click
 from tests.fake_encoder import FakeLatents, OpenFake, fake_header
-from tests.integration.encode_driver import encode, media_job, quiet
+from tests.integration.encode_driver import encode, media_source, quiet
 from tests.made_clips import TINY, write_clips
 
 ROUNDS = 5
@@ -79,8 +81,8 @@ def bare(factory: EncoderFactory, header: EncoderHeader, clips: Path, folder: Pa
     """The command gives up what the loop does not pay: reading, checksums, tar, ledger, fsync."""
     count = len(list((clips / "ledger").iterdir()))
     config = partial(
-        EncodeConfig,
-        source=str(clips),
+        EncodeJobConfig,
+        source=FromClips(uri=str(clips)),
         header=header,
         open_encoder=factory,
         options=EncodeOptions(),
@@ -105,7 +107,7 @@ def bare(factory: EncoderFactory, header: EncoderHeader, clips: Path, folder: Pa
         for batch in batches:
             encoder.encode(*batch)
         loops.append(len(held) / (time.perf_counter() - started))
-        report = run_encode_job([], config(out=str(folder / f"bare-{i}")), quiet())
+        report = run_encode_job(config(out=str(folder / f"bare-{i}")), quiet())
         # Opening (weights, compiling) is paid once a run, however long: it is told apart.
         commands.append(len(held) / (report.elapsed_s - report.seconds["open"]))
         busy.append(report.seconds["model"] / (report.elapsed_s - report.seconds["open"]))
@@ -147,13 +149,14 @@ def fused(folder: Path) -> None:
     for i in range(ROUNDS):
         two, one = folder / f"two-{i}", folder / f"one-{i}"
         started = time.perf_counter()
-        job, sources = _media(root, two / "clips", spec)
-        run_clip_job(sources, job, Progress(*([lambda *_: None] * 4)))
-        encode(str(two / "clips"), two / "out", fake=fake, batch_size=BATCH)
+        two.mkdir()
+        source = media_source(root, spec, workers=0)
+        run_clip_job(ClipJobConfig(source=source, out=str(two / "clips"), video_codec="raw"), Progress())
+        encode(two / "clips", two / "out", fake=fake, batch_size=BATCH)
         two_s = time.perf_counter() - started
         started = time.perf_counter()
-        job, sources = _media(root, one / "out", spec)
-        encode(job, one / "out", sources=sources, fake=fake, batch_size=BATCH)
+        one.mkdir()
+        encode(media_source(root, spec, workers=0), one / "out", fake=fake, batch_size=BATCH)
         one_s = time.perf_counter() - started
         print(
             f"| two steps {two_s:.2f} s, {_size(two) / 1e6:.1f} MB | fused {one_s:.2f} s, "
@@ -161,11 +164,6 @@ def fused(folder: Path) -> None:
         )
         shutil.rmtree(two)
         shutil.rmtree(one)
-
-
-def _media(root: Path, out: Path, spec: ClipSpec) -> tuple[JobConfig, list]:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return media_job(root, out, spec, workers=0)
 
 
 def _size(folder: Path) -> int:

@@ -23,18 +23,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import avprep.jobs.clip
+import avprep.jobs.planner
 from avprep.datasets import list_dataset
 from avprep.datasets.source import DatasetOptions, Source
 from avprep.execution import RunnerConfig
-from avprep.jobs.clip import JobConfig, Progress, run_clip_job
-from avprep.jobs.planning import PlanOptions, plan_shards
+from avprep.jobs.clip import run_clip_job
+from avprep.jobs.config import ClipJobConfig, FromMedia, PlanOptions
+from avprep.jobs.planning import plan_shards
+from avprep.jobs.progress import Progress
 from avprep.media.probe import MediaInfo
 from avprep.media.timeline import Part
 from avprep.shards.ledger import LedgerRow, ShardRecord, Sums, write_ledger
 from avprep.shards.plan import PlanReader, write_plan
 from avprep.shards.store import open_store
 from avprep.spec import ClipSpec
-from avprep.stages.tasks import ClipOptions, ProbeTask, ShardResult, ShardTask
+from avprep.stages.options import ClipOptions
+from avprep.stages.tasks import ProbeTask, ShardResult, ShardTask
 from tests.integration.test_faults import memory_of_this_process
 
 SPEC = ClipSpec()
@@ -54,7 +58,7 @@ INFO = MediaInfo(
 
 @dataclass(frozen=True)
 class HeaderStage:
-    """In the place of `avprep.jobs.clip.ProbeStage`: no media is opened."""
+    """In the place of `avprep.jobs.planner.ProbeStage`: no media is opened."""
 
     watchdog_s: float
 
@@ -93,12 +97,11 @@ def plan_in_this_process(folder: Path) -> str:
     began = time.perf_counter()
     listing = list_dataset("manifest", DatasetOptions(root=folder))
     listed_s = time.perf_counter() - began
-    options = PlanOptions(
-        spec=SPEC, stride_samples=SPEC.samples, clips_per_source=None, limit=None, shard_size=256
-    )
     (folder / "out").mkdir()
     store = open_store(str(folder / "out"))
-    write_plan(store, plan_shards(listing.sources, options, lambda sources: ((s, INFO) for s in sources)))
+    write_plan(
+        store, plan_shards(listing.sources, SPEC, PlanOptions(), lambda sources: ((s, INFO) for s in sources))
+    )
     seconds = time.perf_counter() - began
     plan = PlanReader(store)
     peak = memory_of_this_process("VmHWM")
@@ -111,25 +114,17 @@ def plan_in_this_process(folder: Path) -> str:
 
 
 def job_in_this_process(folder: Path, shards: int, workers: int) -> str:
-    avprep.jobs.clip.ProbeStage, avprep.jobs.clip.ClipStage = HeaderStage, LedgerStage
-    clip = ClipOptions(
-        spec=SPEC, crop="center", video_codec="jpeg", drop_silent_db=None, drop_static=None, drop_black=None
-    )
-    config = JobConfig(
+    avprep.jobs.planner.ProbeStage, avprep.jobs.clip.ClipStage = HeaderStage, LedgerStage
+    source = FromMedia(
         dataset="manifest",
-        split=None,
         root=folder,
-        out=str(folder / "out"),
-        plan=PlanOptions(
-            spec=SPEC, stride_samples=SPEC.samples, clips_per_source=1, limit=None, shard_size=1
-        ),
-        clip=clip,
+        sources=[Source(path=f"{i:07d}.mp4", start_s=0.0, stop_s=10.0) for i in range(shards)],
+        plan=PlanOptions(clips_per_source=1, shard_size=1),
+        clip=ClipOptions(spec=SPEC),
         runner=RunnerConfig(workers=workers),
-        source_timeout_s=600,
     )
-    sources = [Source(path=f"{i:07d}.mp4", start_s=0.0, stop_s=10.0) for i in range(shards)]
     before = memory_of_this_process("VmRSS")
-    report = run_clip_job(sources, config, Progress(*[lambda *_: None] * 4))
+    report = run_clip_job(ClipJobConfig(source=source, out=str(folder / "out")), Progress())
     assert report.made == report.sums.planned == shards
     growth = memory_of_this_process("VmHWM") - before
     each_ms = 1000 * report.elapsed_s / shards

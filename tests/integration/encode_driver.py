@@ -11,63 +11,44 @@ import os
 from pathlib import Path
 
 from avprep.datasets import list_dataset
-from avprep.datasets.source import DatasetOptions, Source
+from avprep.datasets.source import DatasetOptions
 from avprep.execution import PoolConfig, RunnerConfig
-from avprep.jobs.clip import JobConfig
-from avprep.jobs.encode import EncodeConfig, EncodeProgress, EncodeReport, run_encode_job
-from avprep.jobs.planning import PlanOptions
+from avprep.jobs.config import EncodeJobConfig, FromClips, FromMedia, PlanOptions
+from avprep.jobs.encode import run_encode_job
+from avprep.jobs.progress import EncodeReport, Progress
 from avprep.shards.layout import read_header
 from avprep.shards.store import open_store
 from avprep.spec import ClipSpec
-from avprep.stages.encode import EncodeOptions
-from avprep.stages.tasks import ClipOptions
+from avprep.stages.options import ClipOptions, EncodeOptions
 from tests.fake_encoder import OpenFake
 
 SHARD_SIZE = 3
 
 
-def quiet(said: list[str] | None = None) -> EncodeProgress:
+def quiet(said: list[str] | None = None) -> Progress:
     """Progress that only gathers what is said."""
     said = [] if said is None else said
-    return EncodeProgress(
-        planned=lambda clips, shards: None,
-        shard_done=lambda result, busy: None,
-        worker_lost=said.append,
-        planning=lambda sources: None,
-        say=said.append,
-    )
+    return Progress(worker_lost=said.append, say=said.append)
 
 
-def media_job(root: Path, out: Path, spec: ClipSpec, workers: int) -> tuple[JobConfig, list[Source]]:
-    """What `avprep clip --dataset folder --label-from-folder --video-codec raw` would do."""
-    options = DatasetOptions(root=root, split=None, csv=None, label_from_folder=True)
-    config = JobConfig(
+def media_source(root: Path, spec: ClipSpec, workers: int) -> FromMedia:
+    """The clips of a folder, labelled by it, in shards of SHARD_SIZE."""
+    listing = list_dataset("folder", DatasetOptions(root=root, label_from_folder=True))
+    return FromMedia(
         dataset="folder",
-        split=None,
         root=root,
-        out=str(out),
-        plan=PlanOptions(
-            spec=spec, stride_samples=spec.samples, clips_per_source=None, limit=None, shard_size=SHARD_SIZE
-        ),
-        clip=ClipOptions(
-            spec=spec,
-            crop="center",
-            video_codec="raw",
-            drop_silent_db=None,
-            drop_static=None,
-            drop_black=None,
-        ),
+        sources=listing.sources,
+        plan=PlanOptions(shard_size=SHARD_SIZE),
+        clip=ClipOptions(spec=spec),
         runner=RunnerConfig(workers=workers, isolated=False),
         source_timeout_s=60.0,
     )
-    return config, list_dataset("folder", options).sources
 
 
 def encode(
-    source: str | JobConfig,
+    source: Path | FromMedia,
     out: Path,
     *,
-    sources: list[Source] = (),
     fake: OpenFake,
     workers: int = 0,
     address: str | None = None,
@@ -76,8 +57,8 @@ def encode(
     said: list[str] | None = None,
     **options: bool,
 ) -> EncodeReport:
-    config = EncodeConfig(
-        source=source,
+    config = EncodeJobConfig(
+        source=source if isinstance(source, FromMedia) else FromClips(uri=str(source)),
         out=str(out),
         header=fake.header,
         open_encoder=fake,
@@ -87,7 +68,7 @@ def encode(
         compile=False,
         rebuild=rebuild,
     )
-    return run_encode_job(list(sources), config, quiet(said))
+    return run_encode_job(config, quiet(said))
 
 
 def main() -> None:
@@ -107,16 +88,15 @@ def main() -> None:
     faults = {"slow_s": told.slow, "kill_at": told.kill_at, "kill_always": told.kill_always}
     if told.kind == "media":
         spec = ClipSpec(size=32)
-        source, sources = media_job(told.source, told.out, spec, told.workers)
+        source = media_source(told.source, spec, told.workers)
     else:
         spec = ClipSpec.from_dict(read_header(open_store(told.source))["spec"])
-        source, sources = str(told.source), []
+        source = told.source
     said: list[str] = []
     fake = OpenFake(spec).but(**faults)
     report = encode(
         source,
         told.out,
-        sources=sources,
         fake=fake,
         workers=told.workers,
         address=told.address,

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from avprep.cli import main
+from avprep.errors import ArgumentError
 from avprep.execution import RunnerError
 from avprep.jobs.output import JobError
 from avprep.shards.clips import load_npy
@@ -30,7 +31,7 @@ from avprep.shards.verify import verify
 from avprep.shards.writer import ShardWriter
 from avprep.spec import ClipSpec
 from tests.fake_encoder import OpenFake
-from tests.integration.encode_driver import SHARD_SIZE, encode, media_job
+from tests.integration.encode_driver import SHARD_SIZE, encode, media_source
 from tests.made_clips import TINY, write_clips
 
 FAKE = OpenFake(TINY)
@@ -66,7 +67,7 @@ def clips(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(clips, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "out"
-    encode(str(clips), out, fake=FAKE)
+    encode(clips, out, fake=FAKE)
     return out
 
 
@@ -89,7 +90,7 @@ def drive(*args: object) -> list[str]:
 
 
 def test_every_clip_has_a_row_and_what_was_lost_keeps_its_reason(real_clips, tmp_path):
-    report = encode(str(real_clips), tmp_path / "out", fake=REAL)
+    report = encode(real_clips, tmp_path / "out", fake=REAL)
     theirs, ours = rows_of(real_clips), rows_of(tmp_path / "out")
     assert ours == theirs and report.sums.by_status == {"written": 10, "failed": 2}
     assert list(verify(open_store(tmp_path / "out"))) == []
@@ -118,13 +119,13 @@ def test_stats_are_those_of_the_stored_latents(finished):
 
 
 def test_twice_gives_the_same_bytes_and_a_third_does_nothing(clips, finished, tmp_path):
-    encode(str(clips), tmp_path / "out", fake=FAKE)
+    encode(clips, tmp_path / "out", fake=FAKE)
     assert digest(tmp_path / "out") == digest(finished)
-    assert encode(str(clips), tmp_path / "out", fake=FAKE).made == 0
+    assert encode(clips, tmp_path / "out", fake=FAKE).made == 0
 
 
 def test_packed_and_posterior_are_the_same_values(clips, finished, tmp_path):
-    encode(str(clips), tmp_path / "out", fake=FAKE, packed=True, posterior=True)
+    encode(clips, tmp_path / "out", fake=FAKE, packed=True, posterior=True)
     assert list(verify(open_store(tmp_path / "out"))) == []
     header = read_header(open_store(tmp_path / "out"))
     assert [place["plane"] for place in header["packed"]] == list(FAKE.header.planes)
@@ -139,7 +140,7 @@ def test_packed_and_posterior_are_the_same_values(clips, finished, tmp_path):
 
 def test_out_of_memory_halves_goes_on_and_is_in_the_stats(clips, finished, tmp_path):
     said: list[str] = []
-    encode(str(clips), tmp_path / "out", fake=FAKE.but(fits=1), said=said)
+    encode(clips, tmp_path / "out", fake=FAKE.but(fits=1), said=said)
     assert digest(tmp_path / "out") == digest(finished)
     assert said == ["out of memory with 2 clips a batch; goes on with 1"]
     assert json.loads((tmp_path / "out" / "stats.json").read_text())["last_run"]["notes"] == said
@@ -148,10 +149,10 @@ def test_out_of_memory_halves_goes_on_and_is_in_the_stats(clips, finished, tmp_p
 def test_a_found_batch_size_is_kept_for_the_next_run(clips, tmp_path, monkeypatch):
     monkeypatch.setattr("avprep.stages.encoder._GROWTH", 0)
     said: list[str] = []
-    encode(str(clips), tmp_path / "out", fake=FAKE.but(fits=4), batch_size=None, said=said)
-    assert said == ["--batch-size auto: 4 clips, found by trying on cpu"]
+    encode(clips, tmp_path / "out", fake=FAKE.but(fits=4), batch_size=None, said=said)
+    assert said == ["batch_size = 4: found by trying on cpu"]
     (tmp_path / "out" / "ledger" / "000001.parquet").unlink()
-    report = encode(str(clips), tmp_path / "out", fake=FAKE, batch_size=None)
+    report = encode(clips, tmp_path / "out", fake=FAKE, batch_size=None)
     assert (report.made, report.batch_size) == (1, 4)
 
 
@@ -160,11 +161,20 @@ def test_a_found_batch_size_is_kept_for_the_next_run(clips, tmp_path, monkeypatc
 
 def test_what_is_missing_is_made_again_and_the_stats_are_exact(clips, finished, tmp_path):
     out = tmp_path / "out"
-    encode(str(clips), out, fake=FAKE)
+    encode(clips, out, fake=FAKE)
     (out / "ledger" / "000001.parquet").unlink()
     (out / "stats.json").unlink()
-    assert encode(str(clips), out, fake=FAKE).made == 1
+    assert encode(clips, out, fake=FAKE).made == 1
     assert digest(out) == digest(finished)
+
+
+def test_a_finished_run_without_its_stats_gets_them_from_the_same_call(clips, finished, tmp_path):
+    out = tmp_path / "out"
+    encode(clips, out, fake=FAKE)
+    for damage in (lambda path: path.unlink(), lambda path: path.write_text('{"labels": {"0": 12}}')):
+        damage(out / "stats.json")
+        assert encode(clips, out, fake=FAKE).made == 0
+        assert digest(out) == digest(finished)
 
 
 def test_a_damaged_clip_shard_is_left_out_and_made_once_it_is_whole(tmp_path):
@@ -172,30 +182,30 @@ def test_a_damaged_clip_shard_is_left_out_and_made_once_it_is_whole(tmp_path):
     shard = clips / "shards" / "clips-000001.tar"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:700] + b"x" + whole[701:])
-    report = encode(str(clips), out, fake=FAKE)
+    report = encode(clips, out, fake=FAKE)
     assert report.made == 2 and len(report.damaged) == 1 and "clips-000001.tar" in report.damaged[0]
     shard.write_bytes(whole)
-    report = encode(str(clips), out, fake=FAKE)
+    report = encode(clips, out, fake=FAKE)
     assert report.made == 1 and not report.damaged
     assert report.latents.clips == 12
 
 
 def test_a_clip_shard_that_was_made_again_is_encoded_again(tmp_path):
     clips, out = write_clips(tmp_path / "clips"), tmp_path / "out"
-    encode(str(clips), out, fake=FAKE)
+    encode(clips, out, fake=FAKE)
     store = open_store(clips)
     rows, record = read_ledger(store, 0)
     with store.open(record.name) as file:
         old = list(read_shard(file))
-    with store.write(record.name) as file:  # as --only-failed does: the same plan, other clips
+    with store.write(record.name) as file:  # as a run with only_failed does: the same plan, other clips
         writer = ShardWriter(file)
         for (key, _), (_, members) in zip(old, reversed(old), strict=True):
             writer.add(key, members)
         sha256 = writer.close()
     write_ledger(store, 0, rows, ShardRecord(record.name, sha256, writer.size, record.fingerprint))
-    report = encode(str(clips), out, fake=FAKE)
+    report = encode(clips, out, fake=FAKE)
     assert report.made == 1 and report.latents.clips == 12
-    encode(str(clips), tmp_path / "anew", fake=FAKE)
+    encode(clips, tmp_path / "anew", fake=FAKE)
     assert digest(out) == digest(tmp_path / "anew")
 
 
@@ -209,31 +219,31 @@ def test_a_clip_shard_that_was_made_again_is_encoded_again(tmp_path):
 )
 def test_a_changed_checkpoint_or_option_is_refused_with_the_field_named(clips, finished, field, changed):
     before = digest(finished)
-    with pytest.raises(JobError, match=f"{field}.*--rebuild"):
-        encode(str(clips), finished, **changed)
+    with pytest.raises(JobError, match=f"{field}.*rebuild=True"):
+        encode(clips, finished, **changed)
     assert digest(finished) == before
 
 
 def test_another_device_is_refused(clips, tmp_path):
     out = tmp_path / "out"
-    encode(str(clips), out, fake=FAKE)
+    encode(clips, out, fake=FAKE)
     header = read_header(open_store(out))
     assert header["device"] == "cpu"
     (out / "ledger" / "000001.parquet").unlink()
-    for interrupted, way_out in (({}, "--rebuild starts over"), ({"rebuilding": True}, "over remove")):
+    for interrupted, way_out in (({}, "rebuild=True starts over"), ({"rebuilding": True}, "over remove")):
         (out / "spec.json").write_text(json.dumps(header | {"device": "cuda"} | interrupted))
         with pytest.raises(JobError, match=f"begun with device = 'cuda'; this run has 'cpu'.*{way_out}"):
-            encode(str(clips), out, fake=FAKE, rebuild=bool(interrupted))
+            encode(clips, out, fake=FAKE, rebuild=bool(interrupted))
 
 
 def test_other_clips_are_refused_and_rebuild_starts_over(clips, finished, tmp_path):
     out = tmp_path / "out"
-    encode(str(clips), out, fake=FAKE)
+    encode(clips, out, fake=FAKE)
     others = write_clips(tmp_path / "others", seed=1)
     with pytest.raises(JobError, match="clips.fingerprint"):
-        encode(str(others), out, fake=FAKE)
-    encode(str(others), out, fake=FAKE, rebuild=True)
-    encode(str(others), tmp_path / "plain", fake=FAKE)
+        encode(others, out, fake=FAKE)
+    encode(others, out, fake=FAKE, rebuild=True)
+    encode(others, tmp_path / "plain", fake=FAKE)
     assert digest(out) == digest(tmp_path / "plain") != digest(finished)
 
 
@@ -241,31 +251,31 @@ def test_the_clips_are_never_taken_for_the_output(tmp_path):
     clips = write_clips(tmp_path / "clips")
     before = {path: path.read_bytes() for path in clips.rglob("*.*")}
     with pytest.raises(JobError, match="holds clips, not latents"):
-        encode(str(clips), clips, fake=FAKE, rebuild=True)
+        encode(clips, clips, fake=FAKE, rebuild=True)
     assert {path: path.read_bytes() for path in clips.rglob("*.*") if path.name != ".lock"} == before
 
 
 def test_clips_that_are_not_finished_are_a_sentence(tmp_path):
     clips = write_clips(tmp_path / "clips")
     (clips / "ledger" / "000002.parquet").unlink()
-    with pytest.raises(JobError, match="1 of its 3 shards are not made yet"):
-        encode(str(clips), tmp_path / "out", fake=FAKE)
+    with pytest.raises(ArgumentError, match="1 of its 3 shards are not made yet"):
+        encode(clips, tmp_path / "out", fake=FAKE)
 
 
 def test_clips_of_another_spec_are_a_sentence(clips, tmp_path):
-    with pytest.raises(JobError, match="have frames = 4, not 16; size = 16, not 32"):
-        encode(str(clips), tmp_path / "out", fake=REAL)
+    with pytest.raises(ArgumentError, match="have frames = 4, not 16; size = 16, not 32"):
+        encode(clips, tmp_path / "out", fake=REAL)
     assert not (tmp_path / "out").exists()
 
 
 def test_latents_are_no_clips(finished, tmp_path):
-    with pytest.raises(JobError, match="holds latents"):
-        encode(str(finished), tmp_path / "out", fake=FAKE)
+    with pytest.raises(ArgumentError, match="^clips = .*: it holds latents, not clips"):
+        encode(finished, tmp_path / "out", fake=FAKE)
 
 
 def test_an_error_of_the_encoder_ends_the_run_as_itself(clips, tmp_path):
     with pytest.raises(ValueError, match="the model is wrong"):
-        encode(str(clips), tmp_path / "out", fake=FAKE.but(error="the model is wrong"))
+        encode(clips, tmp_path / "out", fake=FAKE.but(error="the model is wrong"))
     assert list((tmp_path / "out").rglob("*.tmp")) == []
 
 
@@ -276,7 +286,7 @@ def test_an_error_of_the_encoder_ends_the_run_as_itself(clips, tmp_path):
 def test_verify_names_damage_to_latents(kind, words, real_clips, tmp_path):
     """Each damage with a ledger whose checksum agrees, so that the looking at the values finds it."""
     out = tmp_path / "out"
-    encode(str(real_clips), out, fake=REAL)
+    encode(real_clips, out, fake=REAL)
     store = open_store(out)
     rows, record = read_ledger(store, 1)
     with store.open(record.name) as file:
@@ -308,26 +318,26 @@ def test_verify_names_damage_to_latents(kind, words, real_clips, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_give_the_same_bytes_and_stats(workers, clips, finished, tmp_path):
     out = tmp_path / "out"
-    encode(str(clips), out, fake=FAKE, workers=workers)
+    encode(clips, out, fake=FAKE, workers=workers)
     assert digest(out) == digest(finished)
 
 
 def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(clips, finished, tmp_path):
     said: list[str] = []
     fake = FAKE.but(kill_at=str(tmp_path / "killed"))
-    encode(str(clips), tmp_path / "out", fake=fake, workers=2, said=said)
+    encode(clips, tmp_path / "out", fake=fake, workers=2, said=said)
     assert digest(tmp_path / "out") == digest(finished)
     assert said and all("Actor" in line for line in said)
 
 
 def test_a_worker_lost_again_and_again_is_a_sentence(clips, tmp_path):
     with pytest.raises(RunnerError, match="has lost its worker 3 times"):
-        encode(str(clips), tmp_path / "out", fake=FAKE.but(kill_always=True), workers=1)
+        encode(clips, tmp_path / "out", fake=FAKE.but(kill_always=True), workers=1)
 
 
 def test_an_error_in_a_worker_ends_the_run_as_itself(clips, tmp_path):
     with pytest.raises(ValueError, match="the model is wrong"):
-        encode(str(clips), tmp_path / "out", fake=FAKE.but(error="the model is wrong"), workers=1)
+        encode(clips, tmp_path / "out", fake=FAKE.but(error="the model is wrong"), workers=1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -339,13 +349,13 @@ def test_a_driver_killed_in_mid_run_is_gone_on_with(workers, clips, finished, tm
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
     left = len(list(out.glob("ledger/*.parquet")))
-    assert encode(str(clips), out, fake=FAKE).made == 3 - left > 0
+    assert encode(clips, out, fake=FAKE).made == 3 - left > 0
     # Ray's workers outlive their driver for seconds: one may begin a file after this run has swept, which the
     # next run does. Nothing else may be there.
     until = time.monotonic() + 30
     while workers and list(out.rglob(".*.tmp")) and time.monotonic() < until:
         time.sleep(0.5)
-        assert encode(str(clips), out, fake=FAKE).made == 0
+        assert encode(clips, out, fake=FAKE).made == 0
     assert digest(out) == digest(finished)
 
 
@@ -354,7 +364,7 @@ def test_a_driver_killed_in_mid_run_is_gone_on_with(workers, clips, finished, tm
 def test_a_node_killed_in_the_middle_costs_no_latent(tmp_path):
     ray = pytest.importorskip("ray.cluster_utils")
     clips = write_clips(tmp_path / "clips", sources=10, shard_size=1)
-    encode(str(clips), tmp_path / "undisturbed", fake=FAKE)
+    encode(clips, tmp_path / "undisturbed", fake=FAKE)
     out = tmp_path / "out"
     cluster = ray.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
@@ -382,7 +392,7 @@ def test_a_signal_finishes_what_is_in_hand(clips, finished, tmp_path):
     _, said = running.communicate(timeout=60)
     assert "Stopped" in said  # the job's exception: the command says it in words
     assert list(verify(open_store(out))) == []
-    encode(str(clips), out, fake=FAKE)
+    encode(clips, out, fake=FAKE)
     assert digest(out) == digest(finished)
 
 
@@ -390,13 +400,13 @@ def test_a_signal_finishes_what_is_in_hand(clips, finished, tmp_path):
 
 
 def fused(root: Path, out: Path, **kwargs):
-    job, sources = media_job(root, out, REAL.spec, workers=kwargs.get("workers", 0))
-    return encode(job, out, sources=sources, fake=kwargs.pop("fake", REAL), **kwargs)
+    source = media_source(root, REAL.spec, workers=kwargs.get("workers", 0))
+    return encode(source, out, fake=kwargs.pop("fake", REAL), **kwargs)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_fused_path_gives_the_bytes_of_two_steps(workers, clip_root, real_clips, tmp_path):
-    encode(str(real_clips), tmp_path / "two", fake=REAL)
+    encode(real_clips, tmp_path / "two", fake=REAL)
     report = fused(clip_root, tmp_path / "fused", workers=workers)
     assert tars(tmp_path / "fused") == tars(tmp_path / "two")
     assert rows_of(tmp_path / "fused") == rows_of(tmp_path / "two")
@@ -421,7 +431,7 @@ def test_the_fused_path_does_not_hang_on_a_small_machine(cpus, clip_root, tmp_pa
 def test_a_changed_crop_is_refused_by_the_fused_path(clip_root, tmp_path):
     out = tmp_path / "out"
     fused(clip_root, out)
-    job, sources = media_job(clip_root, out, REAL.spec, workers=0)
-    job = dataclasses.replace(job, clip=dataclasses.replace(job.clip, crop="pad"))
+    source = media_source(clip_root, REAL.spec, workers=0)
+    source = dataclasses.replace(source, clip=dataclasses.replace(source.clip, crop="pad"))
     with pytest.raises(JobError, match="clips.options.crop = 'center'"):
-        encode(job, out, sources=sources, fake=REAL)
+        encode(source, out, fake=REAL)

@@ -25,6 +25,7 @@ from pathlib import Path
 import pytest
 
 import avprep.jobs.clip
+import avprep.jobs.planner
 import avprep.stages.clip
 import avprep.stages.probe
 from avprep.cli import main
@@ -437,7 +438,7 @@ def _open_or_die(module: object, opens: str) -> None:
     setattr(module, opens, open_or_die)
 
 
-class DyingProbeStage(avprep.jobs.clip.ProbeStage):
+class DyingProbeStage(avprep.jobs.planner.ProbeStage):
     def __call__(self, task):
         _open_or_die(avprep.stages.probe, "probe")
         return super().__call__(task)
@@ -457,7 +458,7 @@ class DiesOf:
 
     def __call__(self) -> None:
         if self.when == "planning":
-            avprep.jobs.clip.ProbeStage = DyingProbeStage
+            avprep.jobs.planner.ProbeStage = DyingProbeStage
         else:
             avprep.jobs.clip.ClipStage = DyingClipStage
 

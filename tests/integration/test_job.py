@@ -20,7 +20,7 @@ import webdataset
 from click.testing import CliRunner
 
 from avprep.cli import main
-from avprep.cli.run_clip import BarProgress
+from avprep.cli.bar import BarProgress
 from avprep.reasons import FILTERED, Reason
 from avprep.shards.ledger import read_ledger, read_ledgers, write_ledger
 from avprep.shards.store import open_store
@@ -113,7 +113,7 @@ def test_a_limit_asks_for_no_more_headers_than_it_needs(clip_root, tmp_path, mon
         shutil.copy(clip_root / "alpha" / "scene 0.mp4", root / f"{i:02d}.mp4")
     counts = []
     with monkeypatch.context() as patch:
-        patch.setattr("avprep.jobs.clip.PROBE_BATCH", 2)
+        patch.setattr("avprep.jobs.planner.PROBE_BATCH", 2)
         patch.setattr(BarProgress, "_planning", lambda self, count: counts.append(count))
         assert clip(root, tmp_path / "out", "--limit", 5).exit_code == 0
     assert counts == [2, 4]
@@ -199,6 +199,44 @@ def test_verify_names_any_damage(kind, clip_root, tmp_path):
     result = avprep("verify", out)
     assert result.exit_code == 1
     assert named in result.output
+
+
+def stats_of(out: Path) -> dict:
+    stats = json.loads((out / "stats.json").read_text())
+    stats.pop("last_run", None)
+    return stats
+
+
+def test_a_finished_run_without_its_stats_gets_them_from_the_same_command(clip_root, tmp_path):
+    out = tmp_path / "out"
+    clip(clip_root, out)
+    before = stats_of(out)
+    (out / "stats.json").unlink()
+    assert "nothing to do" in clip(clip_root, out).output
+    assert stats_of(out) == before
+    written = (out / "stats.json").stat().st_mtime_ns
+    clip(clip_root, out)
+    assert (out / "stats.json").stat().st_mtime_ns == written  # nothing is written where nothing has changed
+
+
+def test_a_run_that_is_killed_before_its_stats_is_mended_by_the_next(clip_root, tmp_path):
+    """The stats of an earlier run lie there, and are not those of the ledgers."""
+    out = tmp_path / "out"
+    clip(clip_root, out)
+    before = stats_of(out)
+    for name in ("000000", "000001"):
+        (out / "ledger" / f"{name}.parquet").unlink()
+    (out / "stats.json").write_text(json.dumps(before | {"clips": {"written": 5}}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("avprep.jobs.clip.keep_stats", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        process = os.fork()
+        if not process:
+            clip(clip_root, out)
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    assert stats_of(out) != before
+    assert "nothing to do" in clip(clip_root, out).output
+    assert stats_of(out) == before
 
 
 def test_a_removed_ledger_is_made_again_to_the_same_bytes(clip_root, tmp_path):
@@ -482,8 +520,8 @@ def test_reasons_are_told_in_full_and_name_no_option():
         ("media", "media/../media/out", "lies in --root"),
         ("media", "link/out", "lies in --root"),
         ("media/deep", "media", "holds --root"),
-        ("media", "", "--out '' names no folder"),
-        ("media", " ", "--out ' ' names no folder"),
+        ("media", "", "--out must name a folder, not ''"),
+        ("media", " ", "--out must name a folder, not ' '"),
     ],
 )
 def test_an_output_among_the_media_is_refused(root, out, words, clip_root, tmp_path, monkeypatch):
@@ -514,9 +552,15 @@ def test_dry_run_counts_a_source_of_many_shards_as_one(clip_root, tmp_path):
     ("args", "words"),
     [
         (["--hop", "96"], "hop 80 or 100"),
-        (["--fps", "0"], "fps must be a whole number from 1"),
-        (["--split", "train"], "--split 'train' is no split of folder"),
-        (["--stride", "0.00001"], "--stride 1e-05 s"),
+        (["--fps", "0"], "Error: --fps must be a whole number from 1"),
+        (["--split", "train"], "--split 'train': folder has no such split"),
+        (["--stride", "0.00001"], "Error: --stride 1e-05 s is sample 0 at 16000 Hz"),
+        (["--stride", "nan"], "Error: --stride must be a number of seconds, not nan"),
+        (["--drop-black", "nan"], "Error: --drop-black must be from 0 to 255, not nan"),
+        (["--source-timeout", "inf"], "Error: --source-timeout must be a number above 0, not inf"),
+        (["--list", "x.csv"], "Error: --list x.csv: dataset folder takes every file"),
+        (["--only-failed"], "Error: --only-failed: "),
+        (["--only-failed", "--rebuild"], "and --rebuild starts over; give one of them"),
         (["--root", "/nowhere"], "no folder /nowhere"),
     ],
 )

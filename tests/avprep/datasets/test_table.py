@@ -29,7 +29,7 @@ from avprep.datasets.table import (
 
 def listing(path: Path, content: str | bytes) -> Listing:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return list_dataset("manifest", DatasetOptions(root=path.parent, csv=path))
+    return list_dataset("manifest", DatasetOptions(root=path.parent, list_file=path))
 
 
 def paths(found: Listing) -> list[str]:
@@ -156,7 +156,7 @@ def test_however_a_file_is_spelt_it_is_one_source(tmp_path):
         "path\n" + "".join(f"{s}\n" for s in [*spellings, "/other/x.mp4", "../x.mp4"])
     )
     # By the link, for whom the root is the link; its own path is another spelling of it.
-    options = DatasetOptions(root=tmp_path / "link", csv=root / "m.csv")
+    options = DatasetOptions(root=tmp_path / "link", list_file=root / "m.csv")
     found = list_dataset("manifest", options)
     assert paths(found) == ["/other/x.mp4", "d/x.mp4"]
     assert found.notes == {"sources that were listed twice": len(spellings) - 1, NO_PATH: 1}

@@ -23,8 +23,9 @@ from avprep.shards.store import open_store
 from avprep.shards.tar import read_shard
 from avprep.shards.writer import ShardWriter
 from avprep.stages.clip_input import ClipShard, read_clip_shard
-from avprep.stages.encode import EncodeOptions, EncodeTask, EncodeWorker, WorkerClosed
+from avprep.stages.encode import EncodeTask, EncodeWorker, WorkerClosed
 from avprep.stages.encoder import EncodeError, find_batch_size, try_encode
+from avprep.stages.options import EncodeOptions
 from tests.fake_encoder import Faults, OpenFake
 from tests.made_clips import TINY, write_clips
 

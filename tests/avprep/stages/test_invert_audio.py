@@ -41,7 +41,7 @@ def invert(source, out, *args):
 
 
 def waves(out):
-    return {path.stem: soundfile.read(path) for path in sorted(out.iterdir())}
+    return {path.stem: soundfile.read(path) for path in sorted(out.glob("*.wav"))}
 
 
 def test_an_output_of_clips_becomes_a_wav_a_clip(clips, stacks, tmp_path):
@@ -150,3 +150,78 @@ def test_what_is_no_mel_stack_is_a_sentence(content, words, tmp_path):
 def test_a_folder_of_nothing_is_a_sentence(tmp_path):
     result = invert(tmp_path, tmp_path / "wav")
     assert result.exit_code == 2 and "holds no spec.json" in result.output
+
+
+# --- resume ------------------------------------------------------------------------------------------------
+
+
+def times(out) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in sorted(out.glob("*.wav"))}
+
+
+def test_the_same_command_makes_only_what_is_missing(clips, stacks, tmp_path):
+    out = tmp_path / "wav"
+    first, _ = printed(invert(clips, out))
+    whole, before = waves(out), times(out)
+    gone = sorted(stacks)[1]
+    (out / f"{gone}.wav").unlink()
+    second = invert(clips, out, "--batch-size", 3)
+    assert (
+        printed(second)[0] == first
+        and "4 clips" in second.output
+        and ", 3 of them by an earlier run" in (second.output)
+    )
+    now = times(out)
+    assert {name for name in now if now[name] == before[name]} == before.keys() - {f"{gone}.wav"}
+    assert all(np.array_equal(samples, whole[key][0]) for key, (samples, _) in waves(out).items())
+
+
+@pytest.mark.parametrize("changed", ["options", "stack"])
+def test_another_stack_or_option_is_another_sound(changed, clips, stacks, tmp_path):
+    (tmp_path / "spec.json").write_bytes((clips / "spec.json").read_bytes())
+    one, two, *_ = stacks.values()
+    np.save(tmp_path / "one.npy", one)
+    assert invert(tmp_path / "one.npy", tmp_path / "wav").exit_code == 0
+    ((before, _),) = waves(tmp_path / "wav").values()
+    if changed == "stack":
+        np.save(tmp_path / "one.npy", two)
+    again = invert(tmp_path / "one.npy", tmp_path / "wav", *(["--seed", 1] if changed == "options" else []))
+    assert again.exit_code == 0 and "earlier run" not in again.output
+    ((after, _),) = waves(tmp_path / "wav").values()
+    assert not np.array_equal(before, after)
+
+
+@pytest.mark.parametrize("torn", ['{"key": "a', "[]\n", '{"made_of": 1}\n', "null\n"])
+def test_a_record_that_a_killed_run_left_unfinished_is_no_record(torn, clips, tmp_path):
+    out = tmp_path / "wav"
+    invert(clips, out)
+    with open(out / "inverted.jsonl", "a") as file:
+        file.write(torn)
+    (out / ".x.wav.begun").write_text("half")
+    (out / ".mine.tmp").write_text("of another program")
+    sorted(out.glob("*.wav"))[0].unlink()
+    for earlier in (3, 4):
+        result = invert(clips, out)
+        assert result.exit_code == 0 and f", {earlier} of them by an earlier run" in result.output
+    assert not (out / ".x.wav.begun").exists() and (out / ".mine.tmp").exists()
+
+
+def test_a_wav_is_whole_or_not_there(clips, tmp_path, monkeypatch):
+    def fail(path, *_, **__):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("avprep.stages.invert_audio.soundfile.write", fail)
+    result = invert(clips, tmp_path / "wav")
+    assert result.exit_code == 1 and "No space left" in result.output
+    assert not list((tmp_path / "wav").glob("*.wav*")) and not list((tmp_path / "wav").glob(".*.begun"))
+
+
+def test_two_runs_do_not_write_into_one_folder(clips, tmp_path):
+    import fcntl
+
+    (tmp_path / "wav").mkdir()
+    with open(tmp_path / "wav" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = invert(clips, tmp_path / "wav")
+    assert result.exit_code == 2 and "is writing there" in result.output.replace("\n", " ")

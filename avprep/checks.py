@@ -1,16 +1,20 @@
-"""Arguments that several public functions take."""
+"""Checks of argument values, for the option dataclasses and the public functions.
+
+Each raises ArgumentError with a message that begins with the argument's name.
+"""
 
 from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 from fractions import Fraction
 
 from avprep.errors import ArgumentError
 from avprep.spec import ClipSpec
 
 
-def require_one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+def require_one_of(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ArgumentError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
 
@@ -26,13 +30,18 @@ def require_number(name: str, value: object, *, above: float) -> None:
         raise ArgumentError(f"{name} must be a number above {above:g}, not {value!r}")
 
 
+def require_between(name: str, value: object, lowest: float, highest: float) -> None:
+    if not isinstance(value, numbers.Real) or not lowest <= value <= highest:
+        raise ArgumentError(f"{name} must be from {lowest:g} to {highest:g}, not {value!r}")
+
+
 def require_spec(spec: object) -> None:
     if not isinstance(spec, ClipSpec):
         raise ArgumentError(f"spec must be a ClipSpec, not {spec!r}")
 
 
 def samples_of(name: str, seconds: object, spec: ClipSpec, *, least: int) -> int:
-    """Seconds as whole samples of the spec's rate, as the command line rounds them."""
+    """Seconds as whole samples of the spec's rate."""
     if not _is_finite(seconds):
         raise ArgumentError(f"{name} must be a number of seconds, not {seconds!r}")
     samples = round(Fraction(float(seconds)).limit_denominator(1_000_000) * spec.sample_rate)

@@ -1,0 +1,128 @@
+"""`avprep clip` as a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from avprep.api.runs import RunProgress, RunReport, one_callback, one_job_error, run_report
+from avprep.api.sources import AnyPath, AnySources, listed_sources
+from avprep.checks import require_spec, samples_of
+from avprep.datasets.source import DatasetOptions
+from avprep.jobs.clip import run_clip_job
+from avprep.jobs.config import ClipJobConfig, FromMedia, PlanOptions, runner_config
+from avprep.jobs.output import absolute, require_apart
+from avprep.media.crop import Crop
+from avprep.shards.layout import VideoCodec
+from avprep.spec import ClipSpec
+from avprep.stages.options import ClipOptions
+
+
+def clip_dataset(
+    sources: AnySources,
+    out: AnyPath,
+    *,
+    root: AnyPath | None = None,
+    dataset: str = "folder",
+    split: str | None = DatasetOptions.split,
+    list_file: AnyPath | None = DatasetOptions.list_file,
+    label_from_folder: bool = DatasetOptions.label_from_folder,
+    follow_links: bool = DatasetOptions.follow_links,
+    spec: ClipSpec = ClipOptions.spec,
+    stride_s: float | None = None,
+    clips_per_source: int | None = PlanOptions.clips_per_source,
+    limit: int | None = PlanOptions.limit,
+    shard_size: int = PlanOptions.shard_size,
+    crop: Crop = ClipOptions.crop,
+    video_codec: VideoCodec = ClipJobConfig.video_codec,
+    drop_silent_db: float | None = ClipOptions.drop_silent_db,
+    drop_static: float | None = ClipOptions.drop_static,
+    drop_black: float | None = ClipOptions.drop_black,
+    max_residual_ms: float | None = ClipOptions.max_residual_ms,
+    source_timeout_s: float = FromMedia.source_timeout_s,
+    workers: int | None = None,
+    address: str | None = None,
+    rebuild: bool = ClipJobConfig.rebuild,
+    only_failed: bool = ClipJobConfig.only_failed,
+    progress: Callable[[RunProgress], None] | None = None,
+) -> RunReport:
+    """Cuts sources into clip shards, as `avprep clip` does. To resume, call it again with the same arguments.
+
+    A clip that cannot be had is a row in the ledger (`read_ledger`), not an exception. In the main thread the
+    first SIGINT or SIGTERM lets the shards in hand finish, and `Stopped` is raised; elsewhere signals are the
+    caller's.
+
+    Args:
+        sources: the root folder of a dataset; or media files, each a path or a `Source` (which has a span,
+            labels and a caption), under `root`.
+        out: a folder, made if need be, or a URI that pyarrow.fs opens. Not in or around the media.
+        root: the folder of listed files. Paths are kept relative to it: they are the sources' identity.
+        dataset, split, list_file, label_from_folder, follow_links: how a root folder is listed.
+        spec: what a clip is.
+        stride_s: seconds from one clip's start to the next's; None = a clip's length.
+        clips_per_source: at most, spread over the source; None = all.
+        limit: clips in all; None = all.
+        shard_size: clips per shard.
+        crop: 'center', 'pad' or 'stretch'.
+        video_codec: how frames are stored: 'jpeg', 'raw' or 'h264'.
+        drop_silent_db: leaves out clips whose RMS is below, dB of full scale.
+        drop_static: leaves out clips whose frames change less on average, levels of 255.
+        drop_black: leaves out clips darker on average, levels of 255.
+        max_residual_ms: leaves out clips with a frame further from its instant, milliseconds.
+        source_timeout_s: the time limit for the clips of one source in a shard.
+        workers: Ray workers; 0 = one process beside this one, without Ray; None = one per CPU.
+        address: of a Ray cluster to attach to.
+        rebuild: starts the output over.
+        only_failed: tries the failed sources of a finished run again.
+        progress: called in this thread with a `RunProgress`. What it raises ends the run.
+
+    Raises:
+        ArgumentError: an argument out of range, or that does not go with another.
+        DatasetError: the root cannot be listed, or holds no source.
+        JobError: the output was begun with other arguments, or the media are gone.
+        OutputInUse: another run holds the output.
+        RunnerError: Ray cannot be started or attached to.
+        Stopped: after a signal, when the shards in hand are done.
+        OSError: the output cannot be written.
+    """
+    place = absolute("out", out)
+    require_spec(spec)
+    plan = PlanOptions(
+        stride_samples=None if stride_s is None else samples_of("stride_s", stride_s, spec, least=1),
+        clips_per_source=clips_per_source,
+        limit=limit,
+        shard_size=shard_size,
+    )
+    clip = ClipOptions(
+        spec=spec,
+        crop=crop,
+        drop_silent_db=drop_silent_db,
+        drop_static=drop_static,
+        drop_black=drop_black,
+        max_residual_ms=max_residual_ms,
+    )
+    listing = DatasetOptions(
+        root=Path("."),
+        split=split,
+        list_file=None if list_file is None else Path(list_file),
+        label_from_folder=label_from_folder,
+        follow_links=follow_links,
+    )
+    listed = listed_sources(sources, root, dataset, listing)
+    require_apart(out, listed.root)
+    source = FromMedia(
+        dataset=listed.dataset,
+        root=listed.root.absolute(),
+        sources=listed.sources,
+        split=split,
+        plan=plan,
+        clip=clip,
+        runner=runner_config(workers, address),
+        source_timeout_s=source_timeout_s,
+    )
+    config = ClipJobConfig(
+        source=source, out=place, video_codec=video_codec, rebuild=rebuild, only_failed=only_failed
+    )
+    with one_job_error():
+        report = run_clip_job(config, one_callback(progress))
+    return run_report(report, new_sources=report.new_sources, changed_sources=report.changed_sources)

@@ -1,0 +1,134 @@
+"""What a job is asked to do: frozen dataclasses with all defaults, built by the command line and the API.
+
+The options of single stages stand in `avprep.stages.options`. Both modules are light: the command line reads
+its defaults from them before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avprep.checks import require_number, require_one_of, require_whole
+from avprep.datasets.source import Source
+from avprep.errors import ArgumentError
+from avprep.execution import PoolConfig, RunnerConfig, available_cpus
+from avprep.shards.layout import VIDEO_CODECS, VideoCodec
+from avprep.spec import ClipSpec
+from avprep.stages.options import ClipOptions, EncodeOptions
+
+if TYPE_CHECKING:
+    from avprep.shards.latents import EncoderHeader
+    from avprep.stages.encoder import EncoderFactory
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """Which clips are cut, and how many of them a shard holds.
+
+    Raises:
+        ArgumentError: a value out of range.
+    """
+
+    stride_samples: int | None = None  # from one clip's start to the next's; None = a clip's length
+    clips_per_source: int | None = None  # spread over the source; None = all that fit
+    limit: int | None = None  # clips in all; None = all
+    shard_size: int = 256  # clips
+
+    def __post_init__(self) -> None:
+        require_whole("shard_size", self.shard_size, least=1)
+        for name in ("stride_samples", "clips_per_source", "limit"):
+            value = getattr(self, name)
+            if value is not None:
+                require_whole(name, value, least=1)
+
+    def stride(self, spec: ClipSpec) -> int:
+        """Samples from one clip's start to the next's."""
+        return spec.samples if self.stride_samples is None else self.stride_samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromMedia:
+    """Clips cut from media files: the sources of a dataset, how they are cut, and who decodes them.
+
+    Raises:
+        ArgumentError: a value out of range.
+    """
+
+    dataset: str
+    root: Path  # absolute; the sources' paths are relative to it
+    sources: list[Source] = field(repr=False)
+    split: str | None = None
+    plan: PlanOptions = PlanOptions()
+    clip: ClipOptions = ClipOptions()
+    runner: RunnerConfig = field(default_factory=lambda: RunnerConfig(workers=available_cpus()))
+    source_timeout_s: float = 600.0  # for the clips of one source in a shard
+
+    def __post_init__(self) -> None:
+        require_number("source_timeout_s", self.source_timeout_s, above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromClips:
+    """Clips of a finished output of the clip job."""
+
+    uri: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipJobConfig:
+    """What the clip job is asked to do.
+
+    Raises:
+        ArgumentError: a value out of range, or two that exclude each other.
+    """
+
+    source: FromMedia
+    out: str
+    video_codec: VideoCodec = "jpeg"
+    rebuild: bool = False
+    only_failed: bool = False
+
+    def __post_init__(self) -> None:
+        require_one_of("video_codec", self.video_codec, VIDEO_CODECS)
+        if self.rebuild and self.only_failed:
+            raise ArgumentError(
+                "only_failed = True: it keeps what was written, and rebuild=True starts over; give one of "
+                "them"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeJobConfig:
+    """What the encode job is asked to do.
+
+    Raises:
+        ArgumentError: a value out of range.
+    """
+
+    source: FromClips | FromMedia
+    out: str
+    header: EncoderHeader  # of the checkpoint
+    open_encoder: EncoderFactory
+    options: EncodeOptions = EncodeOptions()
+    pool: PoolConfig = PoolConfig(workers=None)
+    batch_size: int | None = None  # None = found by trying
+    compile: bool | None = None  # None = where there is a GPU
+    rebuild: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None:
+            require_whole("batch_size", self.batch_size, least=1)
+
+
+def runner_config(workers: int | None, address: str | None) -> RunnerConfig:
+    """`workers` None: one per CPU of this machine, or, with an address, all of the cluster's.
+
+    Raises:
+        ArgumentError: a value out of range.
+    """
+    if workers is None:
+        workers = 0 if address else available_cpus()
+    require_whole("workers", workers, least=0)
+    return RunnerConfig(workers=workers, address=address)

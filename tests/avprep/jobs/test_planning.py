@@ -1,0 +1,146 @@
+"""The plan: every clip of every source once, in shards, however the sources are listed."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avprep.datasets.source import Source
+from avprep.errors import ArgumentError
+from avprep.jobs.config import PlanOptions
+from avprep.jobs.planning import broken_key, plan_shards, replanned, rows_again
+from avprep.media.probe import MediaInfo, Part
+from avprep.reasons import MediaError, Reason
+from avprep.shards.clips import source_number
+from avprep.spec import ClipSpec
+
+SPEC = ClipSpec()  # clips of 1.6 s, 25600 samples
+BROKEN = MediaError(Reason.CORRUPT, "no header")
+
+
+def info(seconds: float) -> MediaInfo:
+    part = Part(Fraction(0), Fraction(seconds).limit_denominator(1000))
+    return MediaInfo(format="mp4", parts=(part,), width=64, height=64, video_codec="h264", audio_codec=None)
+
+
+def plan(sources, seconds, **options):
+    """Shards of rows. `seconds`: of each path; 0 = it cannot be opened."""
+
+    def headers(ordered):
+        return ((s, info(seconds[s.path]) if seconds[s.path] else BROKEN) for s in ordered)
+
+    return list(plan_shards(sources, SPEC, PlanOptions(**options), headers))
+
+
+@given(
+    st.dictionaries(st.integers(0, 99).map(str), st.sampled_from([0, 1.0, 1.6, 3.3, 16.0]), min_size=1),
+    st.integers(1, 12),
+    st.randoms(),
+)
+def test_the_plan_is_every_clip_once_whatever_the_order(seconds, shard_size, shuffled: random.Random):
+    sources = [Source(path=path) for path in seconds]
+    shards = plan(sources, seconds, shard_size=shard_size)
+    shuffled.shuffle(sources)
+    assert plan(sources, seconds, shard_size=shard_size) == shards
+    rows = [row for shard in shards for row in shard]
+    assert [row.shard for row in rows] == [i for i, shard in enumerate(shards) for _ in shard]
+    assert all(0 < len(shard) <= shard_size for shard in shards)
+    assert all([row.key for row in shard] == sorted(row.key for row in shard) for shard in shards)
+    found = sorted((row.source, row.start, row.reason) for row in rows)
+    expected = []
+    for path, length in seconds.items():
+        starts = range(0, int(length * 16000) - 25600 + 1, 25600)
+        reason = "corrupt" if not length else "too_short"
+        expected += [(path, start, "") for start in starts] or [(path, 0, reason)]
+    assert found == sorted(expected)
+
+
+@given(st.integers(1, 40), st.integers(1, 8))
+def test_a_source_stays_in_one_shard_unless_it_fills_it(count, shard_size):
+    shards = plan([Source(path=str(i)) for i in range(count)], {str(i): 4.8 for i in range(count)},
+                  shard_size=shard_size)  # fmt: skip
+    spread = {}
+    for rows in shards:
+        for row in rows:
+            spread.setdefault(row.source, set()).add(row.shard)
+    assert all(len(found) == 1 for found in spread.values()) == (shard_size >= 3)
+
+
+def test_sources_come_in_the_order_of_a_hash_so_that_classes_mix():
+    sources = [Source(path=f"{label}/{i}") for label in ("a", "b") for i in range(50)]
+    shards = plan(sources, {source.path: 1.6 for source in sources}, shard_size=1)
+    order = [rows[0].source for rows in shards]
+    assert order == sorted(order, key=source_number)
+    assert 15 < sum(path.startswith("a/") for path in order[:50]) < 35
+
+
+def test_a_limit_asks_for_no_more_sources_than_it_needs():
+    asked = []
+
+    def headers(ordered):
+        for source in ordered:
+            asked.append(source.path)
+            yield source, info(4.8)
+
+    sources = [Source(path=str(i)) for i in range(10)]
+    shards = list(plan_shards(sources, SPEC, PlanOptions(limit=4), headers))
+    assert sum(map(len, shards)) == 4 and len(asked) == 2
+
+
+def test_the_stride_and_the_cap_decide_the_starts():
+    rows = plan([Source(path="a")], {"a": 4.0}, stride_samples=8000)[0]
+    assert sorted(row.start for row in rows) == [0, 8000, 16000, 24000, 32000]
+    rows = plan([Source(path="a")], {"a": 4.0}, stride_samples=8000, clips_per_source=2)[0]
+    assert len(rows) == 2 and {row.start for row in rows} <= {0, 8000, 16000, 24000, 32000}
+
+
+def test_overlapping_spans_of_a_file_share_their_clips():
+    spans = [Source(path="a", start_s=0.0, stop_s=3.2), Source(path="a", start_s=1.6, stop_s=4.8)]
+    (rows,) = plan(spans, {"a": 9.0})
+    assert sorted(row.start for row in rows) == [0, 25600, 51200]
+
+
+def test_a_span_is_cut_from_the_file_unless_the_file_is_the_span():
+    span = {"path": "a", "start_s": 30.0, "stop_s": 40.0}
+    whole, trimmed = {"a": 60.0}, {"a": 10.5}
+    (rows,) = plan([Source(**span, maybe_trimmed=True)], whole)
+    assert min(row.start for row in rows) == 30 * 16000
+    (rows,) = plan([Source(**span, maybe_trimmed=True)], trimmed)
+    assert min(row.start for row in rows) == 0
+    (rows,) = plan([Source(**span)], trimmed)
+    assert [(row.start, row.reason) for row in rows] == [(30 * 16000, "too_short")]
+
+
+def test_rows_planned_again_replace_the_broken_one_and_move_no_other():
+    sources = [Source(path=str(i)) for i in range(4)]
+    shards = plan(sources, {"0": 3.2, "1": 0, "2": 3.2, "3": 1.6}, shard_size=3)
+    broken = broken_key(sources[1], SPEC)
+    (old,) = (row for rows in shards for row in rows if row.key == broken)
+    assert old.reason == "corrupt"
+    found = {broken: rows_again(sources[1], info(8.0), SPEC, PlanOptions(), set())}
+    again = list(replanned(shards, found, shard_size=3))
+    places = {row.key: row.shard for rows in shards for row in rows if row.key != broken}
+    now = {row.key: row.shard for rows in again for row in rows}
+    assert places.items() <= now.items() and len(now) == len(places) + 5
+    assert all(len(rows) <= 3 for rows in again)
+    assert [row.reason for rows in again for row in rows if row.source == "1"] == [""] * 5
+
+
+def test_clips_that_another_span_has_are_not_planned_again():
+    source = Source(path="a")
+    planned = {row.key for row in rows_again(source, info(1.6), SPEC, PlanOptions(), set())}
+    assert [row.start for row in rows_again(source, info(4.8), SPEC, PlanOptions(), planned)] == [
+        25600,
+        51200,
+    ]
+
+
+@pytest.mark.parametrize("name", ["shard_size", "limit", "clips_per_source", "stride_samples"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, "3"])
+def test_options_out_of_range_are_named(name, value):
+    with pytest.raises(ArgumentError, match=f"^{name} must be a whole number, at least 1, not {value!r}"):
+        PlanOptions(**{name: value})
