@@ -20,7 +20,7 @@ from avprep.cli.options import DEFAULT
 from avprep.datasets import DATASETS, default_root, list_dataset
 from avprep.datasets.listing import LINKS_NOT_ENTERED
 from avprep.datasets.source import DatasetError, DatasetOptions, Listing
-from avprep.execution.runner import RunnerConfig, available_cpus
+from avprep.execution import RunnerConfig, available_cpus
 from avprep.jobs.clip import JobConfig, JobReport, Progress, dry_run, run_clip_job
 from avprep.jobs.planning import PlanOptions
 from avprep.reasons import Reason

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avprep.datasets.source import Source
-from avprep.execution.quarantine import Quarantine, watchdog
-from avprep.execution.runner import Runner, RunnerConfig, WorkerLost, available_cpus, open_runner
+from avprep.execution import Runner, RunnerConfig, WorkerLost, available_cpus, open_runner
+from avprep.execution.quarantine import Quarantine, verdict, watchdog
+from avprep.execution.quarantine import watchdog_s as watchdog_seconds
 from avprep.jobs.output import (
     FORMAT_VERSION,
     JobError,
@@ -51,9 +52,6 @@ from avprep.stages.tasks import ClipOptions, PlannedSource, ProbeTask, ShardResu
 
 if TYPE_CHECKING:
     from avprep.media.probe import MediaInfo
-
-# The watchdog ends a worker this much later than the time limit that the decoder itself looks at.
-_WATCHDOG_FACTOR, _WATCHDOG_SLACK_S = 1.5, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,7 +283,7 @@ def _probed(
         parts=lambda task: task.paths,
         trial=lambda task, paths: task.trial(paths),
         without=lambda task, lost: task.without(
-            {path: _verdict(was, watchdog_s(config)) for path, was in lost.items()}
+            {path: verdict(was, watchdog_s(config)) for path, was in lost.items()}
         ),
     )
     stage = ProbeStage(watchdog_s(config))
@@ -328,7 +326,7 @@ def clip_quarantine(config: JobConfig) -> Quarantine:
         parts=lambda task: task.sources,
         trial=lambda task, sources: task.trial(sources),
         without=lambda task, lost: task.without(
-            {s.path: _verdict(was, watchdog_s(config)) for s, was in lost.items()}
+            {s.path: verdict(was, watchdog_s(config)) for s, was in lost.items()}
         ),
     )
 
@@ -347,17 +345,7 @@ class ClipStage:
 
 def watchdog_s(config: JobConfig) -> float | None:
     """Seconds after which a worker process is ended over one source; None where there is no such process."""
-    if not config.runner.has_processes:
-        return None
-    return config.source_timeout_s * _WATCHDOG_FACTOR + _WATCHDOG_SLACK_S
-
-
-def _verdict(lost: WorkerLost, limit_s: float | None) -> MediaError:
-    """Why a source that was lost even alone is quarantined."""
-    if limit_s is not None and lost.seconds >= limit_s:
-        detail = f"the decoder did not return; its process was ended {limit_s:g} s after it began"
-        return MediaError(Reason.TIMEOUT, detail)
-    return MediaError(Reason.CRASHED, f"decoding it alone ended the process ({lost.detail})")
+    return watchdog_seconds(config.source_timeout_s, config.runner)
 
 
 def tell_lost(progress: Progress) -> Callable[[object, WorkerLost], None]:

@@ -20,9 +20,9 @@ from functools import partial
 from typing import Any
 
 from avprep.datasets.source import Source
-from avprep.execution.pool import PoolConfig
+from avprep.execution import Pool, PoolConfig, WorkerLost, available_cpus, open_pool
 from avprep.execution.quarantine import watchdog
-from avprep.execution.runner import Pool, WorkerLost, available_cpus, map_in_order, open_pool
+from avprep.execution.ray import map_in_order
 from avprep.jobs.clip import (
     JobConfig,
     LazyRunner,

@@ -34,7 +34,7 @@ from PIL import Image
 from avprep.datasets.source import Source
 from avprep.dsp.griffin_lim import ITERATIONS, invert
 from avprep.dsp.mel import mel_psnr, mel_stack, pad_with_silence, stack_to_columns, unit_to_amplitude
-from avprep.execution.runner import RunnerConfig
+from avprep.execution import RunnerConfig
 from avprep.jobs.clip import JobConfig, Progress, run_clip_job
 from avprep.jobs.planning import PlanOptions
 from avprep.media.decode import RawClip, read_clips

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from avprep.datasets import list_dataset
 from avprep.datasets.source import DatasetOptions, Source
-from avprep.execution.pool import PoolConfig
-from avprep.execution.runner import RunnerConfig
+from avprep.execution import PoolConfig, RunnerConfig
 from avprep.jobs.clip import JobConfig
 from avprep.jobs.encode import EncodeConfig, EncodeProgress, EncodeReport, run_encode_job
 from avprep.jobs.planning import PlanOptions

@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from avprep.cli import main
-from avprep.execution.runner import RunnerError
+from avprep.execution import RunnerError
 from avprep.jobs.output import JobError
 from avprep.shards.clips import ShardWriter, load_npy, read_shard
 from avprep.shards.latents import EncoderHeader, unpack
