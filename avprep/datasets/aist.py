@@ -40,10 +40,10 @@ def list_sources(options: DatasetOptions) -> Listing:
     ignored = _read_names(_list(options.root, "ignore_list.txt"))
     wanted = None
     if options.split is not None or options.csv is not None:
-        path = options.csv or _list(options.root, f"crossmodal_{options.split}.txt")
-        if path is None or not path.is_file():
+        listed = options.csv or _list(options.root, f"crossmodal_{options.split}.txt")
+        if listed is None or not listed.is_file():
             raise DatasetError(f"no list for --split {options.split} under {options.root}. {LAYOUT}")
-        wanted = _read_names(path)
+        wanted = _read_names(listed)
     sources, seen = [], set()
     for path in sorted(media_files(options.root, notes, follow_links=options.follow_links)):
         found = _NAME.match(stem_of(path))

@@ -69,7 +69,8 @@ def match(options: DatasetOptions, segments: list[Segment], notes: Counter[str])
     """
     by_id = _files_by_id(options, notes)
     _choose_readings(by_id, segments)
-    sources, used = [], set()
+    sources: list[Source] = []
+    used: set[str] = set()
     for segment in segments:
         files = [f for f in by_id.get(segment.id, ()) if _is_of(f, segment)]
         if not files:

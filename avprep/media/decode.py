@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import cast
 
 import numpy as np
 
@@ -95,6 +96,7 @@ class _Reader:
             clock = self._demuxer.video_clock
             pictures, sound = self._streams(left, clock)
             while left:
+                clip: RawClip | FailedClip
                 try:
                     clip = self._clip(left[0], pictures, sound, clock)
                 except (MediaError, Doubt) as error:
@@ -132,7 +134,7 @@ class _Reader:
         shown = pictures.at(ticks)
         return RawClip(
             start=start,
-            frames=np.stack([picture.pixels for picture in shown]),
+            frames=np.stack([cast(np.ndarray, picture.pixels) for picture in shown]),  # `at` checked them
             frame_times_s=[round(float(clock.seconds(picture.pts)), 6) for picture in shown],
             residual_ms=self._residual_ms(start, shown, clock),
             sound=sound.clip(start),

@@ -6,7 +6,7 @@ import errno
 import math
 import struct
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
@@ -55,8 +55,7 @@ class FrameFitter:
         sar = Fraction(sample_aspect_ratio or 1)
         self.sar = sar if Fraction(1, _MAX_ASPECT) <= sar <= _MAX_ASPECT else Fraction(1)
         self.aperture = aperture or Aperture(0, 0, 0, 0)
-        self._graph: Graph | None = None
-        self._graph_key: tuple | None = None
+        self._graph: tuple[tuple, Graph] | None = None  # for frames of a kind, and that kind
 
     def fit(self, frame: VideoFrame) -> np.ndarray:
         """The picture, uint8 (size, size, 3): mostly a view of the scaler's own output, not a copy.
@@ -86,14 +85,15 @@ class FrameFitter:
             frame.colorspace,
             frame.color_range,
         )
-        if key != self._graph_key:
-            self._graph = self._build(frame)
-        self._graph_key = None  # a graph that fails may hold frames back; it is not used again
-        self._graph.vpush(frame)
-        scaled = self._graph.vpull()
-        self._graph_key = key
+        key_before, graph = self._graph or (None, None)
+        if graph is None or key != key_before:
+            graph = self._build(frame)
+        self._graph = None  # a graph that fails may hold frames back; it is not used again
+        graph.vpush(frame)
+        scaled = graph.vpull()
+        self._graph = key, graph
         plane = scaled.planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
         return rows[:, : scaled.width * 3].reshape(scaled.height, scaled.width, 3)
 
     def _build(self, frame: VideoFrame) -> Graph:
@@ -143,7 +143,10 @@ class FrameFitter:
         if self.crop != "pad":
             return self.size, self.size
         longest = max(display_width, display_height)
-        return tuple(max(1, round(self.size * side / longest)) for side in (display_width, display_height))
+        width, height = (
+            max(1, round(self.size * side / longest)) for side in (display_width, display_height)
+        )
+        return width, height
 
 
 class _Box(NamedTuple):
@@ -249,7 +252,8 @@ def _limited_gray(frame: VideoFrame) -> list[tuple[str, str]]:
 def _display_matrix(frame: VideoFrame) -> tuple[float, float, float, float]:
     """a, b, c, d of the frame's display matrix: a pixel at (x, y) is shown at (a x + c y, b x + d y)."""
     try:
-        held = next((data for data in frame.side_data if data.type is Type.DISPLAYMATRIX), None)
+        # PyAV 18 iterates over the side data themselves, other than its type stub says.
+        held = next((d for d in cast(Any, frame.side_data) if d.type is Type.DISPLAYMATRIX), None)
     except ValueError:  # PyAV refuses all of a frame's side data if it does not know one; the angle is left
         angle = math.radians(frame.rotation)
         return math.cos(angle), -math.sin(angle), math.sin(angle), math.cos(angle)

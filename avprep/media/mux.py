@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -73,10 +73,10 @@ def write_mp4(
             container.mux(packets)
             # By turns, a frame and what sounds with it, so that a player need not seek.
             stop = int(k * sample_rate / Fraction(fps))
-            if audio is not None and start < samples.shape[1]:
+            if audio is not None and samples is not None and start < samples.shape[1]:
                 container.mux(audio.encode(_audio_frame(samples, start, stop, sample_rate)))
                 start = stop
-        if audio is not None:
+        if audio is not None and samples is not None:
             if start < samples.shape[1]:
                 container.mux(audio.encode(_audio_frame(samples, start, samples.shape[1], sample_rate)))
             container.mux(audio.encode(None))
@@ -116,7 +116,7 @@ def decode_frames(data: bytes) -> np.ndarray:
 
     to_rgb, interpolation = VideoReformatter(), _exact_bicubic()
     try:
-        with av.open(io.BytesIO(data), format="mp4") as container:
+        with av.open(io.BytesIO(data), "r", format="mp4") as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1  # readers run one process a core
             return np.stack(
@@ -160,7 +160,7 @@ def _checked_samples(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     """(channels, N) float32 in [-1, 1], contiguous."""
     import av
 
-    rates = av.Codec("aac", "w").audio_rates
+    rates = av.Codec("aac", "w").audio_rates or []
     if sample_rate not in rates:
         raise MuxError(f"sample_rate must be one of AAC's {sorted(rates)} Hz, not {sample_rate}")
     samples = np.atleast_2d(waveform)
@@ -181,7 +181,7 @@ def _add_video(
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
     # No creation time and no library version in the file: the same frames give the same bytes.
-    container.flags |= av.container.Flags.bitexact.value
+    container.flags |= cast(int, av.container.Flags.bitexact.value)  # its stub names the enum
     options = {"crf": str(crf), "preset": preset, "x264-params": _x264_params(frames.shape[2])}
     stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
     context = stream.codec_context

@@ -19,7 +19,7 @@ from av.packet import Packet
 from av.stream import Stream
 
 from avprep.media.limits import Deadline
-from avprep.media.source import OpenSource
+from avprep.media.source import OpenSource, time_base_of
 from avprep.media.timeline import Clock, Extent
 
 AVFMT_TS_DISCONT = 0x0200  # libavformat: the stamps of such a container may jump
@@ -51,7 +51,7 @@ class Demuxer:
     def __init__(self, source: OpenSource, deadline: Deadline) -> None:
         self._container, self._deadline, self._can_seek = source.container, deadline, source.can_seek
         streams = [s for s in (source.video, source.audio) if s is not None]
-        self._tracks = {s.index: _Track(s, float(s.time_base)) for s in streams}
+        self._tracks = {s.index: _Track(s, float(time_base_of(s))) for s in streams}
         self._video = self._tracks[source.video.index]
         self._audio = None if source.audio is None else self._tracks[source.audio.index]
         self._is_dts_only = source.container.format.name in _DTS_ONLY

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
+from typing import Literal
 
 import av
 import numpy as np
@@ -287,7 +288,7 @@ class Pictures:
             self._expected[tick] = entry.number
         return first < last
 
-    def _set_skip(self, skip_frame: str) -> None:
+    def _set_skip(self, skip_frame: Literal["NONREF", "DEFAULT"]) -> None:
         if self._codec.skip_frame != skip_frame:
             self._codec.skip_frame = skip_frame
 
@@ -297,7 +298,7 @@ class Pictures:
             return self._codec.decode(packet)
         except av.FFmpegError:
             if entry is not None:
-                self._damage.refuse(entry.number, entry.pts, packet)
+                self._damage.refuse(entry.number, entry.pts, entry.packet)
             return []
 
     def _end(self) -> None:
@@ -351,8 +352,13 @@ class Pictures:
             return self._stamps[min(self._rank, len(self._stamps) - 1)]
         self._lacks_stamps |= entry.stamp is None
         follows = self._extent.stop
-        if follows is None or (self._lacks_stamps and entry.pts is not None and entry.pts > self._held.pts):
+        if follows is None:
             return entry.stamp or 0
+        if self._lacks_stamps and entry.pts is not None:
+            if self._held is None:
+                raise Doubt("the picture after a skip follows none, where stamps are missing")
+            if entry.pts > self._held.pts:
+                return entry.stamp or 0
         return follows if self._lacks_stamps or entry.pts is None else entry.pts
 
     def _note_damage(self, frame: VideoFrame, entry: _Entry, pts: int, is_key: bool) -> None:
@@ -378,4 +384,7 @@ class Pictures:
     def _stop(self) -> int:
         """The tick until which the last picture is shown."""
         stored = self._demuxer.extent
-        return stored.stop if stored.last == self._extent.last else self._extent.stop
+        stop = stored.stop if stored.last == self._extent.last else self._extent.stop
+        if stop is None:
+            raise AssertionError("asked for the end before a picture was shown")
+        return stop

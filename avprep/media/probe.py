@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import av
+import numpy as np
 
 from avprep.media.limits import Deadline
 from avprep.media.packets import Demuxer
@@ -74,11 +75,12 @@ def _parts(source: OpenSource, deadline: Deadline) -> list[Part]:
     if not source.can_seek:
         return _read_through(source, demuxer, first, deadline)
     tail = _tail(source, deadline)
-    if tail is None:
+    stop = None if tail is None else tail.extent.stop
+    if tail is None or stop is None:
         with open_source(source.path) as again:
             return _read_through(again, Demuxer(again, deadline), first, deadline)
     seconds = demuxer.video_clock.seconds
-    return [Part(seconds(first), max(seconds(tail.extent.stop), _claimed_s(source, tail)))]
+    return [Part(seconds(first), max(seconds(stop), _claimed_s(source, tail)))]
 
 
 def _first_picture(source: OpenSource, demuxer: Demuxer) -> int:
@@ -92,7 +94,7 @@ def _first_picture(source: OpenSource, demuxer: Demuxer) -> int:
 
 
 def _all_pictures(source: OpenSource, demuxer: Demuxer) -> Pictures:
-    return Pictures(source, demuxer, [], early=0, fit=lambda frame: frame, is_plain=True)
+    return Pictures(source, demuxer, [], early=0, fit=lambda _: np.empty(0), is_plain=True)
 
 
 def _tail(source: OpenSource, deadline: Deadline) -> Demuxer | None:

@@ -26,7 +26,7 @@ from av.audio.stream import AudioStream
 
 from avprep.dsp.resample import resample
 from avprep.media.packets import Demuxer
-from avprep.media.source import MAX_CHANNELS, SAMPLE_RATES
+from avprep.media.source import MAX_CHANNELS, SAMPLE_RATES, time_base_of
 from avprep.media.timeline import Clock
 from avprep.spec import ClipSpec
 
@@ -85,7 +85,7 @@ class Sound:
         self._held: deque[Piece] = deque()
         self._stop_s = -math.inf  # where the sound that was held ended
         if audio is not None:
-            clock = Clock(Fraction(audio.time_base), demuxer.video_clock.origin)
+            clock = Clock(time_base_of(audio), demuxer.video_clock.origin)
             wavers = audio.codec_context.name in _WAVERING
             settled_s = _WAVERING_S if wavers else _SETTLED_S + clock.time_base
             self._pieces = mono_pieces(_decoded(audio, demuxer), clock, settled_s)
@@ -142,14 +142,14 @@ def mono_pieces(frames: Iterator[AudioFrame], clock: Clock, settled_s: Fraction)
         is_ending = drift is not None and len(pending) < _LOOK_AHEAD  # too few to ask: it goes on as it was
         if run is None or (drift is not None and not is_ending) or run.is_elsewhere(frame.pts):
             drift = _Drift.of(pending, clock, settled_s)
+            origin_s: Fraction | None
             if drift is not None:
-                origin_s = drift.origin_s
-                goes_on = run is not None and abs(run.next_s - origin_s) <= _SETTLED_S / 2
+                goes_on = run is not None and abs(run.next_s - drift.origin_s) <= _SETTLED_S / 2
+                origin_s = None if goes_on else drift.origin_s
             else:
                 counted_s = None if run is None else run.next_s
                 origin_s = _agreed_origin(pending, clock, settled_s, counted_s)
-                goes_on = origin_s is None
-            if not goes_on:
+            if origin_s is not None:
                 run = _Run(origin_s, frame.sample_rate, clock, settled_s)
         if run is None:
             return  # no stamp at all: nothing can be placed
@@ -267,10 +267,10 @@ def _to_mono(frame: AudioFrame) -> tuple[np.ndarray, float]:
         frame = packed.resample(frame)[0]
     weights = _mono_weights(names)
     if frame.format.name == "fltp":  # what most codecs decode to: a third of the time of a copy
-        planes = [np.frombuffer(plane, np.float32, frame.samples) for plane in frame.planes]
+        planes = [np.frombuffer(memoryview(plane), np.float32, frame.samples) for plane in frame.planes]
         mixed = sum(weight * plane for weight, plane in zip(weights, planes, strict=True))
         return mixed, _energy(planes)
-    data = frame.to_ndarray()
+    data: np.ndarray = frame.to_ndarray()
     if not frame.format.is_planar:
         data = data.reshape(-1, len(weights)).T
     if data.dtype.kind in "iu":
@@ -281,7 +281,7 @@ def _to_mono(frame: AudioFrame) -> tuple[np.ndarray, float]:
     return (data[0] if len(weights) == 1 else weights @ data), _energy(data)
 
 
-def _energy(channels: Sequence[np.ndarray]) -> float:
+def _energy(channels: Sequence[np.ndarray] | np.ndarray) -> float:
     """The mean of two channels' energies; 0 for any other number, whose mix is never judged."""
     return sum(float(np.dot(c, c)) for c in channels) / 2 if len(channels) == 2 else 0.0
 

@@ -12,16 +12,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
 
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from avprep.errors import AvprepError
 from avprep.media.timeline import Clock
 from avprep.reasons import MediaError, Reason
+
+_Stream = TypeVar("_Stream", VideoStream, AudioStream)
 
 # FFmpeg's names of the demuxers that read one file and nothing else.
 FORMATS = (
@@ -150,14 +153,14 @@ def _choose_streams(path: str, container: InputContainer) -> OpenSource:
     audio = _partner(container, video)
     for stream in (video, audio):
         if stream is not None:
-            _require_time_base(stream)
+            time_base_of(stream)
             stream.codec_context.thread_count = 1
     _check_pictures(video)
     if audio is not None:
         _own_layout(audio)
         _check_sound(audio)
     video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-    clock = Clock(Fraction(video.time_base), Fraction(container.start_time or 0, av.time_base))
+    clock = Clock(time_base_of(video), Fraction(container.start_time or 0, av.time_base))
     can_seek = _is_indexed(container, video) and (
         audio is None or audio.codec_context.name not in _UNSEEKABLE_AUDIO
     )
@@ -177,20 +180,22 @@ def _partner(container: InputContainer, video: VideoStream) -> AudioStream | Non
     streams = [s for s in container.streams.audio if s.codec_context is not None]
     if container.format.name == "mpegts" and len(streams) > 1:
         related = container.streams.best("audio", related=video)
-        return related if related in streams else _first(streams)
+        return next((s for s in streams if s == related), None) or _first(streams)
     return _first(streams)
 
 
-def _first(streams: Iterable[VideoStream | AudioStream]) -> VideoStream | AudioStream | None:
+def _first(streams: Iterable[_Stream]) -> _Stream | None:
     """The stream a player starts with: the first that is marked default, else the first."""
     streams = list(streams)
     marked = [s for s in streams if s.disposition & Disposition.default]
     return next(iter(marked or streams), None)
 
 
-def _require_time_base(stream: VideoStream | AudioStream) -> None:
+def time_base_of(stream: Stream) -> Fraction:
+    """Seconds per tick of a stream. Raises MediaError(BAD_HEADER) where it has none."""
     if not stream.time_base or stream.time_base <= 0:
         raise MediaError(Reason.BAD_HEADER, f"the {stream.type} stream has no time base")
+    return stream.time_base
 
 
 def _check_pictures(video: VideoStream) -> None:
