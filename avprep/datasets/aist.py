@@ -1,4 +1,4 @@
-"""AIST++ (Li et al. 2021): dance videos whose names tell genre, camera, dancer, music and choreography.
+"""AIST++ (Li et al. 2021): dance videos whose names hold genre, camera, dancer, music and choreography.
 
 gBR_sBM_c01_d04_mBR0_ch01     the lists write cAll for the camera: they mean every camera
 """

@@ -19,9 +19,9 @@ from avprep.media.aperture import Aperture
 from avprep.media.crop import Crop
 
 _SCALER = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
-_MAX_ASPECT = 16  # a sample aspect ratio outside 1/16..16 is taken for a broken header and ignored
+_MAX_ASPECT = 16  # a sample aspect ratio outside 1/16..16 means a broken header, and is ignored
 
-# Values of H.273: what a stream says of its colours.
+# Values of H.273: a stream's colour tags.
 _UNSPECIFIED = 2
 _BT709, _FCC, _BT470BG, _SMPTE170M, _SMPTE240M, _BT2020_NCL, _BT2020_CL = 1, 4, 5, 6, 7, 9, 10
 _MATRICES = frozenset({_BT709, _FCC, _BT470BG, _SMPTE170M, _SMPTE240M, _BT2020_NCL})  # the scaler's
@@ -102,7 +102,7 @@ class FrameFitter:
         With full chroma the scaler's vector code writes planar RGB only; straight to rgb24 it takes three
         times as long for the same bytes.
         """
-        if frame.format.is_bayer and frame.height < 2:  # FFmpeg's scaler ends the process
+        if frame.format.is_bayer and frame.height < 2:  # FFmpeg's scaler would end the process
             raise av.InvalidDataError(errno.EINVAL, "a Bayer picture of one row cannot be scaled")
         steps: list[tuple[str, str]] = []
         align = _chroma_grid(frame.format)
@@ -111,7 +111,7 @@ class FrameFitter:
         if frame.interlaced_frame and frame.height >= 2 * align[1]:
             fields, sar = 2, sar / 2
             whole = whole._replace(height=frame.height // (2 * align[1]) * align[1])
-            # A field of whole chroma rows: what is left over belongs to no field, or to one of them only.
+            # Fields of whole chroma rows: rows left over belong to one field only, or to none.
             steps.append(("crop", f"{frame.width}:{2 * whole.height}:0:0:exact=1"))
             steps += [("separatefields", ""), ("select", "not(mod(n,2))")]  # the second comes with the next
         shown = self._shown(frame, whole, fields)

@@ -78,7 +78,7 @@ def rain(rng: Rng, timeline: Timeline) -> Parts:
     drops, splashes, length, fall = 420, 24, max(2, timeline.size // 18), rng.uniform(1.1, 1.6)
     x, y, depth = rng.uniform(0, 1, drops), rng.uniform(0, 1, drops), rng.uniform(0.5, 1, drops)
     slant, landing = rng.uniform(-0.2, 0.2), rng.uniform((0, 0.84), (1, 0.98), (997, 2))
-    light = 0.55 * min(timeline.size, 256)  # a drop is one pixel wide: the wider that is, the fainter
+    light = 0.55 * min(timeline.size, 256)  # a drop is one pixel wide: the larger the pixel, the fainter
 
     def strength(t: Array | float) -> Array:
         return 0.55 - 0.45 * np.cos(2 * np.pi * (t / period_s + phase))

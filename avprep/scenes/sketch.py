@@ -27,7 +27,7 @@ COLOURS: dict[str, Colour] = {
     "purple": (155, 80, 220),
     "pink": (240, 115, 180),
 }
-_RMS, _PEAK = 0.12, 0.8  # a waveform's level: the first of the two that it reaches
+_RMS, _PEAK = 0.12, 0.8  # the level of a waveform: whichever limit it reaches first
 
 
 @dataclass(frozen=True)
