@@ -8,8 +8,8 @@ in between, and no other picture depends on this one, the decoder may skip it:
 
 The invariant: what is shown at an instant is what a plain decode of the whole file shows then.
 Packets carry their number in decoding order through the decoder, in place of a PTS: a picture is identified
-by its packet, whatever the container says of its time. A picture is in doubt if its packet is not the one that
-was expected, or if the decoder does not confirm the keyframe after a skip.
+by its packet, whatever the container says of its time. A picture is in doubt if its packet is not the one
+that was expected, or if the decoder does not confirm the keyframe after a skip.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class Pictures:
             if picture.pixels is None:
                 why = "cannot be converted"
             elif self._damage.reaches(picture.number, picture.pts):
-                why = "is damaged, or leans on one that is"
+                why = "is damaged, or depends on one that is"
             elif self._damage.is_lost(self._expected.get(tick)):
                 why = "is the last before one that does not come out of the decoder"
             elif picture.in_doubt and (self._has_skipped or self._demuxer.was_skipped):
