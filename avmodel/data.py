@@ -23,10 +23,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from avmodel.latents import LatentLayout
 from avprep.dsp.mel import stack_to_frames
 from avprep.media.mux import decode_frames
-from avprep.shards.clips import ShardError
 from avprep.shards.dataset import ClipDataset, LatentDataset, shuffled
 from avprep.shards.index import ShardIndex
+from avprep.shards.integrity import BackgroundCheck, OnDamage
 from avprep.shards.latents import EncoderHeader
+from avprep.shards.layout import ShardError
 
 
 class ClipBatch(NamedTuple):
@@ -43,8 +44,12 @@ class ClipData(ClipDataset, Dataset):
         ShardError: not such an output, or nothing finished in it.
     """
 
-    def __init__(self, folder: str | Path, index: ShardIndex | None = None) -> None:
-        super().__init__(folder, fields=("frames", "mel"), decode_h264=decode_frames, index=index)
+    def __init__(
+        self, folder: str | Path, index: ShardIndex | None = None, *, on_damage: OnDamage = "end"
+    ) -> None:
+        super().__init__(
+            folder, fields=("frames", "mel"), decode_h264=decode_frames, index=index, on_damage=on_damage
+        )
         self.folder = str(folder)
 
     def __getitem__(self, position: int) -> ClipBatch:
@@ -77,8 +82,8 @@ class LatentData(LatentDataset, Dataset):
         ShardError: not such an output, or nothing finished in it.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: str | Path, *, on_damage: OnDamage = "end") -> None:
+        super().__init__(folder, on_damage=on_damage)
         self.folder = str(folder)
         self.layout = layout_of(self.encoder)
 
@@ -110,6 +115,10 @@ class Steps(Sampler[list[int]]):
         self._clips, self._batch, self._seed, self._first = clips, batch, seed, first
         self._rank, self._world = rank, world
 
+    def share_of(self, count: int) -> range:
+        """This rank's share of a number of things of which each is to be done by one rank."""
+        return range(self._rank, count, self._world)
+
     def __iter__(self) -> Iterator[list[int]]:
         epoch, order = -1, np.empty(0, np.int64)
         at = (self._first * self._world + self._rank) * self._batch
@@ -130,18 +139,43 @@ def collate(samples: list[Any]) -> Any:
     return type(samples[0])(*(torch.stack(f) if isinstance(f[0], Tensor) else f for f in fields))
 
 
-def step_loader(data: Dataset, steps: Steps, *, workers: int, pin: bool) -> DataLoader:
-    """Batches of `data` in the order of `steps`, read by `workers` processes (0: in this one)."""
-    return DataLoader(
-        data,
-        batch_sampler=steps,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin,
-        persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_leave_signals_to_the_trainer,
+def step_loader(
+    data: ClipData | LatentData, steps: Steps, *, workers: int, pin: bool
+) -> Iterator[ClipBatch | LatentBatch]:
+    """Batches of `data` in the order of `steps`, read by `workers` processes (0: in this one).
+
+    Each shard's checksum is taken once beside that; the ranks share the shards.
+
+    Raises:
+        ShardError: a clip that cannot be read, or a shard whose bytes are not those written.
+    """
+    batches = iter(
+        DataLoader(
+            data,
+            batch_sampler=steps,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin,
+            persistent_workers=workers > 0,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_leave_signals_to_the_trainer,
+        )
     )
+    index = data.index
+    own = steps.share_of(0 if index.is_checked else len(index.paths))
+    # Begun after the loader processes: a process that is forked off beside a thread may hang.
+    with BackgroundCheck([index.paths[i] for i in own], [index.records[i] for i in own]) as check:
+        try:
+            for batch in batches:
+                check.raise_damage()
+                yield batch
+        except ShardError as error:
+            raise ShardError(_own_message(error)) from error
+
+
+def _own_message(error: ShardError) -> str:
+    """Of an error that came from a loader process, whose message there is a traceback with it at its end."""
+    return str(error).rstrip().rpartition(f"{ShardError.__module__}.{ShardError.__name__}: ")[2]
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:

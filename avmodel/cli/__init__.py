@@ -41,7 +41,7 @@ REFUSALS = frozenset(
         "avmodel.training.loop.CheckpointError",
         "avmodel.training.loop.TrainingError",
         "avprep.media.mux.MuxError",
-        "avprep.shards.store.ShardError",
+        "avprep.shards.layout.ShardError",
     }
 )
 

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from avmodel.dit.model import Captions
 from avprep.errors import AvprepError
+from avprep.shards.layout import CAPTION_PROMPT
 
-CAPTIONS_FILE = "captions.safetensors"
-PROMPT = "a video of {}"  # the paper's; `avprep encode --text-encoder` embeds it for every label
 LABELS_A_CLIP = 8  # label tokens at most; AudioSet's clips have 2.7 in mean
 
 
@@ -97,13 +96,13 @@ class CaptionTexts:
     def _of_clip(self, labels: tuple[str, ...], caption: str) -> Tensor:
         """The caption's embedding; without one, that of the labels' joint prompt (what clips of a dataset
         without captions have for theirs), or those of each label's own."""
-        joint = PROMPT.format(", ".join(labels))
+        joint = CAPTION_PROMPT.format(", ".join(labels))
         texts = (
             [caption]
             if caption
             else [joint]
             if joint in self._table
-            else [PROMPT.format(label) for label in labels]
+            else [CAPTION_PROMPT.format(label) for label in labels]
         )
         unknown = [text for text in texts if text not in self._table]
         if unknown:

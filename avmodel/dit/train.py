@@ -24,7 +24,6 @@ from avmodel.data import ClipBatch, LatentBatch, LatentData, Steps, step_loader,
 from avmodel.dit.flow import draw_source, draw_times, flow_loss, guided, solve
 from avmodel.dit.model import Captions, STDiT
 from avmodel.dit.text import (
-    CAPTIONS_FILE,
     LABELS_A_CLIP,
     CaptionTexts,
     LabelTexts,
@@ -51,8 +50,8 @@ from avmodel.training.loop import (
     stop_on_signal,
     warm_up,
 )
-from avprep.shards.latents import KIND as LATENTS_KIND
 from avprep.shards.latents import EncoderHeader
+from avprep.shards.layout import CAPTIONS_FILE, LATENTS, STATS_FILE
 
 KIND, STATE_KIND = "dit", "dit training state"
 T_BUCKETS = 4  # of the loss by t
@@ -180,7 +179,7 @@ class _Trainer:
             {
                 "kind": KIND,
                 "config": self.model_config.to_dict(),
-                "latents": {"kind": LATENTS_KIND} | self.data.encoder.to_dict(),
+                "latents": {"kind": LATENTS} | self.data.encoder.to_dict(),
                 "texts": self.texts.to_dict(),
                 "step": self.step,
                 "weights": {name: tensor.cpu() for name, tensor in self.ema.weights.items()},
@@ -287,7 +286,7 @@ def _texts_of(data: LatentData, preset: STDiTConfig) -> tuple[Texts, STDiTConfig
         config = replace(preset, caption_dim=width, caption_tokens=tokens)
         return CaptionTexts(table, width, tokens), config
     try:
-        with open(Path(data.folder) / "stats.json") as file:
+        with open(Path(data.folder) / STATS_FILE) as file:
             counts = json.load(file)["labels"]
     except FileNotFoundError:
         raise TextError(

@@ -18,6 +18,7 @@ from avprep.dsp.mel import mel_stack, pad_with_silence
 from avprep.dsp.psnr import psnr_a, psnr_v
 from avprep.media.mux import write_mp4
 from avprep.shards.clips import load_waveform
+from avprep.shards.layout import AUDIO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ def reconstruct(options: ReconstructOptions) -> Iterator[Reconstructed]:
         near = (psnr_v(batch.frames, frames), psnr_a(batch.mel, mel), psnr_a(batch.mel, again))
         for i, position in enumerate(positions):
             key = data.index.keys[position]
-            original = load_waveform(data.members(position)["audio.flac"])
+            original = load_waveform(data.members(position)[AUDIO], data.spec)
             _write_pair(
                 options.out / f"{key}.mp4",
                 batch.frames[i],

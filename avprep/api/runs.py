@@ -25,8 +25,8 @@ from avprep.jobs.output import JobError, absolute, overlap
 from avprep.jobs.planning import PlanOptions
 from avprep.media.crop import CROPS, Crop
 from avprep.media.source import MediaGone
-from avprep.shards.codecs import VIDEO_CODECS, VideoCodec
 from avprep.shards.latents import EncoderHeader
+from avprep.shards.layout import VIDEO_CODECS, VideoCodec
 from avprep.shards.ledger import Sums
 from avprep.spec import ClipSpec
 from avprep.stages.clip import ClipOptions

@@ -13,7 +13,7 @@ from avprep.cli.group import Refused
 from avprep.execution import RunnerError
 from avprep.jobs.output import JobError, Stopped, absolute, overlap
 from avprep.media.source import MediaGone
-from avprep.shards.store import ShardError
+from avprep.shards.layout import ShardError
 
 
 def named_output(out: str) -> str:

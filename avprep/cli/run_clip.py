@@ -116,7 +116,12 @@ class BarProgress:
         self._bar: tqdm | None = None
         self._failed = 0
         self._told = time.monotonic()
-        self.hooks = Progress(self._planned, self._shard_done, self._worker_lost, self._planning)
+        self.hooks = Progress(
+            self._planned, self._shard_done, self._worker_lost, self._planning, self._damaged
+        )
+
+    def _damaged(self, what: str) -> None:
+        click.echo(f"{what}; it is made again", err=True)
 
     def _planning(self, sources: int) -> None:
         if time.monotonic() - self._told > 5:

@@ -26,10 +26,12 @@ from torch import Tensor
 
 from avprep.errors import AvprepError
 from avprep.reasons import MediaError, Reason
-from avprep.shards.clips import Members, write_shard
 from avprep.shards.latents import CLIPS_ENTRY, SUMS_ENTRY, EncoderHeader, LatentSums, pack_clip_latents
+from avprep.shards.layout import LATENTS, shard_name
 from avprep.shards.ledger import LedgerRow, Sums, write_ledger
 from avprep.shards.store import open_store
+from avprep.shards.tar import Members
+from avprep.shards.writer import write_shard
 from avprep.stages.clip_input import ClipShard, ClipShardDamaged, InputClip
 from avprep.stages.encoder import EncodeError, Encoder, EncoderFactory, release, try_encode
 from avprep.stages.tasks import ShardTask
@@ -67,10 +69,6 @@ class EncodeResult:
     seconds: Counter[str] = field(default_factory=Counter)
     damaged: str = ""  # why the clip shard was left alone; then nothing was written
     notes: tuple[str, ...] = ()  # what the person who runs it should know
-
-
-def shard_name(index: int) -> str:
-    return f"shards/latents-{index:06d}.tar"
 
 
 # How the clips of a task are read: (task, should_stop, note).
@@ -254,9 +252,8 @@ class EncodeWorker:
     def _write(self, shard: _Shard, batches: Iterator[_Encoded]) -> EncodeResult:
         task, store = shard.task, open_store(shard.task.out)
         clips = self._files(shard, batches)
-        record = write_shard(
-            store, shard_name(task.index), task.index, clips, task.fingerprint, shard.seconds
-        )
+        name = shard_name(LATENTS, task.index)
+        record = write_shard(store, name, task.index, clips, task.fingerprint, shard.seconds)
         extra = {SUMS_ENTRY: shard.latents.to_json(), CLIPS_ENTRY: task.clips_sha256}
         started = time.perf_counter()
         write_ledger(store, task.index, shard.rows, replace(record, extra=extra))

@@ -16,8 +16,8 @@ from avprep.execution import PoolConfig, RunnerConfig
 from avprep.jobs.clip import JobConfig
 from avprep.jobs.encode import EncodeConfig, EncodeProgress, EncodeReport, run_encode_job
 from avprep.jobs.planning import PlanOptions
+from avprep.shards.layout import read_header
 from avprep.shards.store import open_store
-from avprep.shards.verify import read_header
 from avprep.spec import ClipSpec
 from avprep.stages.encode import EncodeOptions
 from avprep.stages.tasks import ClipOptions

@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from avprep.shards.clips import ShardWriter, load_npy, read_shard, sha256_of
+from avprep.shards.clips import load_npy
+from avprep.shards.integrity import sha256_of
 from avprep.shards.latents import SUMS_ENTRY, LatentSums
 from avprep.shards.ledger import ShardRecord, read_ledger, write_ledger
 from avprep.shards.store import open_store
+from avprep.shards.tar import read_shard
+from avprep.shards.writer import ShardWriter
 from avprep.stages.clip_input import ClipShard, read_clip_shard
 from avprep.stages.encode import EncodeOptions, EncodeTask, EncodeWorker, WorkerClosed
 from avprep.stages.encoder import EncodeError, find_batch_size, try_encode
