@@ -2,72 +2,78 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# What the training targets take; anything else by ARGS, as in make train-mdsa ARGS="--preset paper".
+# Arguments of the training targets; any other option by ARGS, as in make train-mdsa ARGS="--preset paper".
 RUN ?= runs
 CLIPS ?= $(RUN)/clips
 LATENTS ?= $(RUN)/latents
 
 .PHONY: help setup demo generate train-mdsa train-dit test test-slow lint clean \
-        bench-clip bench-codecs bench-fuzz bench-scale bench-encode bench-loader bench-dit bench-gpu
+        bench bench-clip bench-codecs bench-fuzz bench-scale bench-encode bench-loader bench-dit bench-gpu readme
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
 
-setup: .venv/.ready ## make .venv and install everything into it (Python 3.11 or 3.12; about 5 GB)
+setup: .venv/.ready ## make .venv with the versions in constraints.txt (Python 3.11 or 3.12; about 5 GB)
 
-.venv/.ready: setup.cfg pyproject.toml
+.venv/.ready: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
-	  || { echo "Python 3.11 or 3.12 is needed, not $$($(PYTHON) -V). Say which: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	  || { echo "$(PYTHON) is $$($(PYTHON) -V); Python 3.11 or 3.12 is needed. Choose one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
-demo: setup ## make sounding scenes, clip them, check the shards and turn the mel stacks back to sound
+demo: setup ## make test videos, clip them, verify the shards, turn mel stacks back into sound
 	$(BIN)/python -m pipelines.demo
 
-generate: setup ## from nothing to generated clips on a CPU: scenes, clips, both models, samples (RUN=folder)
+generate: setup ## the whole way to generated clips on a CPU, 24 minutes on two cores (RUN=folder)
 	$(BIN)/python -m pipelines.generate $(RUN)
 
-train-mdsa: setup ## train the autoencoder on clips; again: goes on (CLIPS=folder RUN=folder ARGS=options)
+train-mdsa: setup ## train or resume the autoencoder (CLIPS=folder RUN=folder ARGS=options)
 	$(BIN)/avmodel train-mdsa --clips $(CLIPS) --out $(RUN)/mdsa $(ARGS)
 
-train-dit: setup ## train the transformer on latents; again: goes on (LATENTS=folder RUN=folder ARGS=options)
+train-dit: setup ## train or resume the transformer (LATENTS=folder RUN=folder ARGS=options)
 	$(BIN)/avmodel train-dit --latents $(LATENTS) --out $(RUN)/dit $(ARGS)
 
-test: setup lint ## the tests, fast ones (minutes)
+test: setup lint ## lint, and the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-test-slow: setup ## the slow tests too
+test-slow: setup ## all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow"
 
-lint: setup ## ruff: rules and format
+lint: setup ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
 
-bench-clip: setup ## how fast clips are made, against ffmpeg and librosa (MEDIA=folder of real files; needs ffmpeg)
+readme: setup ## run the README's examples and write their output into it
+	$(BIN)/python -m tests.integration.readme
+
+bench: bench-scale bench-encode bench-loader bench-dit ## the benchmarks that need neither media nor a GPU
+
+bench-clip: setup ## clips per second against ffmpeg, torchcodec, librosa (MEDIA=folder; needs ffmpeg)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_clip $(MEDIA)
 
-bench-codecs: setup ## how frames are stored: bytes, ms to write and read, PSNR (MEDIA=folder of real files)
+bench-codecs: setup ## frame codecs: bytes, ms to write and read, PSNR (MEDIA=folder)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_codecs $(MEDIA)
 
-bench-fuzz: setup ## 300 damaged real files: seconds and memory of each, all in the ledger (MEDIA=)
+bench-fuzz: setup ## 300 damaged files: seconds and memory per file, all in the ledger (MEDIA=folder)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_fuzz $(MEDIA)
 
-bench-scale: setup ## the plan of 2,000,000 sources, and the driver's memory up to 10,000 shards (ARGS=)
+bench-scale: setup ## a plan of 2,000,000 sources, the driver's memory at 10,000 shards (ARGS=options)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_scale $(ARGS)
 
-bench-encode: setup ## avprep encode: what it keeps of the bare model, the driver's memory, fused against two steps (ARGS=)
+bench-encode: setup ## avprep encode against the bare model; driver memory; one pass against two (ARGS=options)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_encode $(ARGS)
 
-bench-loader: setup ## latents a second, against plain webdataset
+bench-loader: setup ## latents per second against plain webdataset (ARGS=options)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_loader $(ARGS)
 
-bench-dit: setup ## the STDiT's step against nn.MultiheadAttention, packed against dense; with a GPU the paper's preset
+bench-dit: setup ## the STDiT's step against nn.MultiheadAttention; packed against dense
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_dit
 
-bench-gpu: setup ## the paper's presets on a GPU: steps, encode, train, dit (ARGS="--part steps --out DIR")
+bench-gpu: setup ## the paper's presets on a GPU (ARGS="--part steps --out DIR")
 	$(BIN)/python -m tests.bench.bench_gpu $(ARGS)
 
-clean: ## remove what the demo made
+clean: ## remove the demo's output
 	rm -rf demo-out

@@ -1,4 +1,4 @@
-"""AIST++ (Li et al. 2021): dance videos whose names tell genre, camera, dancer, music and choreography.
+"""AIST++ (Li et al. 2021): dance videos whose names hold genre, camera, dancer, music and choreography.
 
 gBR_sBM_c01_d04_mBR0_ch01     the lists write cAll for the camera: they mean every camera
 """
@@ -40,11 +40,11 @@ def list_sources(options: DatasetOptions) -> Listing:
     ignored = _read_names(_list(options.root, "ignore_list.txt"))
     wanted = None
     if options.split is not None or options.list_file is not None:
-        path = options.list_file or _list(options.root, f"crossmodal_{options.split}.txt")
-        if path is None or not path.is_file():
-            asked = f"split = {options.split!r}" if options.list_file is None else f"list_file = {path}"
+        listed = options.list_file or _list(options.root, f"crossmodal_{options.split}.txt")
+        if listed is None or not listed.is_file():
+            asked = f"split = {options.split!r}" if options.list_file is None else f"list_file = {listed}"
             raise DatasetError(f"{asked}: there is no such list under {options.root}. {LAYOUT}")
-        wanted = _read_names(path)
+        wanted = _read_names(listed)
     sources, seen = [], set()
     for path in sorted(media_files(options.root, notes, follow_links=options.follow_links)):
         found = _NAME.match(stem_of(path))

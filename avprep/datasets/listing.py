@@ -35,13 +35,13 @@ def media_files(
 ) -> Iterator[str]:
     """Paths of the media files under root, '/'-separated, relative to it, in no order.
 
-    Hidden files and folders are left out without a word; links to folders, other files, and names that are no
-    UTF-8 are counted.
+    Hidden files and folders are left out and not counted; links to folders, other files, and names that are
+    not UTF-8 are counted.
 
     Args:
         follow_links: links to folders are entered, after all that is reached without them. A folder that
             several paths lead to is entered once, by a real path if there is one.
-        any_suffix: for datasets that tell their files by name: all files but SIDECAR_SUFFIXES.
+        any_suffix: for datasets that match files by name: all files but SIDECAR_SUFFIXES.
     """
     links: list[str] = []  # a heap: which path leads into a folder must not depend on the order of names
     entered: set[tuple[int, int]] = set()

@@ -76,7 +76,11 @@ def _source(row: Row, roots: tuple[str, ...], notes: Counter[str]) -> Source | N
         return None
     labels = _same(_labels(row["labels"]))
     return Source(
-        path=path, start_s=start_s, stop_s=stop_s, labels=labels, caption=row["caption"] or caption_of(labels)
+        path=path,
+        start_s=start_s,
+        stop_s=stop_s,
+        labels=labels,
+        caption=_text(row["caption"]) or caption_of(labels),
     )
 
 
@@ -106,9 +110,17 @@ def _path(cell: Cell, roots: tuple[str, ...]) -> str | None:
 # --- cells -------------------------------------------------------------------------------------------------
 
 
+def _text(cell: Cell) -> str | None:
+    """A cell of a column that holds no lists. Raises TypeError for a list."""
+    if isinstance(cell, list):
+        raise TypeError(f"a list where text is expected: {cell!r}")
+    return cell
+
+
 def _seconds(cell: Cell, notes: Counter[str]) -> float | None:
     """Raises ValueError or TypeError for what is no number."""
-    seconds = None if cell is None else float(cell)
+    text = _text(cell)
+    seconds = None if text is None else float(text)
     if seconds is None or not math.isnan(seconds):
         return seconds
     notes[NAN_CELLS] += 1

@@ -1,4 +1,4 @@
-"""Rows of a table that a person or a tool wrote: csv, tsv, JSON lines or parquet.
+"""Rows of a table: csv, tsv, JSON lines or parquet.
 
 Only the columns that are asked for are read, as text: the type of no other column is guessed, and nothing in
 it can refuse the file. The file may be damaged or hostile: every line and cell is bounded, and a row that
@@ -77,7 +77,7 @@ def _fault(row: Row) -> str | None:
 def _places(
     found: Iterable[str], columns: tuple[str, ...], path: Path, notes: Counter[str]
 ) -> dict[str, int]:
-    """Where each of the columns stands among those found."""
+    """The position of each column among those found."""
     names = [name.strip().lower() for name in found]
     shown = ", ".join(repr(name[:50]) for name in names[:_NAMES_SHOWN])
     for column in columns:

@@ -1,4 +1,4 @@
-"""What the lists of YouTube clips share: an 11-character id, a start, and files named by them somehow."""
+"""What lists of YouTube clips share: an 11-character id, a start, and files named after them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class NamedFile:
-    """A file whose name tells a video and perhaps the seconds that were cut out of it."""
+    """A file whose name holds a video id and perhaps the seconds that were cut from it."""
 
     path: str
     id: str
-    # () = the name tells no time; else start, or start and stop, in seconds, as the name may be read. Two
+    # () = the name holds no time; else start, or start and stop, in seconds, as the name may be read. Two
     # whole numbers (`_30000_40000`, `_30_40`) may be milliseconds or seconds: the list's rows decide.
     readings: tuple[tuple[float, ...], ...]
 
@@ -63,13 +63,14 @@ def _is_tail(tail: str) -> bool:
 def match(options: DatasetOptions, segments: list[Segment], notes: Counter[str]) -> list[Source]:
     """The sources of a list: one file for each segment that has any; the rest is counted.
 
-    A file whose name tells a time is trimmed to it, and is the segment's if that time is the segment's. A
-    file named by its id alone may be whole or trimmed: the plan asks its length. A file is told by its name,
-    whatever its suffix; one with the suffix of a video comes first.
+    A file whose name holds a time is trimmed to it, and belongs to the segment with that time. A file named
+    by its id alone may be whole or trimmed: planning reads its length. Files are matched by name, whatever
+    their suffix; those with a video suffix come first.
     """
     by_id = _files_by_id(options, notes)
     _choose_readings(by_id, segments)
-    sources, used = [], set()
+    sources: list[Source] = []
+    used: set[str] = set()
     for segment in segments:
         files = [f for f in by_id.get(segment.id, ()) if _is_of(f, segment)]
         if not files:

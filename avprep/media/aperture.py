@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO
 
-_MAX_STEPS = 4096  # boxes and elements looked at in one file: an honest header has some hundred
-_BUFFER = 1024  # bytes read at a step, so that 4096 steps read 4 MiB
+_MAX_STEPS = 4096  # boxes and elements read per file: an honest header has some hundred
+_BUFFER = 1024  # bytes read per step, so that 4096 steps read 4 MiB
 _EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 
 _SEGMENT, _TRACKS, _CLUSTER, _SEEK_HEAD = 0x18538067, 0x1654AE6B, 0x1F43B675, 0x114D9B74

@@ -1,4 +1,4 @@
-"""How a picture is brought to the square: the choices alone, for who shows them without decoding."""
+"""The ways to fit a picture to the square. Apart from the code, so that --help need not import av."""
 
 from __future__ import annotations
 

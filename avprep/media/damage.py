@@ -1,11 +1,11 @@
-"""Which pictures are damaged: those that a decoder refuses or flags, and all that lean on them.
+"""Which pictures are damaged: those that a decoder refuses or flags, and all that depend on them.
 
-A picture leans on those decoded before it, back to the last clean keyframe:
+A picture depends on those decoded before it, back to the last clean keyframe:
 
     decoding order   I0 P1 B2 P3* B4 P5 | I6 P7        * refused or flagged
     damaged                   P3  B4 P5                B2 is not, and from I6 on nothing is
 
-Pictures that are shown before a keyframe though decoded after it (an open GOP's) lean on what was before it.
+Pictures that are decoded after a keyframe but shown before it (open GOP) depend on pictures before it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections.abc import Iterator
 
 from av.packet import Packet
 
-_LOST_AFTER = 64  # packets: one whose picture has not come out by then gives none
-# Codecs of which each packet gives a picture, unless it is a second field.
+_LOST_AFTER = 64  # packets: one whose picture has not come out by then has none
+# Codecs in which each packet is one picture, unless it is a second field.
 _ONE_EACH = frozenset({"h264", "hevc", "vp9", "libdav1d", "mpeg1video", "mpeg2video"})
 _REMEMBERED_KEYS = 1024  # more than a clip has pictures
 _HEAD = 256  # bytes of a packet that are looked at for its first slice
-# Codecs whose packets tell, without being decoded, whether anything leans on them.
+# Codecs whose packets show, without being decoded, whether other pictures depend on them.
 _TELLING = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video"})
-# Codecs whose B pictures are never leaned on.
+# Codecs in which no picture depends on a B picture.
 _PLAIN_B = frozenset({"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3", "vc1", "wmv3", "rv30", "rv40"})
 
 
 class Damage:
-    """What is known of a part's damage. Packets are known by their number in decoding order."""
+    """The damage of one part, as far as it is known. Packets are named by their number in decoding order."""
 
     def __init__(self, codec: str, length_size: int) -> None:
         """`length_size`: what `nal_length_size` says of the stream."""
@@ -34,19 +34,21 @@ class Damage:
         self._is_one_each = codec in _ONE_EACH
         self._waiting: dict[int, tuple[int | None, Packet]] = {}  # number -> (PTS, packet), not out yet
         self._lost: set[int] = set()  # they gave no picture
-        self._bad: list[tuple[int, int | None]] = []  # (number, PTS): what leans on them is damaged
-        self._bad_alone: set[int] = set()  # nothing leans on them
+        self._bad: list[
+            tuple[int, int | None]
+        ] = []  # (number, PTS): pictures that depend on them are damaged
+        self._bad_alone: set[int] = set()  # no picture depends on them
         self._keys: list[tuple[int, int]] = []  # (number, PTS) of clean keyframes, ascending
 
     def wait_for(self, number: int, pts: int | None, packet: Packet) -> None:
-        """A packet went into the decoder, and its picture is to come out."""
+        """A packet was passed to the decoder, and its picture is expected."""
         self._waiting[number] = pts, packet
         first = next(iter(self._waiting))
         if number - first > _LOST_AFTER:
             self._lose(first)
 
     def wait_if_leaned_on(self, number: int, pts: int | None, packet: Packet) -> None:
-        """The same for a packet that the decoder may leave out if nothing leans on it."""
+        """As `wait_for`, for a packet that the decoder may skip if no picture depends on it."""
         if self._codec in _TELLING and self._is_leaned_on(packet, is_b=None):
             self.wait_for(number, pts, packet)
 
@@ -56,7 +58,7 @@ class Damage:
             self._lose(number)
 
     def _lose(self, number: int) -> None:
-        """No picture came of a packet: it is damaged, hidden, or the second field of a picture."""
+        """A packet gave no picture: it is damaged, hidden, or the second field of a picture."""
         pts, packet = self._waiting.pop(number)
         if self._is_one_each:
             self._lost.add(number)
@@ -81,7 +83,7 @@ class Damage:
                 self._bad = [(bad, at) for bad, at in self._bad if bad >= self._keys[0][0]]
 
     def refuse(self, number: int, pts: int | None, packet: Packet) -> None:
-        """The decoder refused the packet: no picture comes of it."""
+        """The decoder refused the packet: it gives no picture."""
         self._waiting.pop(number, None)
         self._lost.add(number)
         self.add(number, pts, packet, is_b=None)
@@ -120,7 +122,7 @@ def nal_length_size(codec: str, extradata: bytes | None) -> int:
 
 
 def is_reference(packet: Packet, codec: str, length_size: int, *, is_b: bool | None) -> bool:
-    """Whether other pictures may lean on a packet's; True where that is not sure (a header may be damaged).
+    """Whether other pictures may depend on a packet's; True if unsure (a header may be damaged).
 
     `is_b`: whether its picture came out as a B picture; None where it did not come out.
     """

@@ -1,7 +1,7 @@
 """Clips of one source: the pictures and the sound of each, in one pass forwards.
 
 A clip is what a plain decode of the file, from the first packet to the last, gives for its time. Where the
-fast way (`pictures`) leaves that in doubt, the file is opened again and decoded plainly.
+fast path (`pictures`) leaves that in doubt, the file is opened again and decoded from the start.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import cast
 
 import numpy as np
 
@@ -25,12 +26,12 @@ from avprep.media.timeline import Clock, target_ticks
 from avprep.reasons import MediaError
 from avprep.spec import ClipSpec
 
-PLAIN = "sources_decoded_plainly"  # how often that was needed, in the counts of `read_clips`
+PLAIN = "sources_decoded_plainly"  # the key of that number in the counts of `read_clips`
 
 
 @dataclass(frozen=True)
 class RawClip:
-    """A clip as it left the file, before anything is made of it."""
+    """A clip as decoded: frames and sound, before the mel stack is computed."""
 
     start: int  # samples since the source's time 0
     frames: np.ndarray  # uint8 (frames, size, size, RGB)
@@ -41,7 +42,7 @@ class RawClip:
 
 @dataclass(frozen=True)
 class FailedClip:
-    """A planned clip that there is not, and why."""
+    """A planned clip that cannot be read, and why."""
 
     start: int  # samples since the source's time 0
     error: MediaError
@@ -59,7 +60,7 @@ def read_clips(
     """The clips at ascending `starts` (samples since the source's time 0), in order.
 
     Raises:
-        MediaError: the source as a whole gives nothing more (time limit).
+        MediaError: the whole source ends here (time limit).
     """
     read = 0
     try:
@@ -95,6 +96,7 @@ class _Reader:
             clock = self._demuxer.video_clock
             pictures, sound = self._streams(left, clock)
             while left:
+                clip: RawClip | FailedClip
                 try:
                     clip = self._clip(left[0], pictures, sound, clock)
                 except (MediaError, Doubt) as error:
@@ -132,7 +134,7 @@ class _Reader:
         shown = pictures.at(ticks)
         return RawClip(
             start=start,
-            frames=np.stack([picture.pixels for picture in shown]),
+            frames=np.stack([cast(np.ndarray, picture.pixels) for picture in shown]),  # `at` checked them
             frame_times_s=[round(float(clock.seconds(picture.pts)), 6) for picture in shown],
             residual_ms=self._residual_ms(start, shown, clock),
             sound=sound.clip(start),

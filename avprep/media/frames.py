@@ -6,7 +6,7 @@ import errno
 import math
 import struct
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
@@ -19,9 +19,9 @@ from avprep.media.aperture import Aperture
 from avprep.media.crop import Crop
 
 _SCALER = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
-_MAX_ASPECT = 16  # a sample aspect ratio outside 1/16..16 is taken for a broken header and ignored
+_MAX_ASPECT = 16  # a sample aspect ratio outside 1/16..16 means a broken header, and is ignored
 
-# Values of H.273: what a stream says of its colours.
+# Values of H.273: a stream's colour tags.
 _UNSPECIFIED = 2
 _BT709, _FCC, _BT470BG, _SMPTE170M, _SMPTE240M, _BT2020_NCL, _BT2020_CL = 1, 4, 5, 6, 7, 9, 10
 _MATRICES = frozenset({_BT709, _FCC, _BT470BG, _SMPTE170M, _SMPTE240M, _BT2020_NCL})  # the scaler's
@@ -55,8 +55,7 @@ class FrameFitter:
         sar = Fraction(sample_aspect_ratio or 1)
         self.sar = sar if Fraction(1, _MAX_ASPECT) <= sar <= _MAX_ASPECT else Fraction(1)
         self.aperture = aperture or Aperture(0, 0, 0, 0)
-        self._graph: Graph | None = None
-        self._graph_key: tuple | None = None
+        self._graph: tuple[tuple, Graph] | None = None  # for frames of a kind, and that kind
 
     def fit(self, frame: VideoFrame) -> np.ndarray:
         """The picture, uint8 (size, size, 3): mostly a view of the scaler's own output, not a copy.
@@ -86,14 +85,15 @@ class FrameFitter:
             frame.colorspace,
             frame.color_range,
         )
-        if key != self._graph_key:
-            self._graph = self._build(frame)
-        self._graph_key = None  # a graph that fails may hold frames back; it is not used again
-        self._graph.vpush(frame)
-        scaled = self._graph.vpull()
-        self._graph_key = key
+        key_before, graph = self._graph or (None, None)
+        if graph is None or key != key_before:
+            graph = self._build(frame)
+        self._graph = None  # a graph that fails may hold frames back; it is not used again
+        graph.vpush(frame)
+        scaled = graph.vpull()
+        self._graph = key, graph
         plane = scaled.planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
         return rows[:, : scaled.width * 3].reshape(scaled.height, scaled.width, 3)
 
     def _build(self, frame: VideoFrame) -> Graph:
@@ -102,7 +102,7 @@ class FrameFitter:
         With full chroma the scaler's vector code writes planar RGB only; straight to rgb24 it takes three
         times as long for the same bytes.
         """
-        if frame.format.is_bayer and frame.height < 2:  # FFmpeg's scaler ends the process
+        if frame.format.is_bayer and frame.height < 2:  # FFmpeg's scaler would end the process
             raise av.InvalidDataError(errno.EINVAL, "a Bayer picture of one row cannot be scaled")
         steps: list[tuple[str, str]] = []
         align = _chroma_grid(frame.format)
@@ -111,7 +111,7 @@ class FrameFitter:
         if frame.interlaced_frame and frame.height >= 2 * align[1]:
             fields, sar = 2, sar / 2
             whole = whole._replace(height=frame.height // (2 * align[1]) * align[1])
-            # A field of whole chroma rows: what is left over belongs to no field, or to one of them only.
+            # Fields of whole chroma rows: rows left over belong to one field only, or to none.
             steps.append(("crop", f"{frame.width}:{2 * whole.height}:0:0:exact=1"))
             steps += [("separatefields", ""), ("select", "not(mod(n,2))")]  # the second comes with the next
         shown = self._shown(frame, whole, fields)
@@ -143,7 +143,10 @@ class FrameFitter:
         if self.crop != "pad":
             return self.size, self.size
         longest = max(display_width, display_height)
-        return tuple(max(1, round(self.size * side / longest)) for side in (display_width, display_height))
+        width, height = (
+            max(1, round(self.size * side / longest)) for side in (display_width, display_height)
+        )
+        return width, height
 
 
 class _Box(NamedTuple):
@@ -249,7 +252,8 @@ def _limited_gray(frame: VideoFrame) -> list[tuple[str, str]]:
 def _display_matrix(frame: VideoFrame) -> tuple[float, float, float, float]:
     """a, b, c, d of the frame's display matrix: a pixel at (x, y) is shown at (a x + c y, b x + d y)."""
     try:
-        held = next((data for data in frame.side_data if data.type is Type.DISPLAYMATRIX), None)
+        # PyAV 18 iterates over the side data themselves, other than its type stub says.
+        held = next((d for d in cast(Any, frame.side_data) if d.type is Type.DISPLAYMATRIX), None)
     except ValueError:  # PyAV refuses all of a frame's side data if it does not know one; the angle is left
         angle = math.radians(frame.rotation)
         return math.cos(angle), -math.sin(angle), math.sin(angle), math.cos(angle)

@@ -1,8 +1,8 @@
-"""The time and the memory that one source may take: a header can claim 10^9 frames, and FFmpeg believes it.
+"""Limits of time and memory for one source: a header can claim 10^9 frames, and FFmpeg believes it.
 
-The limit of memory is on the growth of this process's address space (RLIMIT_AS), so that a demand beyond it
-is refused to whoever makes it, FFmpeg included, before any of it is used. It holds only while the source is
-being read: what the caller does with a clip is not the source's fault.
+The memory limit is on the growth of this process's address space (RLIMIT_AS), so an allocation beyond it
+fails at once, in FFmpeg too, before any of it is used. It holds only while the source is being read: what the
+caller does with a clip is not the source's fault.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from avprep.reasons import MediaError, Reason
 
 Item = TypeVar("Item")
 
-# 16 reference pictures of 8192 x 8192, 8 bit, 4:2:0 are 1.6 GB: the most that a believable source needs.
+# 16 reference pictures of 8192 x 8192, 8 bit, 4:2:0 are 1.6 GB: the most that a plausible source needs.
 MAX_GROWTH = 2 << 30  # bytes
 
 
@@ -47,11 +47,11 @@ def bounded(
 ) -> Iterator[Item]:
     """The items of an iterator that may not take more than `growth` bytes above what is in use now.
 
-    Items of `size_of` bytes are the caller's once they are handed out: whoever keeps them all (the clips of a
-    long film) does not spend the source's memory.
+    Once an item is yielded, its `size_of` bytes count as the caller's: a caller that keeps all clips of a
+    long film does not use up the source's memory.
 
     Raises:
-        MediaError: CORRUPT, where the iterator ran into the limit and did not make an error of its own of it.
+        MediaError: CORRUPT, if the iterator reached the limit and did not raise an error of its own.
     """
     limit = _address_space() + growth
     while True:

@@ -2,8 +2,8 @@
 
 PyAV is imported inside the functions: this module is also used where only numpy is installed.
 
-All that is written here is 4:2:0, BT.709, limited range, chroma between its four pixels, and tagged so.
-swscale is told to compute exactly: by default it returns every channel 1 to 1.5 levels darker.
+Everything is written, and tagged, as 4:2:0, BT.709, limited range, chroma centred between its four pixels.
+swscale is set to compute exactly: by default every channel comes back 1 to 1.5 levels darker.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def write_mp4(
 ) -> None:
     """Writes an mp4 (H.264, AAC) in which the first frame and sample 0 both play at time 0.
 
-    AAC begins with 1024 samples of priming; the muxer's edit list takes them off again. Equal arguments
+    AAC begins with 1024 samples of priming; the muxer's edit list removes them. Equal arguments
     give equal bytes.
 
     Args:
@@ -71,12 +71,12 @@ def write_mp4(
         start = 0
         for k, packets in enumerate(_video_packets(video, frames), start=1):
             container.mux(packets)
-            # By turns, a frame and what sounds with it, so that a player need not seek.
+            # Interleaved: a frame, then the sound that belongs to it, so that a player need not seek.
             stop = int(k * sample_rate / Fraction(fps))
-            if audio is not None and start < samples.shape[1]:
+            if audio is not None and samples is not None and start < samples.shape[1]:
                 container.mux(audio.encode(_audio_frame(samples, start, stop, sample_rate)))
                 start = stop
-        if audio is not None:
+        if audio is not None and samples is not None:
             if start < samples.shape[1]:
                 container.mux(audio.encode(_audio_frame(samples, start, samples.shape[1], sample_rate)))
             container.mux(audio.encode(None))
@@ -120,9 +120,9 @@ def decode_frames(data: bytes, shape: tuple[int, ...] | None = None) -> np.ndarr
 
     to_rgb, interpolation = VideoReformatter(), _exact_bicubic()
     try:
-        with av.open(io.BytesIO(data), format="mp4") as container:
+        with av.open(io.BytesIO(data), "r", format="mp4") as container:
             stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1  # readers run one process a core
+            stream.codec_context.thread_count = 1  # readers run one process per core
             decoded = container.decode(stream)
             if shape is not None:
                 # Macroblocks are 16 x 16: what is coded may be larger than what is shown.
@@ -181,7 +181,7 @@ def _checked_samples(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     """(channels, N) float32 in [-1, 1], contiguous."""
     import av
 
-    rates = av.Codec("aac", "w").audio_rates
+    rates = av.Codec("aac", "w").audio_rates or []
     if sample_rate not in rates:
         raise MuxError(f"sample_rate must be one of AAC's {sorted(rates)} Hz, not {sample_rate}")
     samples = np.atleast_2d(waveform)
@@ -202,7 +202,7 @@ def _add_video(
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
     # No creation time and no library version in the file: the same frames give the same bytes.
-    container.flags |= av.container.Flags.bitexact.value
+    container.flags |= cast(int, av.container.Flags.bitexact.value)  # its stub names the enum
     options = {"crf": str(crf), "preset": preset, "x264-params": _x264_params(frames.shape[2])}
     stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
     context = stream.codec_context
@@ -217,8 +217,8 @@ def _add_video(
 
 def _x264_params(width: int) -> str:
     # chromaloc 1: chroma sits between its four pixels, where swscale puts it (H.264's own default is left).
-    # mbtree works on many macroblocks at once and, where a row of them ends early, on memory that nobody
-    # wrote (seen with AVX-512): the bytes then differ from run to run. Off, files are half as large again.
+    # mbtree processes many macroblocks at once and, where a row of them ends early, reads uninitialised
+    # memory (seen with AVX-512): the bytes then differ from run to run. Off, files are half as large again.
     return "chromaloc=1" if width % 128 == 0 else "chromaloc=1:mbtree=0"
 
 
@@ -229,14 +229,14 @@ def _add_audio(container: OutputContainer, channels: int, sample_rate: int) -> A
     stream = container.add_stream(
         "aac", rate=sample_rate, layout=_LAYOUTS[channels], options={"aac_coder": "fast"}
     )
-    # 4 bits a sample leave noise and clicks recognisable; AAC's limit is 6.
+    # 4 bits per sample keep noise and clicks recognisable; AAC's limit is 6.
     stream.codec_context.bit_rate = channels * 4 * min(sample_rate, 48000)
     stream.codec_context.flags |= av.codec.context.Flags.bitexact
     return stream
 
 
 def _video_packets(stream: VideoStream, frames: np.ndarray) -> Iterator[list[Packet]]:
-    """The packets that become ready with each frame, and the encoder's rest."""
+    """The packets that become ready with each frame, and then those left in the encoder."""
     import av
     from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 

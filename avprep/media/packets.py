@@ -1,10 +1,10 @@
-"""The packets of a source's video and audio, demuxed once, forwards, however the file interleaves them.
+"""The video and audio packets of a source, demuxed once, forwards, whatever their interleaving in the file.
 
     file      V A V V A V | V A A V ...        | = the clock restarts (recordings joined byte by byte)
     video     V   V V   V | V     V            pulled by the decoder of pictures
     audio       A     A   |   A A              pulled by the decoder of sound
 
-Each stream is pulled on its own; packets of the other one wait. Both end where a part of the source ends.
+Each stream is pulled separately, while packets of the other wait. Both end where a part of the source ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from av.packet import Packet
 from av.stream import Stream
 
 from avprep.media.limits import Deadline
-from avprep.media.source import OpenSource
+from avprep.media.source import OpenSource, time_base_of
 from avprep.media.timeline import Clock, Extent
 
 AVFMT_TS_DISCONT = 0x0200  # libavformat: the stamps of such a container may jump
@@ -51,7 +51,7 @@ class Demuxer:
     def __init__(self, source: OpenSource, deadline: Deadline) -> None:
         self._container, self._deadline, self._can_seek = source.container, deadline, source.can_seek
         streams = [s for s in (source.video, source.audio) if s is not None]
-        self._tracks = {s.index: _Track(s, float(s.time_base)) for s in streams}
+        self._tracks = {s.index: _Track(s, float(time_base_of(s))) for s in streams}
         self._video = self._tracks[source.video.index]
         self._audio = None if source.audio is None else self._tracks[source.audio.index]
         self._is_dts_only = source.container.format.name in _DTS_ONLY
@@ -90,11 +90,11 @@ class Demuxer:
         return max((t.dts_s for t in self._tracks.values() if t.dts_s is not None), default=0.0)
 
     def has_next_part(self) -> bool:
-        """Whether the part is at its end and the source goes on."""
+        """Whether the part has ended and the source continues."""
         return bool(self._video.waiting) and self._video.waiting[0][0] > self._part
 
     def next_part(self) -> bool:
-        """Goes on to the next part once `video` has given None; False where there is none."""
+        """Moves to the next part once `video` has returned None; False if there is none."""
         if not self.has_next_part():
             return False
         part, packet = self._video.waiting[0]
@@ -106,15 +106,15 @@ class Demuxer:
         return True
 
     def unread(self, packets: list[Packet]) -> None:
-        """Takes video packets back, to hand them out again."""
+        """Puts video packets back; they are handed out again."""
         self._video.waiting.extendleft((self._part, packet) for packet in reversed(packets))
 
     def skip_to(self, tick: int, since: int) -> bool:
-        """Leaves out packets up to the last keyframe, by the container's word, that is not after `tick`.
+        """Skips packets up to the last keyframe, according to the container, that is not after `tick`.
 
-        Where the container is known to seek well it is asked to, and else read through; all sound is then
-        handed out. What arrives is for the caller to check. False, and nothing is left out, where there is
-        no keyframe after the tick `since`.
+        A container that is known to seek well is seeked; others are read through, and all their sound is
+        handed out. The caller checks what arrives. Returns False, and skips nothing, if there is no keyframe
+        after the tick `since`.
         """
         if self._can_seek and not self._seek(tick - int(_PREROLL_S / self._video.tick_s), since):
             return False
@@ -142,7 +142,7 @@ class Demuxer:
         place = index.search_timestamp(tick)
         if place < 0 or index[place].timestamp <= since:
             return False
-        with suppress(av.FFmpegError):  # wherever it stands then: what arrives is checked
+        with suppress(av.FFmpegError):  # wherever that leads: what arrives is checked
             self._container.seek(tick, stream=self._video.stream)
         for track in self._tracks.values():
             track.waiting.clear()
@@ -162,7 +162,7 @@ class Demuxer:
                 return packet
 
     def _is_open(self, track: _Track) -> bool:
-        """Whether it is not known yet if a jump of the sound's clock is the video's too."""
+        """Whether it is still unknown if a jump of the audio clock is one of the video's too."""
         return track is self._audio and track.waiting[0][0] > self._video.part
 
     def _read(self) -> bool:
@@ -198,7 +198,7 @@ class Demuxer:
                 audio.waiting = deque((min(part, track.part), packet) for part, packet in audio.waiting)
 
     def _jumps(self, track: _Track, before_s: float, dts_s: float) -> bool:
-        """Whether the clock is another one from here on, and not only this stream has a gap."""
+        """Whether the clock changes here, rather than this stream alone having a gap."""
         if -self._backward_s <= dts_s - before_s <= self._forward_s:
             return False
         other = self._audio if track is self._video else self._video

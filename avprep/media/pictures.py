@@ -1,15 +1,15 @@
 """The pictures that are shown at given instants, each decoded once, in one pass forwards.
 
-Packets wait in a window before they are decoded, so that it is known what is shown after a picture. Where no
-instant lies in between, and nothing leans on the picture, the decoder may leave it out:
+Packets wait in a window before they are decoded, so that the picture shown next is known. If no instant lies
+in between, and no other picture depends on this one, the decoder may skip it:
 
     instants           ^          ^          ^          one every 1/fps
     shown order    I0  B1  B2  P3  B4  B5  P6           B1, B4 and B5 are never decoded
 
-The rule that this must keep: what is shown at an instant is what a plain decode of the whole file shows then.
-Packets carry their number in decoding order through the decoder, in place of a PTS: a picture is known by the
-packet it came from, whatever the container says of its time. A picture is in doubt where its packet is not
-the one that was expected, or where the decoder does not confirm the keyframe after a skip.
+The invariant: what is shown at an instant is what a plain decode of the whole file shows then.
+Packets carry their number in decoding order through the decoder, in place of a PTS: a picture is identified
+by its packet, whatever the container says of its time. A picture is in doubt if its packet is not the one
+that was expected, or if the decoder does not confirm the keyframe after a skip.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
+from typing import Literal
 
 import av
 import numpy as np
@@ -32,7 +33,7 @@ from avprep.media.timeline import Extent
 from avprep.reasons import MediaError, Reason
 
 LOOK = 24  # packets that wait: more than the 16 pictures that a codec may reorder
-MAX_GAP_S = 10  # a longer stretch that no clip wants is skipped to its last keyframe
+MAX_GAP_S = 10  # a longer stretch that no clip needs is skipped, up to its last keyframe
 _TELLS_DAMAGE = ("h264", "mpeg1video", "mpeg2video")  # codecs whose decoders flag nearly all of it
 _REMEMBERED = 256  # stamps of packets that were decoded already
 
@@ -49,7 +50,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A packet in its place: its rank is among those that are shown; `stamp` is what `stamp_of` says."""
+    """A packet and its place; `rank` counts the packets that are shown; `stamp` is `stamp_of` the packet."""
 
     number: int
     rank: int
@@ -87,8 +88,8 @@ class Pictures:
         """
         Args:
             instants: all ticks that will be asked for, ascending.
-            early: a first picture that begins up to so many ticks after an instant is taken for it.
-            is_plain: decode everything and believe the decoder alone.
+            early: the first picture also serves instants up to so many ticks before it.
+            is_plain: decode every packet, and trust the decoder alone.
         """
         self._codec, self._demuxer, self._fit = source.video.codec_context, demuxer, fit
         self._instants, self._early, self._is_plain = instants, early, is_plain
@@ -146,7 +147,7 @@ class Pictures:
         return self._extent.first
 
     def all(self) -> Extent:
-        """What all pictures of the part cover, by decoding them."""
+        """The extent of all pictures of the part, by decoding them."""
         while self._feed():
             continue
         return self._extent
@@ -154,7 +155,7 @@ class Pictures:
     # --- what a clip gets ----------------------------------------------------------------------------------
 
     def _is_settled(self, instants: Sequence[int]) -> bool:
-        """Whether all pictures are there, and those expected and all that they may lean on have come out."""
+        """Whether all pictures are out: those found, those expected, and all that they may depend on."""
         if self._held is None or self._held.pts <= instants[-1]:
             return False
         found = [self._pictures[tick].number for tick in instants if tick in self._pictures]
@@ -171,7 +172,7 @@ class Pictures:
             if picture.pixels is None:
                 why = "cannot be converted"
             elif self._damage.reaches(picture.number, picture.pts):
-                why = "is damaged, or leans on one that is"
+                why = "is damaged, or depends on one that is"
             elif self._damage.is_lost(self._expected.get(tick)):
                 why = "is the last before one that does not come out of the decoder"
             elif picture.in_doubt and (self._has_skipped or self._demuxer.was_skipped):
@@ -200,7 +201,7 @@ class Pictures:
     # --- packets -------------------------------------------------------------------------------------------
 
     def _skip_gap(self, instant: int) -> None:
-        """Over a stretch that no clip wants, to the last keyframe before the instant."""
+        """Skips a stretch that no clip needs, up to the last keyframe before the instant."""
         self._fill()
         shown = (stamp_of(packet) for packet in reversed(self._window) if not packet.is_discard)
         stamp = next(shown, None)
@@ -264,8 +265,8 @@ class Pictures:
         return True
 
     def _note_flag(self, entry: _Entry) -> None:
-        """Damage that the container tells: of this packet or, where a parser cuts the stream, of the next.
-        Before a keyframe a segment may end, and packet counters begin anew: there the decoder tells."""
+        """Damage that the container reports: of this packet or, where a parser splits the stream, the next.
+        A segment may end before a keyframe, where packet counters restart: there the decoder decides."""
         is_flagged = entry.packet.is_corrupt
         if self._codec.name in _TELLS_DAMAGE and any(p.is_keyframe for p in islice(self._window, 2)):
             is_flagged = False
@@ -287,7 +288,7 @@ class Pictures:
             self._expected[tick] = entry.number
         return first < last
 
-    def _set_skip(self, skip_frame: str) -> None:
+    def _set_skip(self, skip_frame: Literal["NONREF", "DEFAULT"]) -> None:
         if self._codec.skip_frame != skip_frame:
             self._codec.skip_frame = skip_frame
 
@@ -297,7 +298,7 @@ class Pictures:
             return self._codec.decode(packet)
         except av.FFmpegError:
             if entry is not None:
-                self._damage.refuse(entry.number, entry.pts, packet)
+                self._damage.refuse(entry.number, entry.pts, entry.packet)
             return []
 
     def _end(self) -> None:
@@ -314,8 +315,10 @@ class Pictures:
         """A picture leaves the decoder."""
         entry = self._entries.pop(frame.pts, None) if frame.pts is not None else None
         if entry is None:
-            return  # a second picture of one packet: it has no time of its own
-        is_hidden = entry.packet.is_discard  # decoded for others' sake only: before an edit list's start
+            return  # a second picture of one packet has no time of its own
+        is_hidden = (
+            entry.packet.is_discard
+        )  # decoded only because others depend on it: before an edit list's start
         pts = (entry.stamp or 0) if is_hidden else self._time(frame, entry)
         is_key = frame.key_frame and frame.pict_type == PictureType.I
         self._note_damage(frame, entry, pts, is_key)
@@ -351,8 +354,13 @@ class Pictures:
             return self._stamps[min(self._rank, len(self._stamps) - 1)]
         self._lacks_stamps |= entry.stamp is None
         follows = self._extent.stop
-        if follows is None or (self._lacks_stamps and entry.pts is not None and entry.pts > self._held.pts):
+        if follows is None:
             return entry.stamp or 0
+        if self._lacks_stamps and entry.pts is not None:
+            if self._held is None:
+                raise Doubt("the picture after a skip follows none, where stamps are missing")
+            if entry.pts > self._held.pts:
+                return entry.stamp or 0
         return follows if self._lacks_stamps or entry.pts is None else entry.pts
 
     def _note_damage(self, frame: VideoFrame, entry: _Entry, pts: int, is_key: bool) -> None:
@@ -378,4 +386,7 @@ class Pictures:
     def _stop(self) -> int:
         """The tick until which the last picture is shown."""
         stored = self._demuxer.extent
-        return stored.stop if stored.last == self._extent.last else self._extent.stop
+        stop = stored.stop if stored.last == self._extent.last else self._extent.stop
+        if stop is None:
+            raise AssertionError("asked for the end before a picture was shown")
+        return stop

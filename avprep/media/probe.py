@@ -1,7 +1,7 @@
-"""What the plan must know of a file: where its pictures begin and end.
+"""What the plan needs to know about a file: where its pictures begin and end.
 
-A header's word is not enough: it may be missing, be the sound's, or count from another zero. The first
-picture is decoded; the last is found from the packets near the end where the container brings an index, and
+The header is not enough: its duration may be missing, be that of the sound, or count from another zero.
+The first picture is decoded; the last is found from the packets near the end if the container has an index,
 else by reading all packets, which also shows where the clock restarts.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import av
+import numpy as np
 
 from avprep.media.limits import Deadline
 from avprep.media.packets import Demuxer
@@ -20,12 +21,12 @@ from avprep.media.source import OpenSource, open_source
 from avprep.media.timeline import Part
 from avprep.reasons import MediaError, Reason
 
-MAX_SECONDS = 24 * 3600  # what claims more is not believed
-_TO_FIRST_PICTURE = 600  # packets that are decoded at most until a picture comes
+MAX_SECONDS = 24 * 3600  # longer durations are not believed
+_TO_FIRST_PICTURE = 600  # packets decoded at most before the first picture
 _TAIL = 64  # packets at the end: more than any codec reorders
-_CUT_S = 1.0  # all streams end so much before the header says: the file is cut off
-# Containers whose header says how long it was when it was whole. Others' durations are estimates, or often
-# wrong (FLV, ASF).
+_CUT_S = 1.0  # if all streams end this much before the header's duration, the file is cut off
+# Containers whose header holds the duration of the whole file. In others it is an estimate, or often wrong
+# (FLV, ASF).
 _TELLING_DURATION = ("mov", "matroska", "avi")
 
 
@@ -74,11 +75,12 @@ def _parts(source: OpenSource, deadline: Deadline) -> list[Part]:
     if not source.can_seek:
         return _read_through(source, demuxer, first, deadline)
     tail = _tail(source, deadline)
-    if tail is None:
+    stop = None if tail is None else tail.extent.stop
+    if tail is None or stop is None:
         with open_source(source.path) as again:
             return _read_through(again, Demuxer(again, deadline), first, deadline)
     seconds = demuxer.video_clock.seconds
-    return [Part(seconds(first), max(seconds(tail.extent.stop), _claimed_s(source, tail)))]
+    return [Part(seconds(first), max(seconds(stop), _claimed_s(source, tail)))]
 
 
 def _first_picture(source: OpenSource, demuxer: Demuxer) -> int:
@@ -92,11 +94,11 @@ def _first_picture(source: OpenSource, demuxer: Demuxer) -> int:
 
 
 def _all_pictures(source: OpenSource, demuxer: Demuxer) -> Pictures:
-    return Pictures(source, demuxer, [], early=0, fit=lambda frame: frame, is_plain=True)
+    return Pictures(source, demuxer, [], early=0, fit=lambda _: np.empty(0), is_plain=True)
 
 
 def _tail(source: OpenSource, deadline: Deadline) -> Demuxer | None:
-    """A demuxer that has read the last packets; None where the container does not lead there."""
+    """A demuxer that has read the last packets; None if seeking does not reach them."""
     index = source.video.index_entries
     try:
         source.container.seek(index[-min(len(index), _TAIL)].timestamp, stream=source.video, any_frame=True)

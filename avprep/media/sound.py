@@ -3,8 +3,7 @@
     native grid   |....|....|....|          round(time * native_rate): every packet placed by its PTS
     clip grid     |..|..|..|..|..|          n / sample_rate: a clip is samples [start, start + N)
 
-Nothing is ever shifted to fill a hole: where the source has no sound there is silence, and its extent
-is counted.
+Nothing is shifted to fill a gap: where the source has no sound there is silence, which `sounding_s` excludes.
 """
 
 from __future__ import annotations
@@ -26,25 +25,25 @@ from av.audio.stream import AudioStream
 
 from avprep.dsp.resample import resample
 from avprep.media.packets import Demuxer
-from avprep.media.source import MAX_CHANNELS, SAMPLE_RATES
+from avprep.media.source import MAX_CHANNELS, SAMPLE_RATES, time_base_of
 from avprep.media.timeline import Clock
 from avprep.spec import ClipSpec
 
 _LOOK_AHEAD = 32  # frames whose PTS together say where the samples are
-_AGREEING = 3  # of those, so many must agree before a PTS is believed against the count
+_AGREEING = 3  # of those, so many must agree before a PTS overrides the count of samples
 _SETTLED_S = Fraction(1, 1000)  # PTS this close (and one tick) agree: they are rounded
 # Packets whose stamps waver while their samples run on: Vorbis by the size of its blocks (a quarter of the
 # largest at most, 2048 samples), Windows Media by the part of a frame that the packet before it holds.
 _WAVERING = frozenset({"vorbis", "wmav1", "wmav2", "wmapro"})
 _WAVERING_S = Fraction(1, 20)
-# Stamps that part from the count of samples steadily, within these bounds, are a clock of another rate.
-_DRIFTING = 8  # so many of the frames looked at must show it
+# Stamps that drift steadily from the count of samples, within these bounds, mean a clock of another rate.
+_DRIFTING = 8  # frames that must show it
 _MOST_DRIFT = 0.25
-_BACKWARD_S = 0.5  # sound that starts again earlier than this is no sound of its time
+_BACKWARD_S = 0.5  # sound that restarts earlier than this is dropped
 # Energy of the mix beside that of its channels: below this they cancel each other out.
 _CANCELLED = 0.01
-# PyAV takes a frame's planes to end at a NULL, which FFmpeg promises up to this many only; beyond, it reads
-# what is not there. A damaged AAC packet is enough to make such a frame.
+# PyAV expects a NULL after a frame's planes, which FFmpeg guarantees up to this many only; beyond, it reads
+# out of bounds. A damaged AAC packet is enough to make such a frame.
 _PLANES = 8
 # Times full scale: damaged float samples reach 1e38, whose spectrum is no number.
 _LOUDEST = 1e3
@@ -59,7 +58,7 @@ class ClipSound:
 
     waveform: np.ndarray  # float32 (samples_before + samples + samples_after,), mono, the spec's rate
     sounding_s: float  # seconds of the clip that the source has sound for; the rest is silence
-    is_cancelled: bool = False  # the channels are each other's opposite, so that their mix is next to nothing
+    is_cancelled: bool = False  # the two channels cancel each other out in the mix
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class Piece:
     rate: int
     place: int
     samples: np.ndarray  # float32 (n,)
-    energy: float = 0.0  # of the channels, in mean, before they were mixed
+    energy: float = 0.0  # mean of the channels' energies, before mixing
 
     @property
     def stop(self) -> int:
@@ -85,7 +84,7 @@ class Sound:
         self._held: deque[Piece] = deque()
         self._stop_s = -math.inf  # where the sound that was held ended
         if audio is not None:
-            clock = Clock(Fraction(audio.time_base), demuxer.video_clock.origin)
+            clock = Clock(time_base_of(audio), demuxer.video_clock.origin)
             wavers = audio.codec_context.name in _WAVERING
             settled_s = _WAVERING_S if wavers else _SETTLED_S + clock.time_base
             self._pieces = mono_pieces(_decoded(audio, demuxer), clock, settled_s)
@@ -101,7 +100,7 @@ class Sound:
         return cut(self._held, start, self._spec)
 
     def _is_past(self, start: int) -> bool:
-        """Whether what is held reaches beyond all that the clip's resampling reads."""
+        """Whether the held samples reach beyond what resampling the clip reads."""
         if not self._held:
             return False
         last = self._held[-1]
@@ -126,33 +125,35 @@ def mono_pieces(frames: Iterator[AudioFrame], clock: Clock, settled_s: Fraction)
     """Decoded frames, mixed to mono and placed.
 
     Containers round PTS (Matroska to 1 ms) and some encoders misplace a single one, so samples run on from
-    where they began until several PTS agree that they are elsewhere: a true gap or overlap. Where the PTS
-    part from the count steadily, the samples' true rate is another one, and they are stretched to it.
+    where they began until several PTS agree on another place: a true gap or overlap. Where the PTS drift
+    steadily from the count, the true sample rate is another one, and the samples are stretched to it.
     """
     pending = deque(islice(frames, _LOOK_AHEAD))
     run: _Run | None = None
     drift: _Drift | None = None
-    carried = 0.0  # of a sample, that stretching has left over
+    carried = 0.0  # fraction of a sample left over by stretching
     while pending:
         frame = pending[0]
         if frame.sample_rate not in SAMPLE_RATES:
             return
         if run is not None and frame.sample_rate != run.rate:
             run = None
-        is_ending = drift is not None and len(pending) < _LOOK_AHEAD  # too few to ask: it goes on as it was
+        is_ending = (
+            drift is not None and len(pending) < _LOOK_AHEAD
+        )  # too few frames to measure: the drift stays as it was
         if run is None or (drift is not None and not is_ending) or run.is_elsewhere(frame.pts):
             drift = _Drift.of(pending, clock, settled_s)
+            origin_s: Fraction | None
             if drift is not None:
-                origin_s = drift.origin_s
-                goes_on = run is not None and abs(run.next_s - origin_s) <= _SETTLED_S / 2
+                goes_on = run is not None and abs(run.next_s - drift.origin_s) <= _SETTLED_S / 2
+                origin_s = None if goes_on else drift.origin_s
             else:
                 counted_s = None if run is None else run.next_s
                 origin_s = _agreed_origin(pending, clock, settled_s, counted_s)
-                goes_on = origin_s is None
-            if not goes_on:
+            if origin_s is not None:
                 run = _Run(origin_s, frame.sample_rate, clock, settled_s)
         if run is None:
-            return  # no stamp at all: nothing can be placed
+            return  # no PTS at all: nothing can be placed
         samples, energy = _to_mono(frame)
         if drift is not None:
             length = len(samples) * drift.factor + carried
@@ -165,14 +166,14 @@ def mono_pieces(frames: Iterator[AudioFrame], clock: Clock, settled_s: Fraction)
 
 @dataclass(frozen=True)
 class _Drift:
-    """Stamps that say steadily that samples last longer or shorter than the rate says."""
+    """A steady drift: by their PTS, samples last longer or shorter than the sample rate says."""
 
     origin_s: Fraction  # of the first frame's first sample, seconds of the source's time
     factor: float  # true seconds per second of samples
 
     @classmethod
     def of(cls, pending: Sequence[AudioFrame], clock: Clock, settled_s: Fraction) -> _Drift | None:
-        """None where the stamps agree with the count, or part from it in leaps."""
+        """None if the PTS agree with the count, or differ from it in jumps."""
         counts, times = [], []
         count = 0
         for frame in pending:
@@ -201,7 +202,7 @@ def _stretched(samples: np.ndarray, length: int) -> np.ndarray:
 class _Run:
     """Samples that follow one another from `origin_s` on, seconds of the source's time.
 
-    Asked once a frame, so in integers: all its times are multiples of one unit that the clock's ticks, the
+    Called once per frame, so in integers: all its times are multiples of one unit that the clock's ticks, the
     samples and the origin have in common.
     """
 
@@ -223,7 +224,7 @@ class _Run:
         return pts is not None and abs(pts * self._tick - self._next) > self._settled
 
     def take(self, count: int) -> int:
-        """The place of the next sample; `count` samples are now behind."""
+        """The place of the next sample; advances by `count` samples."""
         place = self._place
         self._place += count
         self._next += count * self._sample
@@ -267,10 +268,10 @@ def _to_mono(frame: AudioFrame) -> tuple[np.ndarray, float]:
         frame = packed.resample(frame)[0]
     weights = _mono_weights(names)
     if frame.format.name == "fltp":  # what most codecs decode to: a third of the time of a copy
-        planes = [np.frombuffer(plane, np.float32, frame.samples) for plane in frame.planes]
+        planes = [np.frombuffer(memoryview(plane), np.float32, frame.samples) for plane in frame.planes]
         mixed = sum(weight * plane for weight, plane in zip(weights, planes, strict=True))
         return mixed, _energy(planes)
-    data = frame.to_ndarray()
+    data: np.ndarray = frame.to_ndarray()
     if not frame.format.is_planar:
         data = data.reshape(-1, len(weights)).T
     if data.dtype.kind in "iu":
@@ -281,8 +282,8 @@ def _to_mono(frame: AudioFrame) -> tuple[np.ndarray, float]:
     return (data[0] if len(weights) == 1 else weights @ data), _energy(data)
 
 
-def _energy(channels: Sequence[np.ndarray]) -> float:
-    """The mean of two channels' energies; 0 for any other number, whose mix is never judged."""
+def _energy(channels: Sequence[np.ndarray] | np.ndarray) -> float:
+    """The mean of two channels' energies; 0 for any other number, which is not tested for cancelling."""
     return sum(float(np.dot(c, c)) for c in channels) / 2 if len(channels) == 2 else 0.0
 
 
@@ -296,7 +297,7 @@ def _mono_weights(channels: tuple[str, ...]) -> np.ndarray:
 
 
 def cut(held: Sequence[Piece], start: int, spec: ClipSpec) -> ClipSound:
-    """The clip's samples out of pieces, which may be of several rates: each is resampled on its own."""
+    """The clip's samples from pieces of possibly several rates; each rate is resampled separately."""
     length = spec.samples_before + spec.samples + spec.samples_after
     waveform, sounding_s = np.zeros(length, np.float32), 0.0
     for rate in dict.fromkeys(piece.rate for piece in held):
@@ -308,7 +309,7 @@ def cut(held: Sequence[Piece], start: int, spec: ClipSpec) -> ClipSound:
 
 
 def _is_cancelled(held: Sequence[Piece], start: int, spec: ClipSpec) -> bool:
-    """Whether two channels with sound in them leave next to none in their mix."""
+    """Whether two channels with sound leave almost none in their mix."""
     mixed = energy = 0.0
     begin_s, stop_s = (n / spec.sample_rate for n in (start, start + spec.samples))
     for piece in held:

@@ -1,7 +1,7 @@
 """One media file, opened safely, with the streams that a player would choose.
 
-Media is hostile. FFmpeg is given one local file by the `file:` protocol, a list of containers it may take
-it for (no playlists, no `concat`, nothing that opens other files or addresses), and bounds on pixels.
+Media is hostile. FFmpeg gets one local file by the `file:` protocol, a list of accepted containers (no
+playlists, no `concat`, nothing that opens other files or addresses), and a limit on pixels.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
 
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from avprep.errors import AvprepError
 from avprep.media.timeline import Clock
 from avprep.reasons import MediaError, Reason
+
+_Stream = TypeVar("_Stream", VideoStream, AudioStream)
 
 # FFmpeg's names of the demuxers that read one file and nothing else.
 FORMATS = (
@@ -34,13 +37,13 @@ MAX_CHANNELS = 64
 _DEFINED_LAYOUTS = {7: "6.1", 8: "7.1"}  # by their channels; any other count has channels without names
 _NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]", b"<smil")
-# Containers whose seeks were found to lead where they are asked to, by the index that they bring.
+# Containers whose index was found to make seeks land where they should.
 _SEEKABLE = ("mov", "matroska")
 # Its packets' stamps waver with the block size; only from the first on can they be counted (see `sound`).
 _UNSEEKABLE_AUDIO = ("vorbis",)
 
-# What a hostile file can make FFmpeg or the arithmetic on its numbers raise. Inside `open_source` it is the
-# file's fault, whatever it is: one file must not end a run of weeks.
+# What a hostile file can make FFmpeg, or arithmetic on its numbers, raise. Inside `open_source` all of it is
+# blamed on the file: one file must not end a run of weeks.
 _UNFORESEEN = (
     av.FFmpegError,
     ArithmeticError,
@@ -53,11 +56,11 @@ _UNFORESEEN = (
 
 
 class MediaGone(AvprepError):
-    """The folder of the media is not there any more, or empty: a fault of the machine, not of the sources."""
+    """The media folder is gone or empty: a fault of the machine, not of the sources."""
 
 
 def require_media(root: str) -> None:
-    """Checks, where a source is missing or unreadable, that the whole root is not.
+    """Checks that the root itself is available. Called when a source is missing or unreadable.
 
     Raises:
         MediaGone: `root` is no folder, is empty (a disk that is not mounted), or does not answer.
@@ -84,7 +87,7 @@ class OpenSource:
     video: VideoStream
     audio: AudioStream | None
     video_clock: Clock
-    can_seek: bool  # over a gap; what arrives is checked all the same
+    can_seek: bool  # over a gap; what arrives is checked in any case
 
 
 @contextmanager
@@ -125,7 +128,7 @@ def _check_regular_file(path: str) -> None:
 
 
 def _why_not_media(path: str, error: Exception) -> str:
-    """A sentence for a person, from the file's first bytes and FFmpeg's word."""
+    """The reason in one sentence, from the file's first bytes and FFmpeg's message."""
     try:
         with open(path, "rb") as file:
             head = file.read(4096)
@@ -150,14 +153,14 @@ def _choose_streams(path: str, container: InputContainer) -> OpenSource:
     audio = _partner(container, video)
     for stream in (video, audio):
         if stream is not None:
-            _require_time_base(stream)
+            time_base_of(stream)
             stream.codec_context.thread_count = 1
     _check_pictures(video)
     if audio is not None:
         _own_layout(audio)
         _check_sound(audio)
     video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-    clock = Clock(Fraction(video.time_base), Fraction(container.start_time or 0, av.time_base))
+    clock = Clock(time_base_of(video), Fraction(container.start_time or 0, av.time_base))
     can_seek = _is_indexed(container, video) and (
         audio is None or audio.codec_context.name not in _UNSEEKABLE_AUDIO
     )
@@ -165,8 +168,7 @@ def _choose_streams(path: str, container: InputContainer) -> OpenSource:
 
 
 def _is_indexed(container: InputContainer, video: VideoStream) -> bool:
-    """Whether the container's index leads anywhere in the file: not in fragmented MP4, of which it knows the
-    first fragment alone."""
+    """Whether the container's index covers the whole file, not only the first fragment of an MP4."""
     count = len(video.index_entries)
     is_whole = count == video.frames or not container.format.name.startswith("mov")
     return container.format.name.startswith(_SEEKABLE) and count > 1 and is_whole
@@ -177,20 +179,22 @@ def _partner(container: InputContainer, video: VideoStream) -> AudioStream | Non
     streams = [s for s in container.streams.audio if s.codec_context is not None]
     if container.format.name == "mpegts" and len(streams) > 1:
         related = container.streams.best("audio", related=video)
-        return related if related in streams else _first(streams)
+        return next((s for s in streams if s == related), None) or _first(streams)
     return _first(streams)
 
 
-def _first(streams: Iterable[VideoStream | AudioStream]) -> VideoStream | AudioStream | None:
+def _first(streams: Iterable[_Stream]) -> _Stream | None:
     """The stream a player starts with: the first that is marked default, else the first."""
     streams = list(streams)
     marked = [s for s in streams if s.disposition & Disposition.default]
     return next(iter(marked or streams), None)
 
 
-def _require_time_base(stream: VideoStream | AudioStream) -> None:
+def time_base_of(stream: Stream) -> Fraction:
+    """Seconds per tick of a stream. Raises MediaError(BAD_HEADER) where it has none."""
     if not stream.time_base or stream.time_base <= 0:
         raise MediaError(Reason.BAD_HEADER, f"the {stream.type} stream has no time base")
+    return stream.time_base
 
 
 def _check_pictures(video: VideoStream) -> None:
@@ -203,7 +207,7 @@ def _own_layout(audio: AudioStream) -> None:
     """Replaces a custom channel layout (MOV's for 8-channel PCM) by one that FFmpeg defines.
 
     PyAV 18.1 copies a custom layout without the map that it points to, and frees the map with each copy: the
-    process crashes when the stream is closed. Its setter lets go of the map, which then has one owner.
+    process crashes when the stream is closed. Its setter releases the map, which then has one owner.
     """
     layout = audio.codec_context.layout
     if " channels (" in layout.name:
@@ -214,7 +218,7 @@ def _own_layout(audio: AudioStream) -> None:
 def _check_sound(audio: AudioStream) -> None:
     codec = audio.codec_context
     if codec.sample_rate == 0 and codec.channels == 0:
-        return  # it begins long after the file does: its decoder will know
+        return  # it begins long after the file does: only its decoder will find out
     if codec.sample_rate not in SAMPLE_RATES or not 1 <= codec.channels <= MAX_CHANNELS:
         found = f"{codec.sample_rate} Hz, {codec.channels} channels"
         raise MediaError(Reason.BAD_HEADER, f"sound of {found}")

@@ -21,7 +21,7 @@ from avprep.spec import ClipSpec
 
 @dataclass(frozen=True)
 class Clock:
-    """A stream's clock: `time_base` seconds a tick; `origin` is the container's start in seconds."""
+    """A stream's clock: `time_base` seconds per tick; `origin` is the container's start in seconds."""
 
     time_base: Fraction
     origin: Fraction
@@ -69,7 +69,7 @@ def starts_of_parts(parts: Iterable[Part], *, spec: ClipSpec, stride_samples: in
 
 
 def spread(starts: list[int], limit: int | None) -> list[int]:
-    """At most `limit` of the starts, evenly spread over them rather than the first ones."""
+    """At most `limit` of the starts, evenly spread."""
     if limit is None or len(starts) <= limit:
         return starts
     return [starts[i * len(starts) // limit] for i in range(limit)]
@@ -107,7 +107,7 @@ class Extent:
     @property
     def stop(self) -> int | None:
         """The tick until which the last picture is shown; where it has no duration of its own, as long as
-        the longest of the few before it."""
+        the longest of the few before it is."""
         if not self._stamps:
             return None
         if self._duration_of_last > 0:

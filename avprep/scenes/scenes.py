@@ -78,7 +78,7 @@ def rain(rng: Rng, timeline: Timeline) -> Parts:
     drops, splashes, length, fall = 420, 24, max(2, timeline.size // 18), rng.uniform(1.1, 1.6)
     x, y, depth = rng.uniform(0, 1, drops), rng.uniform(0, 1, drops), rng.uniform(0.5, 1, drops)
     slant, landing = rng.uniform(-0.2, 0.2), rng.uniform((0, 0.84), (1, 0.98), (997, 2))
-    light = 0.55 * min(timeline.size, 256)  # a drop is one pixel wide: the wider that is, the fainter
+    light = 0.55 * min(timeline.size, 256)  # a drop is one pixel wide: the larger the pixel, the fainter
 
     def strength(t: Array | float) -> Array:
         return 0.55 - 0.45 * np.cos(2 * np.pi * (t / period_s + phase))
@@ -93,7 +93,8 @@ def rain(rng: Rng, timeline: Timeline) -> Parts:
         inside = (rows >= 0) & (rows < 0.97)
         canvas[:, (rows[inside] * size).astype(int), (columns[inside] * size).astype(int)] += light
         for n in range(int(splashes * gust)):
-            ellipse(canvas, *landing[(k * splashes + n) % len(landing)], 0.025, 0.008, (215, 225, 240), 0.7)
+            splash_x, splash_y = landing[(k * splashes + n) % len(landing)]
+            ellipse(canvas, splash_x, splash_y, 0.025, 0.008, (215, 225, 240), 0.7)
 
     hue = rng.uniform(0, 1)
     background = gradient(timeline, (25 + 25 * hue, 35, 65 + 20 * hue), (70, 85 + 20 * hue, 110))
@@ -136,7 +137,9 @@ def siren(rng: Rng, timeline: Timeline) -> Parts:
             ellipse(canvas, lamp, 0.44, 0.03, 0.02, WHITE, light)
 
     pitch = low_hz * ratio ** height(timeline.sample_s)
-    sound = sum(tone(n * pitch, timeline.sample_rate) / n for n in (1, 2, 3, 5))
+    sound = np.zeros(timeline.samples)
+    for n in (1, 2, 3, 5):
+        sound += tone(n * pitch, timeline.sample_rate) / n
     kind = "wailing" if wails else "two-tone"
     caption = f"{_a(paintwork)} emergency car with a {kind} siren and flashing lights"
     return Parts(background, draw, sound, peaks_s(timeline, period_s, phase), caption)
@@ -178,7 +181,10 @@ def waves(rng: Rng, timeline: Timeline) -> Parts:
     """Waves that run up a beach: the sound swells with the water and its foam."""
     period_s, phase, tide = rng.uniform(1.6, 2.8), rng.uniform(0, 1), rng.uniform(0.55, 0.62)
     water = rgb(rng.uniform((15, 90, 140), (40, 150, 200)))
-    sand, bends = rgb(rng.uniform((190, 165, 110), (235, 210, 160))), np.float32(rng.uniform(0, 6.28, 3))
+    sand, bends = (
+        rgb(rng.uniform((190, 165, 110), (235, 210, 160))),
+        rng.uniform(0, 6.28, 3).astype(np.float32),
+    )
     centres = (np.arange(timeline.size, dtype=np.float32) + 0.5) / timeline.size
     horizon = round(0.38 * timeline.size)
     x, y = centres[None, :], centres[horizon:, None]  # of the part below the horizon
@@ -296,7 +302,12 @@ def fireworks(rng: Rng, timeline: Timeline) -> Parts:
                 glow(canvas, x, y, 0.35 * powers[b], colour, 1.2 * powers[b] * np.exp(-age / 0.12))
                 reach = 0.36 * powers[b] * pace[b] * (1 - np.exp(-age / 0.25))
                 spark_x, spark_y = x + reach * np.cos(heading[b]), y + reach * np.sin(heading[b])
-                scatter(canvas, spark_x, spark_y + 0.18 * age**2, 1.3 * (1 - age / 1.2) * np.float32(colour))
+                scatter(
+                    canvas,
+                    spark_x,
+                    spark_y + 0.18 * age**2,
+                    1.3 * (1 - age / 1.2) * np.asarray(colour, np.float32),
+                )
 
     s, rate = span(timeline, 1.0), timeline.sample_rate
 

@@ -13,7 +13,8 @@ from functools import cached_property
 import numpy as np
 
 Array = np.ndarray
-Colour = tuple[float, float, float]
+Colour = tuple[float, ...]  # red, green, blue
+Instants = Sequence[float] | Array  # seconds, ascending
 
 WHITE: Colour = (255, 255, 255)
 COLOURS: dict[str, Colour] = {
@@ -26,7 +27,7 @@ COLOURS: dict[str, Colour] = {
     "purple": (155, 80, 220),
     "pink": (240, 115, 180),
 }
-_RMS, _PEAK = 0.12, 0.8  # a waveform's level: the first of the two that it reaches
+_RMS, _PEAK = 0.12, 0.8  # the level of a waveform: whichever limit it reaches first
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Parts:
     background: Array  # (RGB, size, size) float32
     draw: Callable[[Array, int], None]  # paints frame k on a copy of the background
     sound: Array  # (N,), at any level
-    events_s: Sequence[float]  # instants at which something sounds or is loudest, ascending
+    events_s: Instants  # at which something sounds or is loudest, ascending
     caption: str
 
 
@@ -77,7 +78,7 @@ def paint(parts: Parts, timeline: Timeline) -> Array:
 
 def rgb(colour: Colour | Array) -> Array:
     """(3, 1, 1) float32, to add to a canvas or mix with it."""
-    return np.float32(colour)[:, None, None]
+    return np.asarray(colour, np.float32)[:, None, None]
 
 
 def gradient(timeline: Timeline, top: Colour, bottom: Colour) -> Array:
@@ -132,7 +133,8 @@ def scatter(canvas: Array, x: Array, y: Array, colour: Array) -> None:
         (y * size).astype(int)[:, None, None] + dot[:, None], (x * size).astype(int)[:, None, None] + dot
     )
     inside = (rows >= 0) & (rows < size) & (columns >= 0) & (columns < size)
-    np.add.at(canvas, (slice(None), rows[inside], columns[inside]), np.float32(colour)[:, None])
+    for plane, level in zip(canvas, np.asarray(colour, np.float32), strict=True):
+        np.add.at(plane, (rows[inside], columns[inside]), level)
 
 
 def bolt(rng: np.random.Generator) -> Array:
@@ -193,7 +195,7 @@ def tone(frequency_hz: Array, sample_rate: int) -> Array:
     return np.sin(2 * np.pi * np.cumsum(frequency_hz) / sample_rate)
 
 
-def strikes(timeline: Timeline, events_s: Sequence[float], voices: Sequence[Array]) -> Array:
+def strikes(timeline: Timeline, events_s: Instants, voices: Sequence[Array] | Array) -> Array:
     """(N,): voice k begins at event k."""
     track = np.zeros(timeline.samples)
     for t, voice in zip(events_s, voices, strict=True):

@@ -54,7 +54,7 @@ MOTION = Score(
     open=without_weights(motion),
     source="Farneback, Two-frame motion estimation based on polynomial expansion, SCIA 2003",
     modules=("cv2",),
-    extra="scores",
+    extra="tags",
 )
 ONSETS = Score(
     name="onsets",
@@ -72,5 +72,5 @@ AV_ALIGN = Score(
     open=without_weights(av_align),
     source=_ALIGN,
     modules=("cv2",),
-    extra="scores",
+    extra="tags",
 )

@@ -80,7 +80,7 @@ PHASH = Score(
     open=open_phash,
     source="Zauner, Implementation and benchmarking of perceptual image hash functions, 2010; imagehash",
     modules=("imagehash",),
-    extra="scores",
+    extra="tags",
 )
 AUDIO_PRINT = Score(
     name="audio_print",

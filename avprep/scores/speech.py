@@ -48,5 +48,5 @@ SPEECH_SHARE = Score(
     open=open_speech,
     source="Silero Team, Silero VAD, 2021",
     modules=("silero_vad",),
-    extra="speech",
+    extra="tags",
 )

@@ -59,5 +59,5 @@ TEXT_SHARE = Score(
     open=open_text,
     source="PaddleOCR's PP-OCR, by RapidOCR",
     modules=("rapidocr", "onnxruntime"),
-    extra="text",
+    extra="tags",
 )

@@ -1,6 +1,6 @@
 """How frames are stored, on real clips: `python -m tests.bench.bench_codecs MEDIA`.
 
-Prints one row a codec: bytes a clip (frames alone), ms to write and to read one clip on one thread, PSNR
+Prints one row per codec: bytes per clip (frames alone), ms to write and to read one clip on one thread, PSNR
 against raw.
 """
 

@@ -1,6 +1,6 @@
 """What a step of the STDiT costs: `python -m tests.bench.bench_dit`. Needs torch and numpy alone.
 
-On the CPU, in one run and turn by turn: a training step of the small preset against the same architecture
+On the CPU, alternating in one run: a training step of the small preset against the same architecture
 written with nn.MultiheadAttention, and packed against dense. With a CUDA device also the paper preset, in
 bf16, compiled and captured in CUDA graphs: training steps, MFU, sampling (no decoding), peak memory.
 """
@@ -37,7 +37,7 @@ def row(what: str, value: str, ratio: str = "", aim: str = "", met: bool | None 
 
 
 def seconds(cases: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """The median time of each, taken turn by turn, so that a busy machine slows all alike."""
+    """The median time of each, measured in alternation, so that a busy machine slows all alike."""
     taken = {name: [] for name in cases}
     for turn in range(rounds + 2):  # two to warm up
         for name, case in cases.items():

@@ -1,4 +1,4 @@
-"""Hostile media, many: `python -m tests.bench.bench_fuzz MEDIA [COUNT] [SEED]`.
+"""Damaged media in bulk: `python -m tests.bench.bench_fuzz MEDIA [COUNT] [SEED]`.
 
 Every mutant of the real files in MEDIA goes through `avprep clip` twice: alone in a process of its own, for
 its time and memory, and all together in one run with two workers. Prints one table and ends with 1 if a

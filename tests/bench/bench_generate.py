@@ -1,16 +1,16 @@
-"""Is what was generated what was asked for, and in time? On the CPU, no downloads:
+"""Do generated clips match their labels, and sound and picture each other? On the CPU, no downloads:
 
     python -m tests.bench.bench_generate --real CLIPS_DIR --generated SAMPLES_DIR [--generated ...]
 
-CLIPS_DIR is an output of `avprep clip` with one label a clip. SAMPLES_DIR is one of `avmodel sample`:
+CLIPS_DIR is an output of `avprep clip` with one label per clip. SAMPLES_DIR is one of `avmodel sample`:
 KEY.mp4, KEY.wav and samples.json, a list of {"key", "labels"}; several are taken together, as 160 clips alone
-tell AV-Align to no better than 0.01.
+determine AV-Align to no better than 0.01.
 
 Class: small networks learn the labels from real clips (their pictures, their sound, or both; some sources
 are held out), then name the generated clips. All mel stacks are made from waveforms alone, so that real and
 generated sounds come the same way.
-Time: AV-Align of the clips against the same clips with their sounds changed about, among all clips and
-among those of one label. The second asks for more: the sound must fit this picture, not only its class.
+Time: AV-Align of the clips against the same clips with their sounds exchanged, among all clips and among
+those of one label. The second is harder: the sound must fit this picture, not only its class.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Clips:
 
 
 class Classifier(nn.Module):
-    """One convolutional branch a stream, their features beside each other, one linear layer."""
+    """One convolutional branch per stream, concatenated features, one linear layer."""
 
     def __init__(self, channels: dict[str, int], classes: int) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ def report_classes(training: Clips, held: Clips, generated: Clips) -> None:
 
 
 def report_alignment(name: str, clips: Clips, fps: int) -> None:
-    """Two rows: sounds changed about among all clips, and among those of one label."""
+    """Two rows: sounds exchanged among all clips, and among those of one label."""
     for among, groups in (("all clips", [""] * len(clips)), ("its label", clips.labels)):
         rng = np.random.default_rng(0)
         chosen = np.flatnonzero(partners(groups, rng) != np.arange(len(clips)))  # alone: nothing to change

@@ -1,4 +1,4 @@
-"""What it costs to encode one stream beside nothing, as `avmodel sample --given-video` must:
+"""The cost of encoding one stream beside silence or black, as `avmodel sample --given-video` must:
 
     python -m tests.bench.bench_given --clips CLIPS CKPT [CKPT ...]
 

@@ -5,9 +5,9 @@
     train    the MDSA trained on clip shards for some minutes, PSNR on sources held out
     dit      the STDiT's training step (bench_dit), 30 steps of sampling and decoding
 
-DIR/results.json is written after every row. Rows that stand in it are not measured again, so that the same
-command goes on where it was cut off; no row is begun after START_UNTIL_S of a part, and what was not begun is
-said. Needs neither Ray nor PyAV. `--dry-run-cpu` runs all of it with tiny models, to see that it runs.
+DIR/results.json is written after every row. Rows that it holds are not measured again, so the same command
+resumes; no row is begun after START_UNTIL_S of a part, and rows that were not begun are listed.
+Needs neither Ray nor PyAV. `--dry-run-cpu` runs all of it with tiny models, as a test.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def train_options(options: Values, scratch: Path, *, dry: bool) -> TrainOptions:
 
 
 def on_no_gpu(stack: ExitStack) -> None:
-    """What CUDA alone has, stood in for: graphs are not captured, and nothing is compiled."""
+    """Stand-ins for what needs CUDA: no graph is captured and nothing is compiled."""
     stack.enter_context(mock.patch.object(bench_dit, "captured", lambda run: run))
     stack.enter_context(torch.compiler.set_stance("force_eager"))
 

@@ -1,10 +1,10 @@
-"""Latents a second: the trainer's loader against plain webdataset over the same shards, in one process.
+"""Latents per second: the trainer's loader against plain webdataset on the same shards, in one process.
 
     python -m tests.bench.bench_loader [--clips 4096]
 
-Both give batches of 64 float16 latents of the paper's shape with their labels, shuffled; turn by turn, the
-median of the rounds. What the paper's transformer eats at batch 64 on a GPU of 790 TFLOP/s (58.5 TFLOP a
-step, docs/model.md 7) is the last row: 865 a second, a bound that no real step reaches.
+Both give batches of 64 float16 latents of the paper's shape with their labels, shuffled, in alternating
+rounds; the median counts. The last row is what the paper's transformer consumes at batch 64 on a GPU of 790
+TFLOP/s (58.5 TFLOP per step, docs/model.md 7): 865 per second, a bound that no real step reaches.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Does joining the streams pay? The MDSA trained on both streams, on the video alone and on the sound alone:
+"""What joint streams bring: the MDSA trained on both streams, on video alone and on sound alone:
 
     python -m tests.bench.bench_streams --clips CLIPS --out DIR [--steps 400] [--seeds 3]
 
 CLIPS is an output of `avprep clip` that fits the small preset. Trained as `make generate` does: an eighth of
 the steps in stage 1, then the KL term, which keeps the latents off their walls. All runs of a seed see the
 same clips in the same order for the same number of steps; PSNR is of clips whose sources are held out, the
-same for all. A run that stands in DIR is not trained again.
+same for all. A run that is finished in DIR is not trained again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def training(clips: Path, out: Path, *, streams: str, steps: int, seed: int) -> 
 
 
 def told(values: list[float | None]) -> str:
-    """'mean (each)' in dB; nothing for a stream that is not there."""
+    """'mean (each)' in dB; empty for a stream that is absent."""
     found = [value for value in values if value is not None]
     if not found:
         return ""

@@ -39,13 +39,13 @@ from tests.bench.gpu_rows import (
 
 FOREVER = 1_000_000  # steps, of a run that something else ends
 PAPER_PSNR = {"V": 32.19, "A": 37.33}  # dB, on Landscape
-COUNTED_TFLOP = {"step": 24.0, "encode": 2.91}  # a clip, where torch's counter cannot count; to compare with
+COUNTED_TFLOP = {"step": 24.0, "encode": 2.91}  # per clip, where torch's counter cannot count
 
 # --- steps ----------------------------------------------------------------------------------------------
 
 
 class NoClips:
-    """In the place of ClipData, for a trainer that is fed by hand."""
+    """In the place of ClipData, for a trainer that gets its batches directly."""
 
     def split_by_source(self, share: float) -> tuple[NoClips, NoClips]:
         return self, self
@@ -64,7 +64,7 @@ def training(bench: Bench, clips: str, out: Path, **changes: Any) -> MDSATrainin
 
 
 def step_tflop(bench: Bench, stage: int) -> tuple[float, str]:
-    """Of a clip's whole step, losses and their networks in it, nothing computed twice; and who counted."""
+    """TFLOP per clip of a whole step, losses included, no recomputation; and what counted it."""
     config = bench.mdsa
     shape = (config.frames, config.size, config.size)
 

@@ -1,4 +1,4 @@
-"""What the parts of bench_gpu share: the models that are measured, how time is taken, the rows of results."""
+"""What the parts of bench_gpu share: the models, the timing, the rows of results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Values = dict[str, Any]
 
 
 class Refused(click.ClickException):
-    """A sentence and exit code 2."""
+    """A message and exit code 2."""
 
     exit_code = 2
 
@@ -106,7 +106,7 @@ class Results:
         print(f"\n{name}", flush=True)
 
     def measure(self, name: str, run: Callable[[], Values]) -> None:
-        """One row; what it cannot do is a row too, and the rest goes on."""
+        """One row. A failure is a row too, and the other rows follow."""
         measured = {(row["name"], row["device"]) for row in self.rows if "failed" not in row}
         if (name, self._device) in measured:
             print(f"  {name}: stands in {self._path}", flush=True)
