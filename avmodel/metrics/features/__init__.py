@@ -1,0 +1,66 @@
+"""Networks whose features distances are computed on, by name and the path of their weights.
+
+    name         side    rows per clip   width   weights, by path
+    squeezenet   video   T frames          512   SqueezeNet 1.1, torchvision's names: .pth, .safetensors, .npz
+    i3d          video   1                 400   StyleGAN-V's TorchScript file
+    yamnet       audio   1                1024   YAMNet's int8 arrays, .npz
+
+A distance carries the features' name: `FAD-yamnet` and `FD-squeezenet` are not the papers' FAD and FVD. Other
+packages add an extractor by an entry point in the group `avmodel.features`: a callable from a path to an
+`Extractor`. Those of `NOT_SERVED` are known but need such a package.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from avmodel.metrics import MetricError
+from avmodel.metrics.features.base import Clips, Extractor, Published
+from avmodel.metrics.features.i3d import load_i3d
+from avmodel.metrics.features.squeezenet import load_squeezenet
+from avmodel.metrics.features.yamnet import load_yamnet
+
+__all__ = ["NOT_SERVED", "Clips", "Extractor", "extractor_names", "load_extractor"]
+
+GROUP = "avmodel.features"
+_SERVED = {"i3d": load_i3d, "squeezenet": load_squeezenet, "yamnet": load_yamnet}
+# No maintained library runs these from a file. Their checksums are not published where they are released.
+NOT_SERVED = {
+    "audioclip": Published(
+        "AudioCLIP-Full-Training.pt", "https://github.com/AndreyGuzhov/AudioCLIP/releases/tag/v0.1"
+    ),
+    "clap": Published("model.safetensors", "https://huggingface.co/laion/clap-htsat-unfused"),
+    "imagebind": Published(
+        "imagebind_huge.pth", "https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth"
+    ),
+    "vggish": Published("vggish_model.ckpt", "https://storage.googleapis.com/audioset/vggish_model.ckpt"),
+}
+
+
+def extractor_names() -> list[str]:
+    """All that can be loaded, those of other packages included."""
+    return sorted({*_SERVED, *(point.name for point in entry_points(group=GROUP))})
+
+
+def load_extractor(name: str, weights: Path) -> Extractor:
+    """The extractor of this name with its weights, on the CPU.
+
+    Raises:
+        MetricError: an unknown name, or one that no installed package serves; the message says which file
+            it needs and from where.
+        AvprepError: the weights are missing or are not this network's.
+    """
+    if name in _SERVED:
+        return _SERVED[name](weights)
+    found = [point for point in entry_points(group=GROUP) if point.name == name]
+    if len(found) > 1:
+        raise MetricError(f"features {name!r} are given by {len(found)} packages: {found}")
+    if found:
+        return found[0].load()(weights)
+    if name in NOT_SERVED:
+        raise MetricError(
+            f"features {name!r} need {NOT_SERVED[name]} and a package that runs it, with an entry point "
+            f"{name!r} in the group {GROUP}; none is installed"
+        )
+    raise MetricError(f"features are {', '.join(extractor_names())}, not {name!r}")

@@ -1,0 +1,56 @@
+"""What a feature extractor is, and the file that it reads its weights from."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from avmodel.metrics import MetricError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clips:
+    """A batch of clips."""
+
+    frames: np.ndarray  # uint8 (n, T, H, W, RGB)
+    waveform: np.ndarray  # float32 (n, samples), mono
+    fps: float
+    sample_rate: int
+
+
+class Extractor(Protocol):
+    """A network with its weights."""
+
+    name: str  # goes into the name of every number computed on its features
+    side: Literal["video", "audio"]
+    width: int
+    sha256: str  # of the file of weights; stored beside every number
+
+    def __call__(self, clips: Clips) -> np.ndarray:
+        """Features float32 (n, rows, width): one row per clip, or one per frame."""
+        ...
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of weights as its authors release it."""
+
+    file: str
+    source: str
+    sha256: str | None = None  # hex, whole or its first digits; None: not known here
+
+    def __str__(self) -> str:
+        checksum = f"SHA-256 {self.sha256}" if self.sha256 else "checksum not known here"
+        return f"{self.file} from {self.source} ({checksum})"
+
+
+def sha256_of(weights: Path, published: Published) -> str:
+    """The file's SHA-256 in hex. Raises MetricError where there is no file, with where to get it."""
+    if not weights.is_file():
+        raise MetricError(f"no weights at {weights}: they are {published}")
+    with weights.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,47 @@
+"""YAMNet's embeddings of the sound: `FAD-yamnet`, `KAD-yamnet`."""
+
+from __future__ import annotations
+
+from math import gcd
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from avmodel.metrics.features.base import Clips, Published, sha256_of
+from avprep.dsp import yamnet
+from avprep.dsp.resample import resample
+
+PUBLISHED = Published(
+    "yamnet_int8.npz, the arrays of lite-model_yamnet_classification_tflite_1.tflite",
+    "https://github.com/GreenWaves-Technologies/yamnet",
+)
+
+
+class YamnetFeatures:
+    """One row per clip: the mean of the embeddings of its patches. The last patch is completed by silence."""
+
+    name = "yamnet"
+    side: Literal["audio"] = "audio"
+    width = yamnet.EMBEDDING
+
+    def __init__(self, net: yamnet.Yamnet, sha256: str) -> None:
+        self._net, self.sha256 = net, sha256
+
+    @torch.no_grad()
+    def __call__(self, clips: Clips) -> np.ndarray:
+        waveform = clips.waveform
+        if clips.sample_rate != yamnet.SAMPLE_RATE:
+            common = gcd(clips.sample_rate, yamnet.SAMPLE_RATE)
+            up, down = yamnet.SAMPLE_RATE // common, clips.sample_rate // common
+            waveform = np.stack([resample(row, up, down) for row in waveform])
+        # Clip by clip: the convolutions' rounding then does not depend on how clips are batched.
+        rows = [self._net(torch.from_numpy(row))[1].mean(dim=0, keepdim=True) for row in waveform]
+        return torch.stack(rows).numpy()
+
+
+def load_yamnet(weights: Path) -> YamnetFeatures:
+    """Raises MetricError for a missing file, ArgumentError for one of other arrays."""
+    sha256 = sha256_of(weights, PUBLISHED)
+    return YamnetFeatures(yamnet.load_yamnet(weights), sha256)
