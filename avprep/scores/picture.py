@@ -34,7 +34,7 @@ def sharpness(clip: ScoredClip) -> dict[str, Value]:
 
 
 def frozen(clip: ScoredClip) -> dict[str, Value]:
-    """The share of steps from frame to frame in which no block of about 4 x 4 pixels changes.
+    """The share of steps from frame to frame in which no block of about 5 x 5 pixels changes.
 
     1 for a still picture. A source of a lower frame rate than the clip's repeats pictures, too.
     """
