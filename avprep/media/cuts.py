@@ -1,7 +1,8 @@
 """Hard cuts between small pictures that follow one another, and which of them are flashes.
 
 A step between two pictures is a cut where the content changes much, and much more than in the steps around
-it, so that a fast pan is none. The content is compared as `scenedetect.AdaptiveDetector` does.
+it, so that a fast pan is none. A picture that is shown twice has to be left out, or any movement after it
+would stand out. The content is compared as `scenedetect.AdaptiveDetector` does.
 
 A flash changes the picture and takes it back: two cuts, with nearly the same picture before the first and
 after the second, and all of the picture brighter, or all of it darker, between them.
@@ -17,7 +18,6 @@ import numpy as np
 MIN_CHANGE = 15.0  # 8-bit levels, the mean over the picture and its three channels
 MIN_RATIO = 3.0  # to the mean of the steps around
 _AROUND = 2  # steps on either side
-_REPEAT = 0.5  # levels: a smaller change is a repeated picture, which says nothing of the movement
 _SAME = 0.35  # of the change at a flash: more difference between before and after is another shot
 _TINT = 8  # levels by which a part of the picture may go against the flash
 
@@ -29,15 +29,13 @@ def content_changes(pictures: np.ndarray) -> np.ndarray:
 
 def adaptive_cuts(changes: np.ndarray) -> list[int]:
     """The steps that are cuts, of `content_changes` (n - 1,): step i leads to picture i + 1."""
-    steps = np.flatnonzero(changes >= _REPEAT)
-    moving = changes[steps]
     found = []
-    for i in np.flatnonzero(moving >= MIN_CHANGE):
-        around = np.concatenate([moving[max(0, i - _AROUND) : i], moving[i + 1 : i + 1 + _AROUND]])
+    for i in np.flatnonzero(changes >= MIN_CHANGE):
+        around = np.concatenate([changes[max(0, i - _AROUND) : i], changes[i + 1 : i + 1 + _AROUND]])
         # A cut next to another one (a shot of a single picture) is measured against the quieter steps.
         quiet = np.sort(around)[: max(1, len(around) - 1)]
-        if not len(around) or moving[i] >= MIN_RATIO * quiet.mean():
-            found.append(int(steps[i]))
+        if not len(around) or changes[i] >= MIN_RATIO * quiet.mean():
+            found.append(int(i))
     return found
 
 

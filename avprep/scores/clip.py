@@ -16,7 +16,8 @@ from avprep.spec import ClipSpec
 # Fields of a `ClipDataset` item.
 Field = Literal["frames", "mel", "waveform", "json"]
 
-SMALL = 64  # pixels, about: the side of the small pictures
+SMALL = 50  # pixels: the side of the small pictures is this or a little more
+TINY = 16  # pixels: of the small pictures in colour
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +57,13 @@ class ScoredClip:
 
     @cached_property
     def small_grey(self) -> np.ndarray:
-        """uint8 (T, h, w): `grey` by block means, about SMALL pixels high and wide."""
-        factor = max(1, self.spec.size // SMALL)
-        return np.stack([np.asarray(Image.fromarray(picture).reduce(factor)) for picture in self.grey])
+        """uint8 (T, h, w): `grey` by block means, SMALL pixels or a little more high and wide."""
+        return _reduced(self.grey, SMALL)
 
     @cached_property
     def small_frames(self) -> np.ndarray:
-        """uint8 (T, h, w, RGB): the frames by block means, about SMALL / 4 pixels high and wide."""
-        factor = max(1, self.spec.size // (SMALL // 4))
-        return np.stack([np.asarray(Image.fromarray(frame).reduce(factor)) for frame in self.frames])
+        """uint8 (T, h, w, RGB): the frames by block means, TINY pixels or a little more high and wide."""
+        return _reduced(self.frames, TINY)
 
     @cached_property
     def flow_lengths(self) -> np.ndarray:
@@ -83,3 +82,11 @@ class ScoredClip:
     def onsets_s(self) -> np.ndarray:
         """Seconds of the clip, float64 (onsets,): when something begins to sound."""
         return audio_onsets(self.waveform, self.spec.sample_rate)
+
+
+def _reduced(pictures: np.ndarray, side: int) -> np.ndarray:
+    """Means of whole square blocks, as large as leave `side` of them; what is left over at the right and the
+    bottom is cut off."""
+    factor = max(1, min(pictures.shape[1:3]) // side)
+    height, width = (length // factor for length in pictures.shape[1:3])
+    return np.stack([np.asarray(Image.fromarray(p).reduce(factor))[:height, :width] for p in pictures])

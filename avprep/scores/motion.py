@@ -8,10 +8,11 @@ from avprep.scores.clip import ScoredClip
 
 
 def motion(clip: ScoredClip) -> dict[str, Value]:
-    """Mean length of the optical flow (Farneback, on frames of about 64 x 64), and the frames it peaks at.
+    """Mean length of the optical flow (Farneback, on frames of about 50 x 50), and the frames it peaks at.
 
     `motion` counts picture widths per second: 0 for a still picture; 0.1 where all of the picture moves by a
-    tenth of its width in a second. Noise gives below 0.01. Beyond a tenth of the width per frame the flow
+    tenth of its width in a second. Noise gives below 0.01. The flow of a thing that moves before a flat
+    background reaches around it, up to three times its area. Beyond a 15th of the width per frame the flow
     loses track and reads low; over a cut it is arbitrary. None: a clip of one frame.
     """
     lengths = clip.flow_lengths

@@ -7,7 +7,8 @@ import numpy as np
 from avprep.media.bars import bars_of
 from avprep.media.cuts import adaptive_cuts, content_changes, without_flashes
 from avprep.scores.base import Column, Measure, Score, Value, without_weights
-from avprep.scores.clip import ScoredClip
+from avprep.scores.clip import Field, ScoredClip
+from avprep.scores.stored import first_shown
 
 FLASH_S = 0.5  # the longest that a flash lasts; a shorter shot between two like ones may be taken for one
 _STILL = 2  # 8-bit levels: block means of a repeated picture differ by less, after compression
@@ -33,7 +34,7 @@ def sharpness(clip: ScoredClip) -> dict[str, Value]:
 
 
 def frozen(clip: ScoredClip) -> dict[str, Value]:
-    """The share of steps from frame to frame in which no block of about 4 x 4 pixels changes.
+    """The share of steps from frame to frame in which no block of about 5 x 5 pixels changes.
 
     1 for a still picture. A source of a lower frame rate than the clip's repeats pictures, too.
     """
@@ -48,8 +49,9 @@ def cut(clip: ScoredClip) -> dict[str, Value]:
 
     Fades and dissolves take several frames and are not found here.
     """
-    steps = adaptive_cuts(content_changes(clip.small_frames))
-    return {"cut": bool(without_flashes(clip.small_frames, steps, longest=round(FLASH_S * clip.spec.fps)))}
+    pictures = clip.small_frames[first_shown(clip)]
+    steps = adaptive_cuts(content_changes(pictures))
+    return {"cut": bool(without_flashes(pictures, steps, longest=round(FLASH_S * clip.spec.fps)))}
 
 
 def bars(clip: ScoredClip) -> dict[str, Value]:
@@ -58,11 +60,11 @@ def bars(clip: ScoredClip) -> dict[str, Value]:
     return {"bars": float(bars_of(clip.grey).share(height, width))}
 
 
-def _score(column: Column, measure: Measure, source: str) -> Score:
+def _score(column: Column, measure: Measure, source: str, needs: tuple[Field, ...] = ("frames",)) -> Score:
     return Score(
         name=column.name,
         columns=(column,),
-        needs=("frames",),
+        needs=needs,
         cost="array",
         open=without_weights(measure),
         source=source,
@@ -88,6 +90,7 @@ CUT = _score(
     Column(name="cut", kind="bool", unit="", meaning="a hard cut inside of the clip"),
     cut,
     "after PySceneDetect's AdaptiveDetector",
+    needs=("frames", "json"),
 )
 BARS = _score(
     Column(name="bars", kind="float", unit="share", low=0, high=1, meaning="area of black bars"),

@@ -24,13 +24,25 @@ def timing(clip: ScoredClip) -> dict[str, Value]:
     `pictures`: different pictures among the frames, by their PTS. Fewer than the clip's frames: the source
     has a lower frame rate than the clip, there.
     """
-    times = clip.header.get("frame_times_s")
-    if times is not None and not (isinstance(times, list) and all(isinstance(t, int | float) for t in times)):
-        raise ScoreError(f"the clip's header has frame_times_s {times!r}, which are no times")
+    is_known = clip.header.get("frame_times_s") is not None
     return {
         "residual_ms": number_of(clip.header, "residual_ms"),
-        "pictures": None if not times else 1 + sum(a != b for a, b in pairwise(times)),
+        "pictures": len(first_shown(clip)) if is_known else None,
     }
+
+
+def first_shown(clip: ScoredClip) -> list[int]:
+    """The frames that show another picture of the source than the frame before, by their stored PTS.
+
+    All frames, where the header does not hold the times. Raises ScoreError for times not of the spec.
+    """
+    times, frames = clip.header.get("frame_times_s"), clip.spec.frames
+    if times is None:
+        return list(range(frames))
+    is_list = isinstance(times, list) and all(isinstance(t, int | float) for t in times)
+    if not is_list or len(times) != frames:
+        raise ScoreError(f"the clip's header has frame_times_s {times!r}, not the times of {frames} frames")
+    return [0, *(i + 1 for i, (a, b) in enumerate(pairwise(times)) if a != b)]
 
 
 TIMING = Score(
