@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import pytest
 
 from avprep.execution import PoolConfig, RunnerConfig, open_pool, open_runner
@@ -66,19 +63,3 @@ def test_a_fault_of_the_machine_ends_the_run_as_itself(workers):
         with pytest.raises(OSError, match="No space left") as raised:
             list(runner.map(refuse, iter([Job(0, ())]), lambda: False))
     assert type(raised.value) is OSError and raised.value.strerror == "No space left on device"
-
-
-@pytest.mark.timeout(90)
-def test_sigterm_is_the_callers_while_ray_runs(capfd):
-    """Ray has a handler below Python's too, which `signal.getsignal` does not show: hence real signals."""
-    received = []
-    before = signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
-    try:
-        with open_runner(RunnerConfig(workers=1)) as runner:
-            for _ in runner.map(abs, [-1], lambda: False):
-                os.kill(os.getpid(), signal.SIGTERM)
-                os.kill(os.getpid(), signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert received == [signal.SIGTERM] * 2
-    assert "SIGTERM" not in capfd.readouterr().err
