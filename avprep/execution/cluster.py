@@ -11,7 +11,9 @@ import ipaddress
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -96,16 +98,23 @@ def _init(ends: ExitStack, **options: Any) -> None:
 
 @contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """How a run answers SIGTERM is its own, during the block too: ray.init would replace its handler by one
-    that exits with the code 15."""
+    """How a run answers SIGTERM is its own, during the block and after it.
+
+    ray.init replaces the handler twice: in Python, by one that exits with the code 15, and below Python, by
+    one that prints a stack and aborts at the second signal. The first is kept from it; the second goes when
+    the caller's handler is set again.
+    """
     import ray
 
+    handler = signal.getsignal(signal.SIGTERM)
     set_handler = ray._private.utils.set_sigterm_handler
     ray._private.utils.set_sigterm_handler = lambda _handler: None
     try:
         yield
     finally:
         ray._private.utils.set_sigterm_handler = set_handler
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
 
 
 # --- a cluster that is started here ------------------------------------------------------------------------

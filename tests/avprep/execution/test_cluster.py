@@ -192,3 +192,19 @@ def test_a_sigterm_while_ray_starts_ends_the_command_with_143(temporary, clip_ro
     _, messages = run.communicate(timeout=100)
     assert run.returncode == 143, messages
     assert "Traceback" not in messages and not list(temporary.iterdir())
+
+
+@pytest.mark.timeout(120)
+def test_a_sigterm_during_a_run_is_answered_by_the_run_alone(temporary, capfd):
+    """Ray's native handler would write its stack first, and end the process at the second signal."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
+    try:
+        with open_runner(RunnerConfig(workers=1)) as runner:
+            for _ in runner.map(abs, [-1], lambda: False):
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM] * 2
+    assert "SIGTERM received" not in capfd.readouterr().err

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 import pytest
 
 from avprep.execution import PoolConfig, RunnerConfig, open_pool, open_runner
@@ -61,9 +59,7 @@ def refuse(job: Job) -> None:
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_fault_of_the_machine_ends_the_run_as_itself(workers):
-    at_sigterm = signal.getsignal(signal.SIGTERM)
     with open_runner(RunnerConfig(workers=workers)) as runner:
         with pytest.raises(OSError, match="No space left") as raised:
             list(runner.map(refuse, iter([Job(0, ())]), lambda: False))
-        assert signal.getsignal(signal.SIGTERM) is at_sigterm, "Ray took the signal that stops a run"
     assert type(raised.value) is OSError and raised.value.strerror == "No space left on device"

@@ -303,6 +303,45 @@ def test_the_next_batch_is_read_while_one_is_encoded(clips):
     assert run(task(clips, batch_size=1), OpenHooked(before), read).sums.planned == 5
 
 
+def test_a_batch_is_read_while_another_is_written(clips, monkeypatch):
+    third_is_read = threading.Event()
+    plain = ShardWriter.add
+
+    def read(task, _should_stop, _note):
+        for i, clip in enumerate(read_clip_shard(task.source)):
+            if i == 2:
+                third_is_read.set()
+            yield clip
+
+    def add(self, key, members):
+        assert third_is_read.wait(10), "the reader waits for the writer"
+        plain(self, key, members)
+
+    monkeypatch.setattr(ShardWriter, "add", add)
+    assert run(task(clips, batch_size=1), read=read).sums.planned == 5
+
+
+def test_a_writer_that_raises_stops_a_reader_that_waits_for_more_clips(clips, monkeypatch):
+    waits = threading.Event()
+
+    def read(task, should_stop, _note):
+        clips = read_clip_shard(task.source)
+        yield next(clips)
+        yield next(clips)
+        waits.set()
+        while not should_stop():
+            time.sleep(0.01)
+
+    def full(self, key, members):
+        waits.wait(10)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ShardWriter, "add", full)
+    with pytest.raises(OSError, match="No space"):
+        run(task(clips, batch_size=1), read=read)
+    assert not outputs(clips)
+
+
 def test_the_next_batch_is_encoded_while_one_is_written(clips, monkeypatch):
     second_is_encoded = threading.Event()
     plain = ShardWriter.add
