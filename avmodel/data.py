@@ -28,6 +28,8 @@ from avprep.shards.dataset import ClipDataset, LatentDataset, shuffled
 from avprep.shards.index import ShardIndex
 from avprep.shards.latents import EncoderHeader
 
+PREFETCH = 4  # batches that each loader process reads ahead
+
 
 class ClipBatch(NamedTuple):
     """Clips as they are stored."""
@@ -90,9 +92,12 @@ class LatentData(LatentDataset, Dataset):
 
 def layout_of(encoder: EncoderHeader) -> LatentLayout:
     """The layout that latents' header states. Raises ShardError for one that this version does not know."""
-    streams = tuple(dict.fromkeys(plane[0] for plane in encoder.planes))
-    grid, frames = encoder.valid_rows[:2]
-    layout = LatentLayout(channels=encoder.channels, frames=frames, grid=grid, streams=streams)
+    try:
+        streams = tuple(dict.fromkeys(plane[0] for plane in encoder.planes))
+        grid, frames = encoder.valid_rows[:2]
+        layout = LatentLayout(channels=encoder.channels, frames=frames, grid=grid, streams=streams)
+    except (TypeError, ValueError, IndexError) as error:
+        raise ShardError(f"its latents are of a layout that this version does not know: {error}") from error
     stated = (encoder.planes, encoder.valid_rows, encoder.shape)
     if (layout.planes, layout.valid_rows, layout.shape) != stated:
         raise ShardError(f"planes {encoder.planes} of {encoder.valid_rows} rows are none this version knows")
@@ -139,7 +144,7 @@ def step_loader(data: Dataset, steps: Steps, *, workers: int, pin: bool) -> Data
         collate_fn=collate,
         pin_memory=pin,
         persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
         worker_init_fn=_leave_signals_to_the_trainer,
     )
 

@@ -1,0 +1,74 @@
+"""Reading batches in a training run: the loader's shared memory, and what a failed loader raises."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import Tensor
+
+from avmodel.data import PREFETCH
+from avmodel.training.errors import LoaderError, TrainingError
+from avprep.errors import AvprepError
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def check_shared_memory(sample: tuple, *, batch_size: int, batches: int, workers: int) -> None:
+    """Loader processes hand their batches over in /dev/shm, which has 64 MB in a Docker container. If it is
+    too small, they die or hang in the middle of the run, so it is checked before.
+
+    Args:
+        sample: one item of the data set, a tuple of tensors and other things.
+        batches: the most that the run holds at a time, beside those read ahead.
+
+    Raises:
+        TrainingError: /dev/shm has too little room.
+    """
+    if not workers or not SHARED_MEMORY.is_dir():
+        return
+    size = sum(part.numel() * part.element_size() for part in sample if isinstance(part, Tensor))
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # on this machine
+    needed = size * batch_size * (PREFETCH * workers + batches) * ranks
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if needed > free:
+        raise TrainingError(
+            f"loader_workers = {workers}: {SHARED_MEMORY} has {free / 1e6:,.0f} MB free, and the loader "
+            f"needs up to {needed / 1e6:,.0f} MB there at batch size {batch_size}. Use `loader_workers` 0, a "
+            f"smaller `batch_size`, or a container with more shared memory (Docker: shm-size)."
+        )
+
+
+@contextmanager
+def reading(workers: int) -> Iterator[None]:
+    """Around the reading of batches.
+
+    Raises:
+        LoaderError: a shard is damaged, or a loader process has died. Faults of the program stay as they are.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise LoaderError(
+            f"loader_workers = {workers}: a process that reads the data has died ({_first_line(error)}). The "
+            f"steps done so far are saved; run the same command again to resume."
+        ) from error
+    except (AvprepError, OSError) as error:
+        raise LoaderError(f"the data cannot be read: {_last_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(". ")
+
+
+def _last_line(error: Exception) -> str:
+    """The message alone: what a loader process raises comes with its traceback before it."""
+    text = str(error)
+    if not text.startswith("Caught "):
+        return text
+    return text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
