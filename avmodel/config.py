@@ -191,10 +191,10 @@ _MDSA_RANGES = {
     "size":            (1, 4096),
     "patch":           (1, 4096),
     "dim":             (8, 8192),
-    "depth":           (1, 256),
+    "depth":           (1, 64),
     "heads":           (1, 256),
     "head_dim":        (4, 1024),
-    "projector_depth": (1, 64),
+    "projector_depth": (1, 32),
     "block":           (1, 1024),
     "latent_channels": (1, 256),
     "scales":          (1, 1024),
@@ -203,7 +203,7 @@ _STDIT_RANGES = {
     "patch":          (1, 1024),
     "hidden":         (4, 16384),
     "heads":          (1, 256),
-    "depth":          (1, 512),
+    "depth":          (1, 128),
     "caption_dim":    (1, 16384),
     "caption_tokens": (1, 4096),
     "classes":        (0, 1_000_000),
@@ -221,8 +221,9 @@ def _check_fields(config: MDSAConfig | STDiTConfig, ranges: dict[str, tuple[int,
         if field.name not in ranges:
             continue
         low, high = ranges[field.name]
-        items = value if field.type.startswith("tuple") and isinstance(value, tuple) else (value,)
-        if not 0 < len(items) <= _LONGEST or any(type(n) is not int or not low <= n <= high for n in items):
+        items = value if field.type.startswith("tuple") else (value,)
+        is_sized = isinstance(items, tuple) and 0 < len(items) <= _LONGEST
+        if not is_sized or any(type(n) is not int or not low <= n <= high for n in items):
             raise ConfigError(f"{field.name} must be whole, from {low} to {high}, not {str(value)[:40]}")
 
 

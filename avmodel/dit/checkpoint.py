@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from avmodel.config import ConfigError, STDiTConfig
@@ -61,10 +62,10 @@ def load_dit(path: Path, captions_file: Path | None) -> TrainedDiT:
         model = build_model(lambda: STDiT(config, layout), weights, path)
     except (ConfigError, ShardError, SpecError) as error:
         raise CheckpointError(f"{path} is not of this version: {error}") from error
-    return TrainedDiT(model.eval(), header, _texts_of(payload, path, captions_file))
+    return TrainedDiT(model.eval(), header, _texts_of(payload, config, path, captions_file))
 
 
-def _texts_of(payload: dict[str, Any], path: Path, captions_file: Path | None) -> Texts:
+def _texts_of(payload: dict[str, Any], config: STDiTConfig, path: Path, captions_file: Path | None) -> Texts:
     texts = entry(payload, "texts", dict, path)
     if "labels" in texts:
         if captions_file is not None:
@@ -72,16 +73,30 @@ def _texts_of(payload: dict[str, Any], path: Path, captions_file: Path | None) -
         counts = entry(texts, "labels", dict, path)
         if not all(isinstance(name, str) and type(n) is int and n >= 0 for name, n in counts.items()):
             raise CheckpointError(f"{path}: its labels are not names with numbers of clips")
+        if len(counts) > config.classes:
+            raise CheckpointError(f"{path}: it has {len(counts)} labels and a table of {config.classes}")
         return LabelTexts(counts)
     shape = entry(texts, "embeddings", dict, path)
     width, tokens = entry(shape, "width", int, path), entry(shape, "tokens", int, path)
+    if (width, tokens) != (config.caption_dim, config.caption_tokens):
+        raise CheckpointError(f"{path}: its embeddings are not those of its config")
+    return CaptionTexts(_table_of(captions_file, width, path), width, tokens)
+
+
+def _table_of(captions_file: Path | None, width: int, path: Path) -> dict[str, np.ndarray]:
+    """Raises TextError for a file that is missing, damaged or of another width."""
     table = read_caption_table(captions_file) if captions_file else None
     if table is None:
         raise TextError(
             f"{path} reads caption embeddings: `captions_file` must name the captions.safetensors beside "
             f"the latents"
         )
-    return CaptionTexts(table, width, tokens)
+    found = next(iter(table.values())).shape[1]
+    if found != width:
+        raise TextError(
+            f"captions_file = {captions_file}: its embeddings have {found} values, and {path} reads {width}"
+        )
+    return table
 
 
 def check_made_by(latents: EncoderHeader, mdsa: EncoderHeader, ckpt: str, what: str) -> None:
