@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,8 +53,8 @@ def reading(workers: int) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: what it had sent is gone too
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         raise LoaderError(
             f"loader_workers = {workers}: a process that reads the data has died ({_first_line(error)}). The "
@@ -62,8 +64,18 @@ def reading(workers: int) -> Iterator[None]:
         raise LoaderError(f"the data cannot be read: {_last_line(error)}") from error
 
 
+def leave_dead_processes_to_the_next_read() -> None:
+    """Removes the signal handler that PyTorch installed with the loader.
+
+    It raises as soon as a loader process dies, in the middle of whatever runs: an optimizer step, for
+    example, whose state could not be saved then. Without it, the next read finds the dead process.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(". ")
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
 
 
 def _last_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from avmodel.data import Steps, step_loader
 from avmodel.training.checkpoints import entry, load_checkpoint, save_checkpoint
-from avmodel.training.loader import check_shared_memory, reading
+from avmodel.training.loader import check_shared_memory, leave_dead_processes_to_the_next_read, reading
 from avmodel.training.log import RunLog
 from avmodel.training.loop import NonFiniteGuard, Schedule, run_steps
 from avmodel.training.machine import DistributedContext, open_distributed, stop_on_signal
@@ -110,6 +110,7 @@ class Trainer(ABC):
         with reading(self.options.loader_workers):
             if self._batches is None:
                 self._batches = self._read()
+                leave_dead_processes_to_the_next_read()
             return [next(self._batches) for _ in range(self._batches_per_step)]
 
     def _read(self) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from avmodel.data import PREFETCH, ClipBatch, Steps, step_loader
 from avmodel.training import loader as module
 from avmodel.training.errors import LoaderError, TrainingError
-from avmodel.training.loader import check_shared_memory, reading
+from avmodel.training.loader import check_shared_memory, leave_dead_processes_to_the_next_read, reading
 from avprep.shards.store import ShardError
 
 Usage = namedtuple("Usage", "total used free")
@@ -117,3 +117,17 @@ def test_a_damaged_or_vanished_shard_is_one_line(workers, action, message):
 def test_a_fault_of_the_program_stays_one(workers):
     with pytest.raises(KeyError):
         read_all(fault, workers)
+
+
+@pytest.mark.timeout(60)
+def test_a_reader_that_dies_does_not_interrupt_what_runs():
+    """Its death is seen at the next read, and not in the middle of a step."""
+    batches = iter(step_loader(Data(-1, die), Steps(100, 4, seed=0), workers=1, pin=False))
+    leave_dead_processes_to_the_next_read()
+    next(batches)
+    [reader] = batches._workers
+    reader.kill()
+    reader.join()
+    assert sum(range(100_000)) == 4_999_950_000  # a step
+    with pytest.raises(LoaderError, match="a process that reads the data has died"), reading(1):
+        list(islice(batches, 30))
