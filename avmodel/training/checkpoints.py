@@ -54,7 +54,7 @@ def load_checkpoint(path: str | Path, kind: str) -> dict[str, Any]:
     path = Path(path)
     size = _check_archive(path)
     try:
-        # Mapped, not read: a record that claims more bytes than it has cannot be read beyond the file.
+        # Mapped, not read: nothing takes memory before the tensors are checked.
         payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged file makes torch.load raise any of a dozen kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -376,7 +376,7 @@ def test_clips_of_other_sources_are_another_training(tmp_path):
     spec = json.loads((made / "spec.json").read_text())
     (made / "spec.json").write_text(json.dumps(spec | {"fingerprint": "made-0-4-3"}))
     with pytest.raises(TrainingError, match="begun with clips.keys = "):
-        train_mdsa(config(made, tmp_path / "out", stage1_steps=2, stage2_steps=0))
+        train_mdsa(config(made, tmp_path / "out", stage1_steps=1, stage2_steps=0))
 
 
 def test_sources_whose_content_changed_are_another_training(tmp_path):
@@ -388,7 +388,7 @@ def test_sources_whose_content_changed_are_another_training(tmp_path):
     spec = json.loads((made / "spec.json").read_text())
     (made / "spec.json").write_text(json.dumps(spec | {"fingerprint": "made-0-4-3"}))
     with pytest.raises(TrainingError, match="begun with clips.shards = "):
-        train_mdsa(config(made, tmp_path / "out", stage1_steps=2, stage2_steps=0))
+        train_mdsa(config(made, tmp_path / "out", stage1_steps=1, stage2_steps=0))
 
 
 def test_clips_may_move_between_two_runs(clips, tmp_path):

@@ -4,8 +4,6 @@ import errno
 import io
 import resource
 import signal
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -143,10 +141,12 @@ def test_containers_that_hold_themselves_end(tmp_path, make):
     assert load_checkpoint(tmp_path / "x.pt", "x")["kind"] == "x"
 
 
-def rewritten(path: Path, compression: int, **records: bytes) -> None:
-    """The archive with some records replaced, by the end of their name."""
+def rewritten(path: Path, compression: int, first: bytes = b"", **records: bytes) -> None:
+    """The archive with some records replaced, by the end of their name, and an unused one before them."""
     data = io.BytesIO(path.read_bytes())
     with zipfile.ZipFile(data) as before, zipfile.ZipFile(path, "w", compression) as after:
+        folder = before.infolist()[0].filename.split("/")[0]
+        after.writestr(f"{folder}/unused", first)
         for info in before.infolist():
             name = info.filename.rsplit("/", 1)[-1]
             after.writestr(info.filename, records.get(name, before.read(info)))
@@ -165,28 +165,14 @@ def test_compressed_records_and_the_old_format_are_refused(tmp_path):
         load_checkpoint(path, "x")
 
 
-_SHORT_RECORD = """
-import resource, sys
-from avmodel.training.checkpoints import load_checkpoint
-from avmodel.training.errors import CheckpointError
-resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
-try:
-    load_checkpoint(sys.argv[1], "x")["a"].sum()
-except CheckpointError as error:
-    print("refused")
-"""
-
-
 @pytest.mark.timeout(60)
 def test_a_record_shorter_than_its_tensor_is_not_read_beyond_the_file(tmp_path):
+    """The file is large enough for the tensor; the record, at its end, is not."""
     path = tmp_path / "x.pt"
-    torch.save({"kind": "x", "a": torch.zeros(50_000_000)}, path)
-    rewritten(path, zipfile.ZIP_STORED, **{"0": b"short"})
-    assert path.stat().st_size < 100_000
-    done = subprocess.run(
-        [sys.executable, "-c", _SHORT_RECORD, path], cwd=TOP, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
+    torch.save({"kind": "x", "a": torch.zeros(1_000_000)}, path)
+    rewritten(path, zipfile.ZIP_STORED, bytes(8_000_000), **{"0": b"short"})
+    with pytest.raises(CheckpointError, match="cut off or no checkpoint"):
+        load_checkpoint(path, "x")
 
 
 # --- entries, weights, optimizers ---
