@@ -23,10 +23,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from avmodel.latents import LatentLayout
 from avprep.dsp.mel import stack_to_frames
 from avprep.media.mux import decode_frames
-from avprep.shards.clips import ShardError
 from avprep.shards.dataset import ClipDataset, LatentDataset, shuffled
 from avprep.shards.index import ShardIndex
+from avprep.shards.integrity import OnDamage
 from avprep.shards.latents import EncoderHeader
+from avprep.shards.layout import ShardError
 
 PREFETCH = 4  # batches that each loader process reads ahead
 
@@ -45,8 +46,12 @@ class ClipData(ClipDataset, Dataset):
         ShardError: not such an output, or nothing finished in it.
     """
 
-    def __init__(self, folder: str | Path, index: ShardIndex | None = None) -> None:
-        super().__init__(folder, fields=("frames", "mel"), decode_h264=decode_frames, index=index)
+    def __init__(
+        self, folder: str | Path, index: ShardIndex | None = None, *, on_damage: OnDamage = "end"
+    ) -> None:
+        super().__init__(
+            folder, fields=("frames", "mel"), decode_h264=decode_frames, index=index, on_damage=on_damage
+        )
         self.folder = str(folder)
 
     def __getitem__(self, position: int) -> ClipBatch:
@@ -79,8 +84,8 @@ class LatentData(LatentDataset, Dataset):
         ShardError: not such an output, or nothing finished in it.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: str | Path, *, on_damage: OnDamage = "end") -> None:
+        super().__init__(folder, on_damage=on_damage)
         self.folder = str(folder)
         self.layout = layout_of(self.encoder)
 
@@ -114,6 +119,10 @@ class Steps(Sampler[list[int]]):
             raise ShardError("no clip to train on")
         self._clips, self._batch, self._seed, self._first = clips, batch, seed, first
         self._rank, self._world = rank, world
+
+    def share_of(self, count: int) -> range:
+        """This rank's share of `count` tasks, each of which one rank does."""
+        return range(self._rank, count, self._world)
 
     def __iter__(self) -> Iterator[list[int]]:
         epoch, order = -1, np.empty(0, np.int64)

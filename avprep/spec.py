@@ -116,6 +116,8 @@ class ClipSpec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ClipSpec:
         """The spec of a header. Raises SpecError for a field that is unknown or missing."""
+        if not isinstance(values, dict):
+            raise SpecError(f"a spec is an object of numbers, not {values!r:.80}")
         names = {field.name for field in dataclasses.fields(cls)}
         if set(values) != names:
             raise SpecError(f"a spec has the fields {sorted(names)}; this one has {sorted(values)}")

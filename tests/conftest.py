@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from avprep.execution.runner import RunnerConfig
+from avprep.execution import RunnerConfig
 from tests.avprep.media.flash_click import write_flash_click
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
-from avprep.shards.clips import Members, ShardWriter, clip_key, pack_clip
-from avprep.shards.ledger import LedgerRow, ShardRecord, write_ledger
-from avprep.shards.plan import PlanRow, write_plan
+from avprep.shards.clips import clip_key, pack_clip
+from avprep.shards.layout import CLIPS, clips_header
+from avprep.shards.plan import PlanRow
 from avprep.shards.store import open_store
+from avprep.shards.tar import Members
+from avprep.shards.writer import OutputWriter
 from avprep.spec import ClipSpec
 
 TINY = ClipSpec(frames=4, size=16, n_mels=16, n_fft=256)
@@ -27,32 +28,20 @@ def write_clips(
 ) -> Path:
     """An output of raw clips: moving gradients whose colour and pitch go together, to be learnt."""
     out.mkdir(parents=True, exist_ok=True)
-    store, rng = open_store(out), np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
+    header = clips_header(spec=spec.to_dict(), options={}, dataset={"name": "made", "split": None})
     fingerprint = f"made-{seed}-{sources}-{clips_each}"
-    header = {"format": 1, "spec": spec.to_dict(), "options": {}, "dataset": {"name": "made", "split": None}}
-    with store.write("spec.json") as file:
-        file.write(json.dumps(header | {"fingerprint": fingerprint, "root": "."}).encode())
+    writer = OutputWriter(open_store(out), CLIPS, header, fingerprint=fingerprint, root=".")
     planned = sorted(
         (clip_key(f"source {s}", n * spec.samples), f"source {s}", n * spec.samples)
         for s in range(sources)
         for n in range(clips_each)
     )
     shards = [planned[i : i + shard_size] for i in range(0, len(planned), shard_size)]
-    write_plan(store, ([_plan_row(i, clip) for clip in shard] for i, shard in enumerate(shards)))
+    writer.plan([_plan_row(i, clip) for clip in shard] for i, shard in enumerate(shards))
     for i, shard in enumerate(shards):
-        name = f"shards/clips-{i:06d}.tar"
-        with store.write(name) as file:
-            writer = ShardWriter(file)
-            for key, source, start in shard:
-                writer.add(key, _members(source, start, spec, rng))
-            digest = writer.close()
-        rows = [
-            LedgerRow(
-                key=k, shard=i, source=s, start_s=n / spec.sample_rate, status="written", residual_ms=0.0
-            )
-            for k, s, n in shard
-        ]
-        write_ledger(store, i, rows, ShardRecord(name, digest, writer.size, fingerprint))
+        members = (_members(source, start, spec, rng) for _, source, start in shard)
+        writer.shard(i, members, sample_rate=spec.sample_rate)
     return out
 
 

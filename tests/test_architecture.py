@@ -21,8 +21,9 @@ FLOORS = {
     "avprep.scenes": ("avprep.spec", "avprep.reasons", "avprep.media"),
     "avprep.datasets": (),
     "avprep.shards": ("avprep.spec", "avprep.reasons"),
+    "avprep.scores": ("avprep.spec", "avprep.dsp", "avprep.media"),
     "avprep.stages": ("avprep.spec", "avprep.reasons", "avprep.dsp", "avprep.media", "avprep.shards"),
-    "avprep.execution": (),
+    "avprep.execution": ("avprep.reasons",),
     "avprep.jobs": (
         "avprep.spec",
         "avprep.reasons",

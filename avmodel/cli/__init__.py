@@ -42,7 +42,7 @@ REFUSALS = frozenset(
         "avmodel.training.errors.CheckpointError",
         "avmodel.training.errors.TrainingError",
         "avprep.media.mux.MuxError",
-        "avprep.shards.store.ShardError",
+        "avprep.shards.layout.ShardError",
     }
 )
 

@@ -9,6 +9,7 @@ import click
 
 from avmodel.cli.options import device_option, option
 from avmodel.training.options import TrainingEnd
+from avprep.shards.integrity import ON_DAMAGE
 
 POSITIVE = click.FloatRange(0, min_open=True)
 SHARE = click.FloatRange(0, 1, max_open=True)
@@ -23,6 +24,12 @@ def training_options(config: type, *, batch_help: str) -> Callable:
         option(config, "clip_grad", type=POSITIVE, help="Largest gradient norm."),
         option(config, "seed", type=int),
         option(config, "loader_workers", type=click.IntRange(0), help="Processes that read."),
+        option(
+            config,
+            "on_damage",
+            type=click.Choice(ON_DAMAGE),
+            help="A damaged shard ends the run, or is left out: then all shards are read first.",
+        ),
         option(config, "checkpoint_every", type=click.IntRange(1), help="Steps."),
         option(config, "eval_every", type=click.IntRange(1), help="Steps."),
         option(config, "compile", "--compile/--no-compile", help="On a GPU."),

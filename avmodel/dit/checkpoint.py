@@ -15,9 +15,8 @@ from avmodel.dit.model import STDiT
 from avmodel.dit.text import CaptionTexts, LabelTexts, TextError, Texts, read_caption_table
 from avmodel.training.checkpoints import build_model, entry, load_checkpoint
 from avmodel.training.errors import CheckpointError
-from avprep.shards.latents import KIND as LATENTS_KIND
 from avprep.shards.latents import EncoderHeader
-from avprep.shards.store import ShardError
+from avprep.shards.layout import LATENTS, ShardError
 from avprep.spec import SpecError
 
 KIND = "dit"
@@ -37,7 +36,7 @@ def dit_payload(
     return {
         "kind": KIND,
         "config": config.to_dict(),
-        "latents": {"kind": LATENTS_KIND} | latents.to_dict(),
+        "latents": {"kind": LATENTS} | latents.to_dict(),
         "texts": texts.to_dict(),
         "step": step,
         "weights": {name: tensor.cpu() for name, tensor in weights.items()},

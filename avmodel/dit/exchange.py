@@ -17,11 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from avprep.shards.layout import HEADER_FILE, LEDGER_FOLDER, PLAN_FILE, SHARDS_FOLDER, STATS_FILE
+
 NEW, READY, MOVING = ".new", ".ready", ".moving"
 REQUEST_FILE = "request.json"
 CLIP_FILE = re.compile(r"[0-9a-f]{16}_\d{11}\.(mp4|wav)")
-_FOLDERS = ("ledger", "shards")  # ledgers first: without them no shard counts as finished
-_FILES = ("spec.json", "plan.parquet", "stats.json", "samples.json", "sheet.png", REQUEST_FILE)
+_FOLDERS = (LEDGER_FOLDER, SHARDS_FOLDER)  # ledgers first: without them no shard counts as finished
+_FILES = (HEADER_FILE, PLAN_FILE, STATS_FILE, "samples.json", "sheet.png", REQUEST_FILE)
 
 
 @contextmanager
@@ -60,7 +62,7 @@ def earlier_files(out: Path) -> list[Path]:
 def _move_all(moving: Path, out: Path) -> None:
     """Ledgers last: where they are, everything is."""
     files = [path for path in moving.rglob("*") if path.is_file()]
-    for path in sorted(files, key=lambda path: (path.parent.name == "ledger", path)):
+    for path in sorted(files, key=lambda path: (path.parent.name == LEDGER_FOLDER, path)):
         target = out / path.relative_to(moving)
         target.parent.mkdir(exist_ok=True)
         os.replace(path, target)

@@ -9,7 +9,6 @@ In OUT: KEY.mp4, KEY.wav, sheet.png (frames over spectrograms), samples.json (ke
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -38,17 +37,16 @@ from avmodel.training.machine import DistributedContext, choose_device
 from avmodel.training.source import file_identity
 from avprep.dsp.griffin_lim import invert
 from avprep.media.mux import write_mp4
-from avprep.shards.clips import ShardError, ShardWriter, clip_key
-from avprep.shards.latents import KIND as LATENTS_KIND
-from avprep.shards.latents import SUMS_ENTRY, EncoderHeader, LatentSums, pack_clip_latents
-from avprep.shards.ledger import LedgerRow, ShardRecord, write_ledger
+from avprep.shards.clips import clip_key
+from avprep.shards.latents import EncoderHeader, LatentPacker
+from avprep.shards.layout import HEADER_FILE, LATENTS, ShardError, kind_of, ledger_name, read_header
 from avprep.shards.lock import lock
-from avprep.shards.plan import PlanRow, write_plan
+from avprep.shards.plan import PlanRow
 from avprep.shards.store import open_store
-from avprep.shards.verify import kind_of, read_header
+from avprep.shards.writer import OutputWriter
 
 ON_SHEET = 16  # clips
-_LEDGER = "ledger/000000.parquet"
+_LEDGER = ledger_name(0)
 _FINGERPRINT = "sample-"  # how the fingerprint of this module's outputs begins
 
 
@@ -171,7 +169,7 @@ def _request(options: SampleOptions, trained: TrainedDiT, codec: Codec) -> dict[
 def _check_folder(out: Path) -> None:
     """Raises ShardError if `out` holds another command's output."""
     store = open_store(out)
-    if not store.exists("spec.json"):
+    if not store.exists(HEADER_FILE):
         return
     header = read_header(store)
     if not str(header.get("fingerprint", "")).startswith(_FINGERPRINT):
@@ -271,59 +269,31 @@ def _decode(
 
 def write_latents(made: list[MadeLatent], header: EncoderHeader, options: SampleOptions) -> None:
     """The latents as an output of one shard, like those of `avprep encode`."""
-    store, spec = open_store(options.out), header.spec
-    made = sorted(made, key=lambda one: one.key)
-    fingerprint = f"{_FINGERPRINT}{options.seed}-{header.weights[:16]}"
-    seconds = float(spec.seconds)
-    texts = {
-        one.key: {
-            "labels": list(one.labels),
-            "caption": one.caption,
-            "source": "sample",
-            "start_s": 0.0,
-            "stop_s": seconds,
-            "has_audio": True,
-        }
-        for one in made
-    }
-    with store.write("spec.json") as file:
-        entries = {
-            "format": 1,
-            "kind": LATENTS_KIND,
-            "options": {"packed": False, "posterior": False},
-            "fingerprint": fingerprint,
-            "root": ".",
-        }
-        file.write(json.dumps(header.to_dict() | entries, indent=2, sort_keys=True).encode())
-    write_plan(
-        store,
-        [
-            [
-                PlanRow(
-                    key=one.key, shard=0, source="sample", start=0, labels=one.labels, caption=one.caption
-                )
-                for one in made
-            ]
-        ],
+    spec, made = header.spec, sorted(made, key=lambda one: one.key)
+    writer = OutputWriter(
+        open_store(options.out),
+        LATENTS,
+        header.output_header(packed=False, posterior=False),
+        fingerprint=f"{_FINGERPRINT}{options.seed}-{header.weights[:16]}",
+        root=".",
     )
-    name, sums = "shards/latents-000000.tar", LatentSums()
-    with store.write(name) as file:
-        writer = ShardWriter(file)
-        for one in made:
-            sums.add(one.latent, list(one.labels), header)
-            writer.add(
-                one.key,
-                pack_clip_latents(
-                    clip=texts[one.key], latent=one.latent, logvar=None, header=header, packed=False
-                ),
-            )
-        digest = writer.close()
     rows = [
-        LedgerRow(key=one.key, shard=0, source="sample", start_s=0.0, status="written", residual_ms=0.0)
+        PlanRow(key=one.key, shard=0, source="sample", start=0, labels=one.labels, caption=one.caption)
         for one in made
     ]
-    extra = {SUMS_ENTRY: sums.to_json()}
-    write_ledger(store, 0, rows, ShardRecord(name, digest, writer.size, fingerprint, extra))
-    counts = Counter(label for one in made for label in one.labels)
-    with store.write("stats.json") as file:
-        file.write(json.dumps({"latents": sums.statistics(header), "labels": counts}).encode())
+    writer.plan([rows])
+    pack = LatentPacker(header, packed=False)
+    clips = (pack(_clip_header(one, float(spec.seconds)), one.latent) for one in made)
+    writer.shard(0, clips, sample_rate=spec.sample_rate, entries=pack.ledger_entries)
+    writer.stats({"latents": pack.sums.statistics(header), "labels": pack.sums.labels})
+
+
+def _clip_header(made: MadeLatent, seconds: float) -> dict[str, Any]:
+    return {
+        "labels": list(made.labels),
+        "caption": made.caption,
+        "source": "sample",
+        "start_s": 0.0,
+        "stop_s": seconds,
+        "has_audio": True,
+    }

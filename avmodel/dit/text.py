@@ -24,9 +24,8 @@ from avmodel.config import STDiTConfig
 from avmodel.dit.model import Captions
 from avmodel.training.source import file_identity
 from avprep.errors import AvprepError
+from avprep.shards.layout import CAPTION_PROMPT, CAPTIONS_FILE, STATS_FILE
 
-CAPTIONS_FILE = "captions.safetensors"
-PROMPT = "a video of {}"  # the paper's; `avprep encode --text-encoder` embeds it for every label
 LABELS_PER_CLIP = 8  # label tokens, at most; AudioSet's clips have 2.7 on average
 
 
@@ -101,8 +100,8 @@ class CaptionTexts:
     def _of_clip(self, labels: tuple[str, ...], caption: str) -> Tensor:
         """The caption's embedding; without a caption, that of the labels' joint prompt if the table has it
         (datasets without captions do), else those of each label's own prompt."""
-        joint = PROMPT.format(", ".join(labels))
-        texts = [joint] if joint in self._table else [PROMPT.format(label) for label in labels]
+        joint = CAPTION_PROMPT.format(", ".join(labels))
+        texts = [joint] if joint in self._table else [CAPTION_PROMPT.format(label) for label in labels]
         texts = [caption] if caption else texts
         unknown = [text for text in texts if text not in self._table]
         if unknown:
@@ -165,7 +164,7 @@ def texts_of_latents(folder: str | Path, preset: STDiTConfig) -> TextsOfLatents:
 
 
 def _label_counts(folder: str | Path) -> dict[str, int]:
-    path = Path(folder) / "stats.json"
+    path = Path(folder) / STATS_FILE
     try:
         counts = json.loads(path.read_bytes())["labels"]
     except FileNotFoundError:

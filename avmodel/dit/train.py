@@ -47,7 +47,7 @@ def train_dit(options: DiTTrainingOptions) -> TrainingEnd:
     """
 
     def open_trainer(context: DistributedContext) -> DiTTrainer:
-        return DiTTrainer(options, context, LatentData(options.latents))
+        return DiTTrainer(options, context, LatentData(options.latents, on_damage=options.on_damage))
 
     return run_training(options, options.steps, open_trainer)[1]
 

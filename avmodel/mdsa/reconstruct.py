@@ -28,6 +28,7 @@ from avprep.dsp.mel import mel_stack, pad_with_silence
 from avprep.dsp.psnr import psnr_a, psnr_v
 from avprep.media.mux import write_mp4
 from avprep.shards.clips import load_waveform
+from avprep.shards.layout import AUDIO
 from avprep.shards.lock import lock
 from avprep.shards.store import open_store
 
@@ -92,7 +93,7 @@ class Reconstruction:
         near = (psnr_v(batch.frames, frames), psnr_a(batch.mel, mel), psnr_a(batch.mel, again))
         for i, position in enumerate(positions):
             key = data.index.keys[position]
-            original = load_waveform(data.members(position)["audio.flac"])
+            original = load_waveform(data.members(position)[AUDIO], data.spec)
             sound = np.stack([original, heard.waveform[i].numpy()])
             _write_pair(self._options.out, key, batch.frames[i], frames[i], sound, data)
             row = Reconstructed(key, *(float(values[i]) for values in near))

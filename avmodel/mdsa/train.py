@@ -64,7 +64,7 @@ def train_mdsa(options: MDSATrainingOptions) -> MDSAResult:
 
 
 def open_trainer(options: MDSATrainingOptions, context: DistributedContext) -> MDSATrainer:
-    data = ClipData(options.clips)
+    data = ClipData(options.clips, on_damage=options.on_damage)
     options.model.check_spec(data.spec)
     return MDSATrainer(options, context, data)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from avmodel.training.errors import CheckpointError, TrainingError
 from avmodel.training.log import naming
-from avprep.shards.store import LocalStore
+from avprep.shards.store import whole_file
 
 _MOST_NAMES = 3  # of tensors in a message
 Model = TypeVar("Model", bound=nn.Module)
@@ -36,7 +36,7 @@ def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
     for name, tensor in _tensors(payload):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise TrainingError(f"{path}: {name} holds NaN or Inf; the checkpoint before it is kept")
-    with naming(path), LocalStore(str(path.parent)).write(path.name) as file:
+    with naming(path), whole_file(path) as file:
         output = _Output(file)
         try:
             torch.save(payload, output)

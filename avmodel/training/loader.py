@@ -9,14 +9,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
-from avmodel.data import PREFETCH
+from avmodel.data import PREFETCH, Steps
 from avmodel.training.errors import LoaderError, TrainingError
 from avprep.errors import AvprepError
+from avprep.shards.index import ShardIndex
+from avprep.shards.integrity import BackgroundCheck
 
 SHARED_MEMORY = Path("/dev/shm")
+Batch = TypeVar("Batch")
 
 
 def check_shared_memory(sample: tuple, *, batch_size: int, batches: int, workers: int) -> None:
@@ -42,6 +46,23 @@ def check_shared_memory(sample: tuple, *, batch_size: int, batches: int, workers
             f"needs up to {needed / 1e6:,.0f} MB there at batch size {batch_size}. Use `loader_workers` 0, a "
             f"smaller `batch_size`, or a container with more shared memory (Docker: shm-size)."
         )
+
+
+def with_checksums(batches: Iterator[Batch], index: ShardIndex, steps: Steps) -> Iterator[Batch]:
+    """The batches, while a thread takes each shard's checksum once. The ranks share the shards. Nothing is
+    taken if the index was made with all checksums.
+
+    Args:
+        batches: an iterator whose loader processes have started. Forking beside a thread may deadlock.
+
+    Raises:
+        ShardError: a shard's bytes are not those written.
+    """
+    own = steps.share_of(0 if index.is_checked else len(index.paths))
+    with BackgroundCheck([index.paths[i] for i in own], [index.records[i] for i in own]) as check:
+        for batch in batches:
+            check.raise_damage()
+            yield batch
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from avmodel.training.errors import TrainingError
+from avprep.shards.integrity import OnDamage
 
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
@@ -46,6 +47,8 @@ class TrainingOptions:
     clip_grad: float = 1.0  # largest gradient norm
     seed: int = 0
     loader_workers: int = runtime(1)  # processes that read
+    # A damaged shard ends the run, or is left out. What is trained on is compared, not this.
+    on_damage: OnDamage = runtime("end")
     checkpoint_every: int = runtime(1000)  # steps
     eval_every: int = runtime(500)  # steps
     compile: bool = runtime(True)  # on a GPU

@@ -8,6 +8,7 @@ A trainer's folder, OUT:
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -15,11 +16,16 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
-from torch.utils.data import Dataset
+from tqdm import tqdm
 
-from avmodel.data import Steps, step_loader
+from avmodel.data import ClipData, LatentData, Steps, step_loader
 from avmodel.training.checkpoints import entry, load_checkpoint, save_checkpoint
-from avmodel.training.loader import check_shared_memory, leave_dead_processes_to_the_next_read, reading
+from avmodel.training.loader import (
+    check_shared_memory,
+    leave_dead_processes_to_the_next_read,
+    reading,
+    with_checksums,
+)
 from avmodel.training.log import RunLog
 from avmodel.training.loop import NonFiniteGuard, Schedule, run_steps
 from avmodel.training.machine import DistributedContext, open_distributed, stop_on_signal
@@ -38,7 +44,12 @@ class Trainer(ABC):
     log: RunLog
 
     def __init__(
-        self, options: TrainingOptions, context: DistributedContext, data: Dataset, *, batches_per_step: int
+        self,
+        options: TrainingOptions,
+        context: DistributedContext,
+        data: ClipData | LatentData,
+        *,
+        batches_per_step: int,
     ) -> None:
         """data: what is trained on."""
         self.options, self.context = options, context
@@ -105,6 +116,11 @@ class Trainer(ABC):
         progress = {"run": self.identity(), "step": self.step, "skipped": self.guard.skipped}
         save_checkpoint(self.out / STATE_FILE, {"kind": self.state_kind} | progress | self.state())
 
+    def report_left_out(self) -> None:
+        """Prints the shards that are not trained on because they are damaged."""
+        for damage in self._data.index.left_out:
+            tqdm.write(f"not trained on: {damage}", file=sys.stderr)
+
     def next_batches(self) -> list[Any]:
         """The batches of one step. Raises LoaderError."""
         with reading(self.options.loader_workers):
@@ -123,7 +139,8 @@ class Trainer(ABC):
             world=self.context.world,
         )
         workers = self.options.loader_workers
-        return iter(step_loader(self._data, steps, workers=workers, pin=self.context.on_gpu))
+        batches = iter(step_loader(self._data, steps, workers=workers, pin=self.context.on_gpu))
+        return with_checksums(batches, self._data.index, steps)
 
 
 SomeTrainer = TypeVar("SomeTrainer", bound=Trainer)
@@ -142,6 +159,8 @@ def run_training(
         with lock(open_store(options.out)) if context.is_first else nullcontext():
             trainer = make(context)
             trainer.resume()
+            if context.is_first:
+                trainer.report_left_out()
             try:
                 run_steps(trainer, _schedule(trainer, steps), context, stop)
             finally:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import webdataset
@@ -14,14 +13,14 @@ from avprep.api.checks import require_whole
 from avprep.errors import ArgumentError
 from avprep.media.mux import decode_frames
 from avprep.shards import dataset as shards
-from avprep.shards.clips import Members
-from avprep.shards.dataset import Item, LatentDataset
-from avprep.shards.latents import KIND as LATENTS_KIND
+from avprep.shards.dataset import LatentDataset
+from avprep.shards.decoders import ClipDecoder, Item, LatentDecoder, decoded
+from avprep.shards.integrity import OnDamage, size_damage
 from avprep.shards.latents import EncoderHeader
+from avprep.shards.layout import LATENTS, SHARDS_FOLDER, ShardError, kind_of, spec_of
 from avprep.shards.ledger import finished_shards, read_record, read_table
-from avprep.shards.store import LocalStore, ShardError, open_store
-from avprep.shards.verify import kind_of
-from avprep.spec import ClipSpec
+from avprep.shards.store import LocalStore, open_store
+from avprep.shards.tar import Members, largest_clip, largest_latent, read_shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,16 +39,23 @@ class ClipDataset(shards.ClipDataset):
     Args:
         out: the output, a local folder. What is finished when the dataset is made is in it.
         fields: which of 'frames', 'mel', 'waveform' and 'json' an item holds; the rest is not decoded.
+        on_damage: 'end' raises ShardError where a shard is missing or of another size than its ledger says.
+            'skip' leaves it out, as well as each one whose SHA-256 differs: all of the output is read first.
+            `index.left_out` names what was left out.
 
     Raises:
-        ArgumentError: an unknown field.
+        ArgumentError: an unknown field, or an unknown `on_damage`.
         ShardError: no output of clips, nothing finished in it, or a shard whose size is not its ledger's.
     """
 
     def __init__(
-        self, out: str | os.PathLike[str], *, fields: Sequence[str] = ("frames", "mel", "json")
+        self,
+        out: str | os.PathLike[str],
+        *,
+        fields: Sequence[str] = ("frames", "mel", "json"),
+        on_damage: OnDamage = "end",
     ) -> None:
-        super().__init__(out, fields=fields, decode_h264=decode_frames)
+        super().__init__(out, fields=fields, decode_h264=decode_frames, on_damage=on_damage)
 
 
 def web_dataset(
@@ -74,22 +80,43 @@ def web_dataset(
 
     Raises:
         ArgumentError: an argument out of range, or a path that webdataset would take for a URL.
-        ShardError: no such output, or nothing finished in it; while reading, a damaged clip.
+        ShardError: no such output, or nothing finished in it; while reading, a damaged shard or clip.
     """
     require_whole("shuffle", shuffle, least=0)
     header = shards.header_of(out, None)
-    decode = _decoder(header, fields)
-    data = webdataset.WebDataset(
-        _finished_paths(out),
-        shardshuffle=shuffle,
-        detshuffle=bool(shuffle) and seed is not None,
-        seed=seed,
-        nodesplitter=webdataset.split_by_node,
-    )
-    if shuffle:
-        buffer = webdataset.shuffle if seed is None else partial(webdataset.detshuffle, seed=seed)
-        data = data.compose(buffer(shuffle))
+    decode, largest = _decoder(header, fields)
+    paths = _finished_paths(out)
+    data = webdataset.WebDataset(paths, shardshuffle=False)
+    # Its own stages are replaced: they read tars by Python's tarfile, which some sizes make read for ever.
+    data.pipeline = [
+        webdataset.SimpleShardList(paths),
+        webdataset.split_by_node,
+        webdataset.split_by_worker,
+        *([_shuffled(shuffle, seed)] if shuffle else []),
+        _ReadShards(largest),
+        *([_shuffled(shuffle, seed)] if shuffle else []),
+    ]
     return data.map(_Sample(os.fspath(out), decode))
+
+
+def _shuffled(size: int, seed: int | None) -> Callable:
+    return webdataset.shuffle(size) if seed is None else webdataset.detshuffle(size, seed=seed)
+
+
+@dataclass(frozen=True)
+class _ReadShards:
+    """The stage that reads: shards' paths to samples of undecoded files."""
+
+    largest: int
+
+    def __call__(self, urls: Iterable[dict[str, str]]) -> Iterator[dict[str, bytes | str]]:
+        for url in urls:
+            try:
+                with open(url["url"], "rb") as file:
+                    for key, members in read_shard(file, self.largest):
+                        yield {"__key__": key, "__url__": url["url"], **members}
+            except ShardError as error:
+                raise ShardError(f"{url['url']}: {error}") from error
 
 
 def read_ledger(out: str | os.PathLike[str]) -> pa.Table:
@@ -115,35 +142,41 @@ class _Sample:
     """A webdataset sample to its decoded fields."""
 
     out: str
-    decode: shards.ClipDecoder | shards.LatentDecoder
+    decode: ClipDecoder | LatentDecoder
 
     def __call__(self, sample: dict[str, bytes | str]) -> Item:
         members: Members = {name: data for name, data in sample.items() if not name.startswith("__")}
-        item = shards.decoded(f"{self.out}: clip {sample['__key__']}", self.decode, members)
+        item = decoded(f"{self.out}: clip {sample['__key__']}", self.decode, members)
         return {"__key__": sample["__key__"], "__url__": sample["__url__"], **item}
 
 
-def _decoder(header: dict, fields: Sequence[str] | None) -> shards.ClipDecoder | shards.LatentDecoder:
+def _decoder(header: dict, fields: Sequence[str] | None) -> tuple[ClipDecoder | LatentDecoder, int]:
+    """What decodes a sample, and the bytes that its files may have."""
     kind = kind_of(header)
-    if kind == LATENTS_KIND:
+    if kind == LATENTS:
         known, default = shards.latent_fields(header), ("latent", "json")
         checked = shards.checked_fields(default if fields is None else fields, known)
-        return shards.LatentDecoder(EncoderHeader.from_dict(header), checked)
-    if kind == "clips":
-        default = ("frames", "mel", "json")
-        checked = shards.checked_fields(default if fields is None else fields, shards.CLIP_FIELDS)
-        return shards.ClipDecoder(ClipSpec.from_dict(header["spec"]), checked, decode_frames)
-    raise ShardError(f"spec.json says that it holds {kind!r}, which this version does not know")
+        encoder = EncoderHeader.from_dict(header)
+        return LatentDecoder(encoder, checked), largest_latent(encoder.shape)
+    default = ("frames", "mel", "json")
+    checked = shards.checked_fields(default if fields is None else fields, shards.CLIP_FIELDS)
+    spec = spec_of(header)
+    return ClipDecoder(spec, checked, decode_frames), largest_clip(spec)
 
 
 def _finished_paths(out: str | os.PathLike[str]) -> list[str]:
-    """The tars of the finished shards, ascending."""
+    """The tars of the finished shards, ascending. Raises ShardError for one missing or of another size."""
     store = open_store(out)
     if not isinstance(store, LocalStore):
         raise ShardError(f"{store.uri}: web_dataset reads a local folder; copy it there")
     if any(character in store.uri for character in "#?;"):
         raise ArgumentError(f"out = {store.uri}: webdataset takes '#', '?' and ';' for parts of a URL")
-    names = [read_record(store, index).name for index in finished_shards(store)]
-    if not any(names):
+    records = [read_record(store, index) for index in finished_shards(store)]
+    sizes, found = store.sizes(SHARDS_FOLDER), [record for record in records if record.name]
+    for record in found:
+        damage = size_damage(record, sizes.get(record.name))
+        if damage is not None:
+            raise ShardError(f"{store.uri}/{damage}")
+    if not found:
         raise ShardError(f"{store.uri} holds no finished clip")
-    return [str(store.root / name) for name in names if name]
+    return [str(store.root / record.name) for record in found]

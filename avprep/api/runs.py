@@ -18,16 +18,15 @@ from avprep.api.checks import require_number, require_one_of, require_spec, requ
 from avprep.datasets import DATASETS, list_dataset
 from avprep.datasets.source import DatasetError, DatasetOptions, Source, caption_of
 from avprep.errors import ArgumentError
-from avprep.execution.pool import PoolConfig
-from avprep.execution.runner import RunnerConfig, RunnerError, available_cpus
+from avprep.execution import PoolConfig, RunnerConfig, RunnerError, available_cpus
 from avprep.jobs.clip import JobConfig, JobReport, Progress, run_clip_job
 from avprep.jobs.encode import EncodeConfig, EncodeProgress, EncodeReport, run_encode_job
 from avprep.jobs.output import JobError, absolute, overlap
 from avprep.jobs.planning import PlanOptions
 from avprep.media.crop import CROPS, Crop
 from avprep.media.source import MediaGone
-from avprep.shards.codecs import VIDEO_CODECS, VideoCodec
 from avprep.shards.latents import EncoderHeader
+from avprep.shards.layout import VIDEO_CODECS, VideoCodec
 from avprep.shards.ledger import Sums
 from avprep.spec import ClipSpec
 from avprep.stages.clip import ClipOptions

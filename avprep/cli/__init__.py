@@ -37,7 +37,7 @@ COMMANDS = {
         "avprep.cli.status:verify",
     ),
 }
-REFUSALS = frozenset({"avprep.shards.store.ShardError"})
+REFUSALS = frozenset({"avprep.shards.layout.ShardError"})
 
 
 @click.group(cls=ErrorReportingGroup, lazy=COMMANDS, refusals=REFUSALS, context_settings=CONTEXT)

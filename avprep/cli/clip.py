@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from avprep.cli.options import media_options
-from avprep.shards.codecs import VIDEO_CODECS
+from avprep.shards.layout import VIDEO_CODECS
 
 
 @click.command()

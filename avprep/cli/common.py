@@ -6,10 +6,10 @@ import click
 
 from avprep.cli.group import Refused
 from avprep.reasons import Reason
+from avprep.shards.layout import ShardError, read_header
 from avprep.shards.ledger import STATUSES, Sums
 from avprep.shards.plan import PlanReader
-from avprep.shards.store import ShardError, Store, open_store
-from avprep.shards.verify import read_header
+from avprep.shards.store import Store, open_store
 
 
 def existing(out: str) -> Store:

@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 
 from avprep.cli.group import Refused
-from avprep.execution.runner import RunnerError
+from avprep.execution import RunnerError
 from avprep.jobs.output import JobError, Stopped, absolute, overlap
 from avprep.media.source import MediaGone
-from avprep.shards.store import ShardError
+from avprep.shards.layout import ShardError
 
 
 def named_output(out: str) -> str:

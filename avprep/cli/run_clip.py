@@ -20,7 +20,7 @@ from avprep.cli.options import DEFAULT
 from avprep.datasets import DATASETS, default_root, list_dataset
 from avprep.datasets.listing import LINKS_NOT_ENTERED
 from avprep.datasets.source import DatasetError, DatasetOptions, Listing
-from avprep.execution.runner import RunnerConfig, available_cpus
+from avprep.execution import RunnerConfig, available_cpus
 from avprep.jobs.clip import JobConfig, JobReport, Progress, dry_run, run_clip_job
 from avprep.jobs.planning import PlanOptions
 from avprep.reasons import Reason
@@ -116,7 +116,12 @@ class BarProgress:
         self._bar: tqdm | None = None
         self._failed = 0
         self._told = time.monotonic()
-        self.hooks = Progress(self._planned, self._shard_done, self._worker_lost, self._planning)
+        self.hooks = Progress(
+            self._planned, self._shard_done, self._worker_lost, self._planning, self._damaged
+        )
+
+    def _damaged(self, what: str) -> None:
+        click.echo(f"{what}; it is made again", err=True)
 
     def _planning(self, sources: int) -> None:
         if time.monotonic() - self._told > 5:

@@ -13,8 +13,8 @@ from avprep.cli.common import existing
 from avprep.cli.group import Refused
 from avprep.media.mux import MuxError
 from avprep.shards.latents import EncoderHeader
-from avprep.shards.store import ShardError, Store
-from avprep.shards.verify import kind_of, read_header
+from avprep.shards.layout import ShardError, kind_of, read_header
+from avprep.shards.store import Store
 from avprep.spec import ClipSpec
 from avprep.stages.decode import DecodedClip, decode_to_mp4, stored_latents
 

@@ -15,8 +15,7 @@ from avprep.cli.common import print_sums
 from avprep.cli.group import Refused
 from avprep.cli.job import named_output, told_in_sentences
 from avprep.cli.run_clip import clip_config, print_listing
-from avprep.execution.pool import PoolConfig
-from avprep.execution.runner import available_cpus
+from avprep.execution import PoolConfig, available_cpus
 from avprep.jobs.encode import EncodeConfig, EncodeProgress, EncodeReport, run_encode_job
 from avprep.shards.ledger import finished_shards
 from avprep.shards.plan import PlanReader

@@ -45,7 +45,7 @@ def invert_audio(source: str, out: Path, limit: int | None, **options: Any) -> N
     """
     import torch
 
-    from avprep.shards.store import ShardError
+    from avprep.shards.layout import ShardError
     from avprep.stages.invert_audio import InvertOptions, invert_to_wav, mel_stacks
 
     if options["device"].startswith("cuda") and not torch.cuda.is_available():
@@ -64,7 +64,7 @@ def invert_audio(source: str, out: Path, limit: int | None, **options: Any) -> N
 
 
 def _summary(sounding: list[InvertedClip]) -> str:
-    """Without the silent clips, whose 126 dB would lift the mean."""
+    """Without the silent clips, whose 120 dB would lift the mean."""
     if not sounding:
         return "all silent"
     solution = _mean_and_least([clip.solution_psnr for clip in sounding])

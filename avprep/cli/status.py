@@ -23,9 +23,9 @@ _SHOWN = 3  # failed rows of a reason, unless all are asked for
 def status(out: str, show_all: bool, key: str | None) -> None:
     """Print the ledger's sums and every failure's reason, with the command that tries it alone."""
     from avprep.cli.common import existing, print_sums
+    from avprep.shards.layout import kind_of, read_header
     from avprep.shards.ledger import finished_shards
     from avprep.shards.plan import PlanReader
-    from avprep.shards.verify import kind_of, read_header
 
     store = existing(out)
     if key is not None:
@@ -73,20 +73,23 @@ def _sums_and_failed(store: Store, show_all: bool) -> tuple[Sums, list[LedgerRow
 
 @click.command()
 @click.argument("out")
-def verify(out: str) -> None:
+@click.option("--deep", is_flag=True, help="Decode every frame too, and compare texts with the plan.")
+def verify(out: str, deep: bool) -> None:
     """Re-read every shard against its ledger and checksums; exit 1 on any damage, naming it."""
     from tqdm import tqdm
 
     from avprep.cli.common import existing
+    from avprep.media.mux import decode_frames
+    from avprep.shards.layout import kind_of, read_header
     from avprep.shards.ledger import finished_shards, read_ledgers
-    from avprep.shards.verify import kind_of, read_header
     from avprep.shards.verify import verify as damages_of
 
     store = existing(out)
     done = finished_shards(store)
     with tqdm(total=len(done), unit="shard", leave=False, disable=None) as bar:
         found = 0
-        for damage in damages_of(store, on_shard=lambda _: bar.update()):
+        damages = damages_of(store, lambda _: bar.update(), decode_h264=decode_frames if deep else None)
+        for damage in damages:
             found += 1
             tqdm.write(f"DAMAGED {damage}")
     clips = sum(len(rows) for _, rows, _ in read_ledgers(store)) if not found else 0

@@ -13,9 +13,9 @@ from avprep.media.crop import Crop
 from avprep.media.decode import FailedClip
 from avprep.media.limits import Deadline
 from avprep.reasons import MediaError, Reason
+from avprep.shards.layout import kind_of, read_header
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import Store
-from avprep.shards.verify import kind_of, read_header
 from avprep.spec import ClipSpec
 from avprep.stages.clip import read_source
 

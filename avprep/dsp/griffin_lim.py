@@ -24,13 +24,13 @@ from avprep.dsp.mel import (
     hann,
     magnitude_of,
     mel_filters,
-    mel_psnr,
     mel_stack,
     stack_to_columns,
     stft,
     unit_to_amplitude,
 )
 from avprep.dsp.phase_gradient import compiled_spread, integrate_phase
+from avprep.dsp.psnr import psnr_a
 from avprep.spec import ClipSpec
 
 _SETTLING = 2  # last iterations, without momentum
@@ -45,12 +45,12 @@ _BLOCKS = 8  # of a banded matrix: more do less arithmetic in more calls
 class Inverted:
     """Waveforms and how well their mel stacks match the given ones.
 
-    `mel_psnr` is of the solution with its context, which the clip's own samples are cut out of: the columns
+    `psnr_a` is of the solution with its context, which the clip's own samples are cut out of: the columns
     at the clip's edges see samples there that `waveform` does not have.
     """
 
     waveform: Tensor  # float32 (B, samples)
-    mel_psnr: Tensor  # dB (B,), of the [-1, 1] stack, peak 2
+    psnr_a: Tensor  # dB (B,), of the [-1, 1] stack, peak 2
 
 
 @torch.no_grad()
@@ -73,7 +73,7 @@ def invert(
     # A CPU works clip by clip: one clip's spectra fit its cache, a batch's do not.
     parts = stack.split(1 if stack.device.type == "cpu" else len(stack))
     inverted = [_invert_part(part.float(), solver, iterations, momentum, seed) for part in parts]
-    return Inverted(torch.cat([i.waveform for i in inverted]), torch.cat([i.mel_psnr for i in inverted]))
+    return Inverted(torch.cat([i.waveform for i in inverted]), torch.cat([i.psnr_a for i in inverted]))
 
 
 def _invert_part(stack: Tensor, solver: _Solver, iterations: int, momentum: float, seed: int) -> Inverted:
@@ -81,7 +81,7 @@ def _invert_part(stack: Tensor, solver: _Solver, iterations: int, momentum: floa
     target = torch.where(stack > -1, unit_to_amplitude(stack), torch.zeros((), device=stack.device))
     waveform = solver.run(stack_to_columns(target).mT.contiguous(), iterations, momentum, seed)
     clip = waveform[:, spec.samples_before : spec.samples_before + spec.samples]
-    return Inverted(clip.clamp(-1, 1), mel_psnr(stack, mel_stack(waveform, spec)))
+    return Inverted(clip.clamp(-1, 1), psnr_a(stack, mel_stack(waveform, spec)))
 
 
 class _Solver:

@@ -118,12 +118,6 @@ def frames_to_stack(frames: Tensor, spec: ClipSpec) -> Tensor:
     return frames.unflatten(-1, (spec.columns, across)).unflatten(-3, (spec.n_mels, down)).mean((-1, -3))
 
 
-def mel_psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of mel stacks (B, frames, n_mels, W), peak 2: (B,)."""
-    error = (a.double() - b.double()).square().flatten(1).mean(1)
-    return 10 * torch.log10(4 / error.clamp_min(1e-12))
-
-
 def _replication(n_mels: int, columns: int, size: int) -> tuple[int, int]:
     if size % n_mels or size % columns:
         raise ValueError(f"size {size} is no multiple of the stack's {n_mels} bands and {columns} columns")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+HIGHEST_DB = 120.0  # of equal arrays: more than the last bit of uint8 or float16 values can show
+
 
 def psnr(a: Tensor, b: Tensor, *, peak: float) -> Tensor:
-    """dB (B,) of a and b (B, ...), which span `peak`; 120 dB where they are the same."""
+    """dB (B,) of a and b (B, ...), which span `peak`; at most `HIGHEST_DB`."""
     error = (a.double() - b.double()).flatten(1).square().mean(dim=1)
-    return 10 * torch.log10(peak**2 / error.clamp_min(peak**2 * 1e-12))
+    return 10 * torch.log10(peak**2 / error.clamp_min(peak**2 * 10 ** (-HIGHEST_DB / 10)))
 
 
 def psnr_v(frames: Tensor, decoded: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ samples, so all of them stand in one matrix and resampling is one matrix product
 from __future__ import annotations
 
 from functools import lru_cache
+from math import gcd
 
 import numpy as np
 import torch
@@ -37,6 +38,12 @@ def resample(native: np.ndarray, up: int, down: int) -> np.ndarray:
     inside = min(len(native), len(padded) - reach)  # past that the filter reaches nothing that is asked for
     padded[reach : reach + inside] = torch.from_numpy(native[:inside])
     return (padded.unfold(0, len(bank), step) @ bank).flatten()[:length].numpy()
+
+
+def resample_to(native: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """float32 (n,) at one rate -> float32 (ceil(n * new_rate / rate),), both in Hz: see `resample`."""
+    shared = gcd(rate, new_rate)
+    return resample(native, new_rate // shared, rate // shared)
 
 
 @lru_cache(maxsize=16)

@@ -1,6 +1,6 @@
-"""Tasks that take their process down: ended in time, found by halving, and left out.
+"""Tasks that end their process: ended in time by a watchdog, found by bisection, and left out.
 
-What is lost is told by the runner; what to leave out of a task is the caller's to say.
+The runner reports what is lost; the caller defines the parts of a task and how one is left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,26 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from avprep.execution.runner import Result, Runner, RunnerError, Task, WorkerLost
+from avprep.execution.base import Result, Runner, RunnerConfig, RunnerError, Task, WorkerLost
+from avprep.reasons import MediaError, Reason
+
+# The watchdog ends a worker this much later than the time limit that the decoder itself looks at.
+_WATCHDOG_FACTOR, _WATCHDOG_SLACK_S = 1.5, 10.0
+
+
+def watchdog_s(source_timeout_s: float, runner: RunnerConfig) -> float | None:
+    """Seconds after which a worker process is ended over one source; None where there is no such process."""
+    if not runner.has_processes:
+        return None
+    return source_timeout_s * _WATCHDOG_FACTOR + _WATCHDOG_SLACK_S
+
+
+def verdict(lost: WorkerLost, limit_s: float | None) -> MediaError:
+    """Why a source that loses its worker even when it is alone is quarantined. `limit_s`: `watchdog_s`."""
+    if limit_s is not None and lost.seconds >= limit_s:
+        detail = f"the decoder did not return; its process was ended {limit_s:g} s after it began"
+        return MediaError(Reason.TIMEOUT, detail)
+    return MediaError(Reason.CRASHED, f"decoding it alone ended the process ({lost.detail})")
 
 
 @contextmanager

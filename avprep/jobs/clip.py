@@ -20,17 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avprep.datasets.source import Source
-from avprep.execution.quarantine import Quarantine, watchdog
-from avprep.execution.runner import Runner, RunnerConfig, WorkerLost, available_cpus, open_runner
+from avprep.execution import Runner, RunnerConfig, WorkerLost, available_cpus, open_runner
+from avprep.execution.quarantine import Quarantine, verdict, watchdog
+from avprep.execution.quarantine import watchdog_s as watchdog_seconds
 from avprep.jobs.output import (
-    FORMAT_VERSION,
     JobError,
     Stop,
     end_rebuild,
     ignore,
     open_output,
     stop_on_signal,
-    write_stats,
 )
 from avprep.jobs.planning import (
     PROBE_BATCH,
@@ -42,18 +41,17 @@ from avprep.jobs.planning import (
 )
 from avprep.media.source import require_media
 from avprep.reasons import FILTERED, MediaError, Reason
-from avprep.shards.ledger import STATUSES, Sums, finished_shards, ledger_name, read_outcomes
+from avprep.shards.integrity import forget_damaged
+from avprep.shards.layout import HEADER_FILE, PLAN_FILE, clips_header, ledger_name
+from avprep.shards.ledger import STATUSES, Sums, finished_shards, read_outcomes
 from avprep.shards.lock import lock
-from avprep.shards.plan import NAME as PLAN_NAME
 from avprep.shards.plan import PlanReader, PlanRow, write_plan
 from avprep.shards.store import Store, open_store
+from avprep.shards.writer import write_stats
 from avprep.stages.tasks import ClipOptions, PlannedSource, ProbeTask, ShardResult, ShardTask
 
 if TYPE_CHECKING:
     from avprep.media.probe import MediaInfo
-
-# The watchdog ends a worker this much later than the time limit that the decoder itself looks at.
-_WATCHDOG_FACTOR, _WATCHDOG_SLACK_S = 1.5, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +98,7 @@ class Progress:
     shard_done: Callable[[Sums], None] = ignore
     worker_lost: Callable[[str], None] = ignore
     planning: Callable[[int], None] = ignore  # sources looked at so far
+    damaged: Callable[[str], None] = ignore  # a shard that is missing or cut, and is made again
 
 
 def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -> JobReport:
@@ -113,10 +112,12 @@ def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -
     store = open_store(config.out)
     with lock(store), stop_on_signal() as stop, ExitStack() as stack:
         runner = LazyRunner(stack, config.runner)  # a run with nothing to do does not wait for Ray
-        if config.only_failed and not store.exists("spec.json"):
+        if config.only_failed and not store.exists(HEADER_FILE):
             raise JobError(f"--only-failed: {config.out} holds no finished run to try again")
         check_rebuild(sources, config)
         fingerprint = open_output(store, output_header(config), root=str(config.root), rebuild=config.rebuild)
+        for damage in forget_damaged(store):
+            progress.damaged(damage)
         if config.only_failed:
             _plan_again(store, sources, runner, config, stop, progress)
         plan = plan_once(store, sources, runner, config, stop, progress)
@@ -140,7 +141,7 @@ def run_clip_job(sources: list[Source], config: JobConfig, progress: Progress) -
             report.sums.merge(result.sums)
             report.made_sums.merge(result.sums)
             progress.shard_done(result.sums)
-            if not store.exists("spec.json"):  # removed, or another disk is mounted there
+            if not store.exists(HEADER_FILE):  # removed, or another disk is mounted there
                 raise FileNotFoundError(errno.ENOENT, "its spec.json is gone", config.out)
         report.elapsed_s = time.monotonic() - started
         if report.made:
@@ -197,12 +198,11 @@ def output_header(config: JobConfig) -> dict[str, object]:
     if options["max_residual_ms"] is None:  # as in outputs that are older than this option
         del options["max_residual_ms"]
     plan = asdict(config.plan) | {"stride_samples": config.plan.stride}
-    return {
-        "format": FORMAT_VERSION,
-        "spec": options.pop("spec"),
-        "options": options | {k: v for k, v in plan.items() if k != "spec"},
-        "dataset": {"name": config.dataset, "split": config.split},
-    }
+    return clips_header(
+        spec=options.pop("spec"),
+        options=options | {k: v for k, v in plan.items() if k != "spec"},
+        dataset={"name": config.dataset, "split": config.split},
+    )
 
 
 # --- planning ----------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def plan_once(
     store: Store, sources: list[Source], runner: Runner, config: JobConfig, stop: Stop, progress: Progress
 ) -> PlanReader:
     """The output's plan, made now where there is none."""
-    if not store.exists(PLAN_NAME):
+    if not store.exists(PLAN_FILE):
         write_plan(store, plan_shards(sources, config.plan, _headers(runner, config, stop, progress)))
     return PlanReader(store)
 
@@ -285,7 +285,7 @@ def _probed(
         parts=lambda task: task.paths,
         trial=lambda task, paths: task.trial(paths),
         without=lambda task, lost: task.without(
-            {path: _verdict(was, watchdog_s(config)) for path, was in lost.items()}
+            {path: verdict(was, watchdog_s(config)) for path, was in lost.items()}
         ),
     )
     stage = ProbeStage(watchdog_s(config))
@@ -328,7 +328,7 @@ def clip_quarantine(config: JobConfig) -> Quarantine:
         parts=lambda task: task.sources,
         trial=lambda task, sources: task.trial(sources),
         without=lambda task, lost: task.without(
-            {s.path: _verdict(was, watchdog_s(config)) for s, was in lost.items()}
+            {s.path: verdict(was, watchdog_s(config)) for s, was in lost.items()}
         ),
     )
 
@@ -347,17 +347,7 @@ class ClipStage:
 
 def watchdog_s(config: JobConfig) -> float | None:
     """Seconds after which a worker process is ended over one source; None where there is no such process."""
-    if not config.runner.has_processes:
-        return None
-    return config.source_timeout_s * _WATCHDOG_FACTOR + _WATCHDOG_SLACK_S
-
-
-def _verdict(lost: WorkerLost, limit_s: float | None) -> MediaError:
-    """Why a source that was lost even alone is quarantined."""
-    if limit_s is not None and lost.seconds >= limit_s:
-        detail = f"the decoder did not return; its process was ended {limit_s:g} s after it began"
-        return MediaError(Reason.TIMEOUT, detail)
-    return MediaError(Reason.CRASHED, f"decoding it alone ended the process ({lost.detail})")
+    return watchdog_seconds(config.source_timeout_s, config.runner)
 
 
 def tell_lost(progress: Progress) -> Callable[[object, WorkerLost], None]:

@@ -20,9 +20,9 @@ from functools import partial
 from typing import Any
 
 from avprep.datasets.source import Source
-from avprep.execution.pool import PoolConfig
+from avprep.execution import Pool, PoolConfig, WorkerLost, available_cpus, open_pool
 from avprep.execution.quarantine import watchdog
-from avprep.execution.runner import Pool, WorkerLost, available_cpus, map_in_order, open_pool
+from avprep.execution.ray import map_in_order
 from avprep.jobs.clip import (
     JobConfig,
     LazyRunner,
@@ -34,25 +34,22 @@ from avprep.jobs.clip import (
 )
 from avprep.jobs.clip import output_header as clips_header
 from avprep.jobs.output import (
-    FORMAT_VERSION,
     REBUILDING,
     JobError,
     Stop,
     end_rebuild,
     ignore,
     open_output,
-    remember,
     stop_on_signal,
-    write_stats,
 )
-from avprep.shards.clips import ShardError, sha256_of
-from avprep.shards.latents import CLIPS_ENTRY, KIND, SUMS_ENTRY, EncoderHeader, LatentSums
+from avprep.shards.integrity import forget_damaged, sha256_of
+from avprep.shards.latents import CLIPS_ENTRY, SUMS_ENTRY, EncoderHeader, LatentSums
+from avprep.shards.layout import CLIPS, HEADER_FILE, PLAN_FILE, ShardError, kind_of, read_header
 from avprep.shards.ledger import STATUSES, LedgerRow, Sums, finished_shards, read_ledger, read_record
 from avprep.shards.lock import lock
-from avprep.shards.plan import NAME as PLAN_NAME
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import Store, open_store
-from avprep.shards.verify import kind_of, read_header
+from avprep.shards.writer import write_header, write_stats
 from avprep.spec import ClipSpec
 from avprep.stages.clip_input import (
     PIECE_CLIPS,
@@ -146,6 +143,8 @@ def run_encode_job(sources: list[Source], config: EncodeConfig, progress: Encode
         if not clips:
             check_rebuild(sources, config.source)
         fingerprint = open_output(store, header, root=root, rebuild=config.rebuild)
+        for damage in forget_damaged(store):
+            progress.say(f"{damage}; it is made again")
         plan = _plan(store, clips, sources, config, stop, progress)
         report = EncodeReport(shards=plan.shards)
         todo = _todo(store, plan, clips, report)
@@ -168,15 +167,12 @@ def output_header(config: EncodeConfig, clips: _Clips | None) -> dict[str, Any]:
     """spec.json without what is only remembered: everything that decides the shards' bytes."""
     if clips:
         # The plan too: clips planned anew from other sources have the same fingerprint.
-        made_of = {"fingerprint": clips.header["fingerprint"], "plan": _sha256(clips.store, PLAN_NAME)}
+        made_of = {"fingerprint": clips.header["fingerprint"], "plan": _sha256(clips.store, PLAN_FILE)}
     else:
         made_of = clips_header(config.source)
         made_of = {name: made_of[name] for name in ("options", "dataset")}
         made_of["options"].pop("video_codec")
-    header = {"format": FORMAT_VERSION, "kind": KIND, "options": asdict(config.options), "clips": made_of}
-    if config.options.packed:
-        header["packed"] = config.header.packed_layout()
-    return header | config.header.to_dict()
+    return config.header.output_header(**asdict(config.options)) | {"clips": made_of}
 
 
 def _sha256(store: Store, name: str) -> str:
@@ -188,7 +184,7 @@ def _open_clips(uri: str) -> _Clips:
     store = open_store(uri)
     try:
         header = read_header(store)
-        if kind_of(header) != "clips":
+        if kind_of(header) != CLIPS:
             raise JobError(f"--clips {uri} holds {kind_of(header)}; encode takes an output of avprep clip")
         plan = PlanReader(store)
     except (ShardError, FileNotFoundError) as error:
@@ -223,8 +219,8 @@ def _plan(
         with ExitStack() as stack:  # the Ray of the planning ends before the encoders' begins
             runner = LazyRunner(stack, config.source.runner)
             return plan_once(store, sources, runner, config.source, stop, progress)
-    if not store.exists(PLAN_NAME):
-        with clips.store.open(PLAN_NAME) as theirs, store.write(PLAN_NAME) as ours:
+    if not store.exists(PLAN_FILE):
+        with clips.store.open(PLAN_FILE) as theirs, store.write(PLAN_FILE) as ours:
             ours.write(theirs.read())
     return PlanReader(store)
 
@@ -308,7 +304,7 @@ def _make_shards(
             for note in result.notes:
                 progress.say(note)
             progress.shard_done(result, report.busy)
-            if not store.exists("spec.json"):  # removed, or another disk is mounted there
+            if not store.exists(HEADER_FILE):  # removed, or another disk is mounted there
                 raise FileNotFoundError(errno.ENOENT, "its spec.json is gone", config.out)
 
 
@@ -347,7 +343,7 @@ def _keep_to_device(store: Store, device: str) -> None:
             f"latents differ in their last bits. --device {begun_on} goes on, another --out keeps "
             f"both, {anew}."
         )
-    remember(store, header)
+    write_header(store, header)
 
 
 def _batch_size(store: Store, pool: Pool, config: EncodeConfig, stop: Stop, progress: EncodeProgress) -> int:
@@ -358,7 +354,7 @@ def _batch_size(store: Store, pool: Pool, config: EncodeConfig, stop: Stop, prog
     if "batch_size" not in header:
         question = partial(find_batch_size, config.open_encoder, config.header.spec)
         header["batch_size"] = pool.ask(question, stop.check)
-        remember(store, header)
+        write_header(store, header)
         progress.say(f"--batch-size auto: {header['batch_size']} clips, found by trying on {pool.device}")
     return header["batch_size"]
 

@@ -6,7 +6,6 @@ is kept; a shard whose ledger is there is done.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -17,16 +16,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from avprep.errors import AvprepError
-from avprep.shards.plan import NAME as PLAN_NAME
+from avprep.shards.layout import (
+    HEADER_FILE,
+    LEDGER_FOLDER,
+    OUTPUT_FILES,
+    SHARDS_FOLDER,
+    fingerprint_of,
+    kind_of,
+    read_header,
+)
 from avprep.shards.store import Store, is_remote
-from avprep.shards.verify import kind_of, read_header
+from avprep.shards.writer import write_header
 
-FORMAT_VERSION = 1
 REBUILDING = "rebuilding"  # of spec.json: begun by --rebuild and not at its end yet
 # Of spec.json, not compared: the inputs may move between runs, a batch size and a device are found by trying,
 # and a --rebuild is over some day.
 _REMEMBERED = ("fingerprint", "root", "batch_size", "device", REBUILDING)
-_FILES = (PLAN_NAME, "stats.json", "captions.safetensors", "spec.json")
 
 
 def absolute(uri: str) -> str:
@@ -112,11 +117,6 @@ def stop_on_signal() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def fingerprint_of(header: dict[str, Any]) -> str:
-    text = json.dumps(header, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
 def open_output(store: Store, header: dict[str, Any], *, root: str, rebuild: bool) -> str:
     """Checks an output that was begun, or begins one. Returns the fingerprint.
 
@@ -131,7 +131,7 @@ def open_output(store: Store, header: dict[str, Any], *, root: str, rebuild: boo
     """
     header = json.loads(json.dumps(header))  # as it is read back
     fingerprint = fingerprint_of(header)
-    begun = store.exists("spec.json")
+    begun = store.exists(HEADER_FILE)
     if begun:
         found = read_header(store)
         if kind_of(found) != kind_of(header):
@@ -143,11 +143,11 @@ def open_output(store: Store, header: dict[str, Any], *, root: str, rebuild: boo
             return fingerprint
         if found.get(REBUILDING) and found["fingerprint"] == fingerprint:
             return fingerprint
-    elif store.names("ledger"):
+    elif store.names(LEDGER_FOLDER):
         raise JobError(f"{store.uri} holds a ledger and no spec.json; it is not this tool's to write into")
     _clear(store)
     told = {"fingerprint": fingerprint, "root": root}
-    remember(store, header | told | ({REBUILDING: True} if rebuild else {}))
+    write_header(store, header | told | ({REBUILDING: True} if rebuild else {}))
     return fingerprint
 
 
@@ -155,23 +155,12 @@ def end_rebuild(store: Store) -> None:
     """All shards are there: the next --rebuild starts over again."""
     header = read_header(store)
     if header.pop(REBUILDING, False):
-        remember(store, header)
-
-
-def remember(store: Store, header: dict[str, Any]) -> None:
-    """Writes spec.json."""
-    with store.write("spec.json") as file:
-        file.write(json.dumps(header, indent=2, sort_keys=True).encode())
-
-
-def write_stats(store: Store, stats: dict[str, Any]) -> None:
-    with store.write("stats.json") as file:
-        file.write(json.dumps(stats, indent=2, ensure_ascii=False).encode())
+        write_header(store, header)
 
 
 def _clear(store: Store) -> None:
     """What a rebuild starts from: ledgers first, so that no shard ever looks whole that is not."""
-    for name in [*store.names("ledger"), *store.names("shards"), *_FILES]:
+    for name in [*store.names(LEDGER_FOLDER), *store.names(SHARDS_FOLDER), *OUTPUT_FILES]:
         store.remove(name)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from avprep.errors import AvprepError
 
 if TYPE_CHECKING:
-    from av import AudioFrame, Packet
+    from av import AudioFrame, Packet, VideoFrame
     from av.audio.stream import AudioStream
     from av.container import OutputContainer
     from av.video.reformatter import Interpolation
@@ -105,11 +105,15 @@ def encode_frames(
     return file.getvalue()
 
 
-def decode_frames(data: bytes) -> np.ndarray:
+def decode_frames(data: bytes, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """The frames of `encode_frames`' bytes in display order: (T, H, W, 3) uint8 RGB.
 
+    Args:
+        shape: (T, H, W, 3) that they must have, where the bytes are not trusted: larger pictures are not
+            decoded, nor more of them.
+
     Raises:
-        MuxError: bytes that are no such mp4.
+        MuxError: bytes that are no such mp4, or frames of another shape.
     """
     import av
     from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
@@ -119,6 +123,12 @@ def decode_frames(data: bytes) -> np.ndarray:
         with av.open(io.BytesIO(data), format="mp4") as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1  # readers run one process a core
+            decoded = container.decode(stream)
+            if shape is not None:
+                # Macroblocks are 16 x 16: what is coded may be larger than what is shown.
+                pixels = (shape[1] + 16) * (shape[2] + 16)
+                stream.codec_context.options = {"max_pixels": str(pixels)}
+                decoded = _of_shape(decoded, shape)
             return np.stack(
                 [
                     to_rgb.reformat(
@@ -128,11 +138,22 @@ def decode_frames(data: bytes) -> np.ndarray:
                         src_colorspace=Colorspace.ITU709,
                         src_color_range=ColorRange.MPEG,
                     ).to_ndarray()
-                    for frame in container.decode(stream)
+                    for frame in decoded
                 ]
             )
     except (av.FFmpegError, IndexError, ValueError) as error:
         raise MuxError(f"{len(data)} bytes that do not decode as an H.264 mp4: {error}") from error
+
+
+def _of_shape(frames: Iterator[VideoFrame], shape: tuple[int, ...]) -> Iterator[VideoFrame]:
+    """The frames, as long as they are of the shape. Raises MuxError at the first that is not."""
+    count = 0
+    for count, frame in enumerate(frames, start=1):
+        if count > shape[0] or (frame.height, frame.width) != tuple(shape[1:3]):
+            raise MuxError(f"frame {count} is {frame.height} x {frame.width}; wanted are {tuple(shape)}")
+        yield frame
+    if count != shape[0]:
+        raise MuxError(f"{count} frames; wanted are {tuple(shape)}")
 
 
 def _exact_bicubic() -> Interpolation:

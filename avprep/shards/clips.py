@@ -13,30 +13,37 @@ import io
 import json
 import math
 import re
-import tarfile
-import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from avprep.shards.codecs import VIDEO_CODECS, VideoCodec
-from avprep.shards.ledger import ShardRecord, ledger_name, read_record
-from avprep.shards.store import ShardError, Store
+from avprep.shards.layout import (
+    AUDIO,
+    CLIP_HEADER,
+    H264_FRAMES,
+    MEL,
+    RAW_FRAMES,
+    VIDEO_CODECS,
+    ShardError,
+    VideoCodec,
+    jpeg_frame,
+)
+from avprep.shards.tar import Members
+from avprep.spec import ClipSpec
 
 JPEG_QUALITY = 95
+
+# An H.264 mp4 and the shape (frames, H, W, RGB) that its frames must have -> uint8 frames of that shape.
+DecodeH264 = Callable[[bytes, tuple[int, ...]], np.ndarray]
 
 # Version 1.0 of the format; the length of the header lies in bytes 8 and 9.
 _NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '(?P<dtype>\|[biu]1|<[iuf][248])', 'fortran_order': False, "
-    rb"'shape': \((?P<shape>(?:\d{1,12}, ?)*(?:\d{1,12})?)\), \} *\n",
+    rb"'shape': \((?P<shape>(?:\d{1,12}, ?){0,8}(?:\d{1,12})?)\), \} *\n",
     re.DOTALL,
 )
-
-# One clip's files: suffix ('mel.npy') to bytes.
-Members = dict[str, bytes]
 
 
 def clip_key(path: str, start: int) -> str:
@@ -64,32 +71,54 @@ def pack_clip(
 ) -> Members:
     """A clip's files. mel (frames, n_mels, W); waveform (samples,); frames uint8 (frames, H, W, RGB)."""
     members = {
-        "audio.flac": _flac(waveform, sample_rate),
-        "json": json.dumps(header, ensure_ascii=False, sort_keys=True).encode(),
-        "mel.npy": _npy(mel.astype(np.float16)),
+        AUDIO: _flac(waveform, sample_rate),
+        CLIP_HEADER: json.dumps(header, ensure_ascii=False, sort_keys=True).encode(),
+        MEL: save_npy(mel.astype(np.float16)),
     }
     if codec == "raw":
-        members["frames.npy"] = _npy(frames)
+        members[RAW_FRAMES] = save_npy(frames)
     elif codec == "jpeg":
-        digits = max(2, len(str(len(frames) - 1)))  # one width, so that names sort as the frames follow
-        members |= {f"frame{i:0{digits}d}.jpg": _jpeg(frame) for i, frame in enumerate(frames)}
+        members |= {jpeg_frame(i, len(frames)): _jpeg(frame) for i, frame in enumerate(frames)}
     elif codec == "h264":
-        members["frames.mp4"] = encode_h264(frames)
+        members[H264_FRAMES] = encode_h264(frames)
     else:
         raise ValueError(f"video codec {codec!r} is none of {', '.join(VIDEO_CODECS)}")
     return dict(sorted(members.items()))
 
 
-def unpack_frames(members: Members, decode_h264: Callable[[bytes], np.ndarray]) -> np.ndarray:
-    """The frames of a clip, uint8 (frames, H, W, RGB), however they are stored."""
-    if "frames.npy" in members:
-        return load_npy(members["frames.npy"])
-    if "frames.mp4" in members:
-        return decode_h264(members["frames.mp4"])
+def unpack_frames(members: Members, shape: tuple[int, ...], decode_h264: DecodeH264) -> np.ndarray:
+    """The frames of a clip, however they are stored.
+
+    Args:
+        shape: (frames, H, W, RGB), what they must be; nothing much larger is decompressed.
+
+    Raises:
+        ShardError: no frames, or JPEG frames of another number, size or kind.
+        ValueError, OSError, SyntaxError, struct.error: bytes that do not decode.
+    """
+    if RAW_FRAMES in members:
+        return load_npy(members[RAW_FRAMES])
+    if H264_FRAMES in members:
+        return decode_h264(members[H264_FRAMES], shape)
     pictures = sorted(name for name in members if name.startswith("frame") and name.endswith(".jpg"))
     if not pictures:
         raise ShardError(f"a clip without frames (it holds {', '.join(members)})")
-    return np.stack([np.asarray(Image.open(io.BytesIO(members[name]))) for name in pictures])
+    if pictures != [jpeg_frame(i, shape[0]) for i in range(shape[0])]:
+        raise ShardError(f"{len(pictures)} frames, {pictures[0]} to {pictures[-1]}; the spec says {shape[0]}")
+    return np.stack([_load_jpeg(members[name], shape[1:]) for name in pictures])
+
+
+def _load_jpeg(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 of `shape` (H, W, RGB). A picture may decompress to a million times its bytes, and a progressive
+    one may be decoded thousands of times over: neither is decoded."""
+    try:
+        picture = Image.open(io.BytesIO(data), formats=("JPEG",))
+    except Image.DecompressionBombError as error:
+        raise ShardError(f"a frame that is too large: {error}") from error
+    found = (picture.height, picture.width, len(picture.getbands()))
+    if found != shape or picture.mode != "RGB" or "progressive" in picture.info:
+        raise ShardError(f"frames of {found}, {picture.mode}: not baseline JPEGs in RGB of {tuple(shape)}")
+    return np.asarray(picture)
 
 
 def load_npy(data: bytes) -> np.ndarray:
@@ -110,116 +139,27 @@ def load_npy(data: bytes) -> np.ndarray:
     return np.frombuffer(data, dtype, offset=start).reshape(shape).copy()  # a view could not be written to
 
 
-def load_waveform(data: bytes) -> np.ndarray:
-    """float32 (samples,) of the FLAC file."""
-    import soundfile  # here and in `_flac`: a machine that only trains may lack it
-
-    return soundfile.read(io.BytesIO(data), dtype="float32")[0]
-
-
-class ShardWriter:
-    """Writes clips in the order given (ascending keys); counts the bytes and their SHA-256 on the way."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._hash = hashlib.sha256()
-        self.size = 0
-        self._last_key = ""
-        self._tar = tarfile.open(fileobj=self, mode="w|", format=tarfile.USTAR_FORMAT)
-
-    def write(self, data: bytes) -> int:
-        """What the tar writes to: the file and the checksum."""
-        if self._file.closed:
-            return len(data)  # the shard was given up, and its tar ends when it is collected
-        self._hash.update(data)
-        self.size += len(data)
-        self._file.write(data)
-        return len(data)
-
-    def add(self, key: str, members: Members) -> None:
-        if key <= self._last_key:
-            raise ShardError(f"clip {key} comes after {self._last_key}: keys must ascend")
-        self._last_key = key
-        for suffix, data in members.items():
-            entry = tarfile.TarInfo(f"{key}.{suffix}")
-            entry.size, entry.mtime, entry.mode = len(data), 0, 0o644
-            self._tar.addfile(entry, io.BytesIO(data))
-
-    def close(self) -> str:
-        """Ends the tar. Returns the SHA-256 of the whole file, in hex."""
-        self._tar.close()
-        return self._hash.hexdigest()
-
-
-def write_shard(
-    store: Store,
-    name: str,
-    index: int,
-    clips: Iterator[tuple[str, Members]],
-    fingerprint: str,
-    seconds: Counter[str],
-    replaces: ShardRecord | None = None,
-) -> ShardRecord:
-    """Writes a shard's tar of (key, files), ascending; none at all where there is no clip.
-
-    The ledger is the caller's to write, after it. Where this shard `replaces` one that stands, whose clips
-    are others, that one's ledger goes before its tar does: whatever happens here, none is beside another's
-    tar. What writing takes is added to `seconds`.
-    """
-    first = next(clips, None)
-    if first is None:
-        _remove_ledger(store, index, replaces)
-        store.remove(name)
-        return ShardRecord("", "", 0, fingerprint)
-    with store.write(name) as file:
-        writer = ShardWriter(file)
-        writer.add(*first)
-        for key, members in clips:
-            started = time.perf_counter()
-            writer.add(key, members)
-            seconds["write"] += time.perf_counter() - started
-        digest = writer.close()
-        _remove_ledger(store, index, replaces)
-    return ShardRecord(name, digest, writer.size, fingerprint)
-
-
-def _remove_ledger(store: Store, index: int, replaced: ShardRecord | None) -> None:
-    """Only the replaced shard's: a worker may outlive the run that was killed, and meet the next one's."""
-    if replaced is None or not store.exists(ledger_name(index)):
-        return
-    if read_record(store, index).sha256 == replaced.sha256:
-        store.remove(ledger_name(index))
-
-
-def read_shard(file: BinaryIO) -> Iterator[tuple[str, Members]]:
-    """(key, members) of each clip, in order, one clip in memory at a time.
+def load_waveform(data: bytes, spec: ClipSpec) -> np.ndarray:
+    """float32 (samples,) of the FLAC file.
 
     Raises:
-        ShardError: not a tar, cut off, or a member that is no clip's.
+        ShardError: sound of another length, rate or number of channels than the spec's; a FLAC header can
+            promise 2**36 samples, and memory is taken for them before the first is decoded.
+        RuntimeError: bytes that are no FLAC file.
     """
-    key, members = "", {}
-    try:
-        with tarfile.open(fileobj=file, mode="r|") as tar:
-            for entry in tar:
-                name, _, suffix = entry.name.partition(".")
-                if not entry.isfile() or not suffix or "/" in entry.name:
-                    raise ShardError(f"member {entry.name!r} is no clip's file")
-                if name != key and members:
-                    yield key, members
-                    members = {}
-                key = name
-                members[suffix] = tar.extractfile(entry).read()
-    except (tarfile.TarError, EOFError) as error:
-        raise ShardError(f"the tar is damaged or cut off: {error}") from error
-    if members:
-        yield key, members
+    import soundfile  # here and in `_flac`: a machine that only trains may lack it
 
-
-def sha256_of(file: BinaryIO, chunk: int = 1 << 20) -> str:
-    digest = hashlib.sha256()
-    while data := file.read(chunk):
-        digest.update(data)
-    return digest.hexdigest()
+    with soundfile.SoundFile(io.BytesIO(data)) as file:
+        found, wanted = (file.frames, file.samplerate, file.channels), (spec.samples, spec.sample_rate, 1)
+        if file.format != "FLAC" or found != wanted:
+            raise ShardError(
+                f"sound of {found[0]} samples at {found[1]} Hz in {found[2]} channels ({file.format}), "
+                f"not {wanted[0]} at {wanted[1]} Hz in 1 (FLAC)"
+            )
+        waveform = file.read(dtype="float32")
+    if waveform.shape != (spec.samples,):
+        raise ShardError(f"sound that ends after {len(waveform)} of {spec.samples} samples")
+    return waveform
 
 
 def merge(old: Iterable[tuple[str, Members]], new: dict[str, Members]) -> Iterator[tuple[str, Members]]:
@@ -235,9 +175,10 @@ def merge(old: Iterable[tuple[str, Members]], new: dict[str, Members]) -> Iterat
     yield from ((key, new[key]) for key in waiting)
 
 
-def _npy(array: np.ndarray) -> bytes:
+def save_npy(array: np.ndarray) -> bytes:
+    """The .npy bytes of an array in C order."""
     file = io.BytesIO()
-    np.save(file, array, allow_pickle=False)
+    np.save(file, np.ascontiguousarray(array), allow_pickle=False)
     return file.getvalue()
 
 

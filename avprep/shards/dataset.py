@@ -9,81 +9,25 @@
 
 from __future__ import annotations
 
-import json
 import os
-import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from operator import index as as_index
 from typing import Any
 
 import numpy as np
 
 from avprep.errors import ArgumentError, ClipNotFound
-from avprep.shards.clips import Members, ShardError, load_npy, load_waveform, unpack_frames
+from avprep.shards.clips import DecodeH264
+from avprep.shards.decoders import ClipDecoder, Item, LatentDecoder, decoded
 from avprep.shards.index import ClipReader, ShardIndex, index_shards
-from avprep.shards.latents import KIND as LATENTS_KIND
-from avprep.shards.latents import EncoderHeader, unpack
+from avprep.shards.integrity import ON_DAMAGE, OnDamage
+from avprep.shards.latents import EncoderHeader
+from avprep.shards.layout import CLIPS, LATENTS, Kind, ShardError, kind_of, read_header, spec_of
 from avprep.shards.store import open_store
-from avprep.shards.verify import kind_of, read_header
-from avprep.spec import ClipSpec
+from avprep.shards.tar import Members, largest_clip, largest_latent
 
 CLIP_FIELDS = ("frames", "mel", "waveform", "json")
 LATENT_FIELDS = ("latent", "logvar", "json")
-# What json, numpy, Pillow (SyntaxError, OSError, struct.error), soundfile (RuntimeError) and an H.264 decoder
-# (ValueError) raise on bytes that are no such file.
-_DAMAGE = (ValueError, KeyError, OSError, EOFError, SyntaxError, RuntimeError, struct.error)
-
-DecodeH264 = Callable[[bytes], np.ndarray]
-# A clip's fields by name.
-Item = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ClipDecoder:
-    """A clip's files to its fields. Raises ShardError for files that are not of the spec."""
-
-    spec: ClipSpec
-    fields: tuple[str, ...]
-    decode_h264: DecodeH264
-
-    def __call__(self, members: Members) -> Item:
-        return {field: getattr(self, field)(members) for field in self.fields}
-
-    def frames(self, members: Members) -> np.ndarray:
-        return _checked("frames", unpack_frames(members, self.decode_h264), self.spec.frames_shape, np.uint8)
-
-    def mel(self, members: Members) -> np.ndarray:
-        return _checked("mel", load_npy(members["mel.npy"]), self.spec.mel_shape, np.float16)
-
-    def waveform(self, members: Members) -> np.ndarray:
-        return _checked("waveform", load_waveform(members["audio.flac"]), (self.spec.samples,), np.float32)
-
-    def json(self, members: Members) -> dict[str, Any]:
-        return json.loads(members["json"])
-
-
-@dataclass(frozen=True)
-class LatentDecoder:
-    """A latent's files to its fields. Raises ShardError for files that are not of the header."""
-
-    encoder: EncoderHeader
-    fields: tuple[str, ...]
-
-    def __call__(self, members: Members) -> Item:
-        return {field: getattr(self, field)(members) for field in self.fields}
-
-    def latent(self, members: Members) -> np.ndarray:
-        return self._stack("latent", members["latent.npy"])
-
-    def logvar(self, members: Members) -> np.ndarray:
-        return self._stack("logvar", members["logvar.npy"])
-
-    def json(self, members: Members) -> dict[str, Any]:
-        return json.loads(members["json"])
-
-    def _stack(self, name: str, data: bytes) -> np.ndarray:
-        return _checked(name, unpack(load_npy(data), self.encoder), self.encoder.shape, np.float16)
 
 
 class _MapStyle:
@@ -156,8 +100,9 @@ class ClipDataset(_MapStyle):
         out: the output, a local folder.
         fields: what an item holds besides its key, of 'frames', 'mel', 'waveform' and 'json'; what is left
             out is not decoded.
-        decode_h264: of frames that are stored as H.264; bytes to uint8 (T, H, W, RGB).
+        decode_h264: of frames that are stored as H.264.
         index: which clips of the output, if not all; an empty one is no error.
+        on_damage: as `index_shards`; what was left out is in `index.left_out`.
 
     Raises:
         ArgumentError: an unknown field.
@@ -171,12 +116,16 @@ class ClipDataset(_MapStyle):
         fields: Sequence[str] = ("frames", "mel", "json"),
         decode_h264: DecodeH264,
         index: ShardIndex | None = None,
+        on_damage: OnDamage = "end",
     ) -> None:
         store = open_store(out)
-        self.header = header_of(out, "clips")
-        self.spec = ClipSpec.from_dict(self.header["spec"])
+        self.header = header_of(out, CLIPS)
+        self.spec = spec_of(self.header)
         decode = ClipDecoder(self.spec, checked_fields(fields, CLIP_FIELDS), decode_h264)
-        super().__init__(store.uri, index_shards(store) if index is None else index, decode)
+        _check_on_damage(on_damage)
+        if index is None:
+            index = index_shards(store, largest=largest_clip(self.spec), on_damage=on_damage)
+        super().__init__(store.uri, index, decode)
 
 
 class LatentDataset(_MapStyle):
@@ -188,24 +137,34 @@ class LatentDataset(_MapStyle):
         out: the output, a local folder.
         fields: what an item holds besides its key, of 'latent', 'logvar' and 'json'. 'logvar' is there where
             the output was made with `posterior`.
+        on_damage: as `index_shards`; what was left out is in `index.left_out`.
 
     Raises:
         ArgumentError: an unknown field, or 'logvar' where it is not stored.
         ShardError: no such output, or nothing finished in it.
     """
 
-    def __init__(self, out: str | os.PathLike[str], *, fields: Sequence[str] = ("latent", "json")) -> None:
+    def __init__(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        fields: Sequence[str] = ("latent", "json"),
+        on_damage: OnDamage = "end",
+    ) -> None:
         store = open_store(out)
-        self.header = header_of(out, LATENTS_KIND)
+        self.header = header_of(out, LATENTS)
         self.encoder = EncoderHeader.from_dict(self.header)
         self.spec = self.encoder.spec
         fields = checked_fields(fields, latent_fields(self.header))
-        super().__init__(store.uri, index_shards(store), LatentDecoder(self.encoder, fields))
+        _check_on_damage(on_damage)
+        index = index_shards(store, largest=largest_latent(self.encoder.shape), on_damage=on_damage)
+        super().__init__(store.uri, index, LatentDecoder(self.encoder, fields))
 
 
 def latent_fields(header: dict[str, Any]) -> tuple[str, ...]:
     """The fields that the latents of an output have."""
-    has_logvar = header.get("options", {}).get("posterior", False)
+    options = header.get("options")
+    has_logvar = isinstance(options, dict) and options.get("posterior") is True
     return tuple(field for field in LATENT_FIELDS if has_logvar or field != "logvar")
 
 
@@ -217,23 +176,19 @@ def checked_fields(fields: Sequence[str], known: tuple[str, ...]) -> tuple[str, 
     return tuple(fields)
 
 
-def header_of(out: str | os.PathLike[str], kind: str | None) -> dict[str, Any]:
+def _check_on_damage(on_damage: str) -> None:
+    if on_damage not in ON_DAMAGE:
+        raise ArgumentError(f"on_damage must be one of {', '.join(ON_DAMAGE)}, not {on_damage!r}")
+
+
+def header_of(out: str | os.PathLike[str], kind: Kind | None) -> dict[str, Any]:
     """spec.json of an output. Raises ShardError where there is none or it is of another kind."""
     header = read_header(open_store(out))
     found = kind_of(header)
     if kind is not None and found != kind:
-        made_by = "avprep encode" if kind == LATENTS_KIND else "avprep clip"
+        made_by = "avprep encode" if kind == LATENTS else "avprep clip"
         raise ShardError(f"{os.fspath(out)} holds {found}, not {kind}: {made_by} makes them")
     return header
-
-
-def decoded(name: str, decode: Callable[[Members], Item], members: Members) -> Item:
-    """The fields of a clip. Raises ShardError with the clip's `name` where its files are damaged."""
-    try:
-        return decode(members)
-    except _DAMAGE as error:
-        what = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read: {error}"
-        raise ShardError(f"{name} {what}") from error
 
 
 def shuffled(clips: int, seed: int, epoch: int) -> np.ndarray:
@@ -246,9 +201,3 @@ def _endless(clips: int, seed: int, first: int) -> Iterator[int]:
     while True:
         yield from shuffled(clips, seed, epoch)[position:].tolist()
         epoch, position = epoch + 1, 0
-
-
-def _checked(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    if array.shape != shape or array.dtype != dtype:
-        raise ShardError(f"{name} of {array.dtype} {array.shape}, not {np.dtype(dtype)} {shape}")
-    return array

@@ -9,19 +9,19 @@ so a clip is one range of bytes:
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from avprep.shards.clips import Members, ShardError
-from avprep.shards.ledger import finished_shards, read_record
+from avprep.shards.integrity import OnDamage, damage_of, size_damage
+from avprep.shards.layout import ShardError
+from avprep.shards.ledger import ShardRecord, finished_shards, read_record
 from avprep.shards.store import LocalStore, Store
+from avprep.shards.tar import BLOCK, LARGEST_CLIP, Member, Members, clip_extents, members_of
 
-BLOCK = 512  # bytes: tar's unit
 MAX_OPEN = 256  # shards of a reader: a process may often have 1024 files open, and a dataset has more shards
 
 
@@ -30,42 +30,64 @@ class ShardIndex:
     """Every clip of an output's finished shards, ascending by shard and key."""
 
     paths: tuple[str, ...]  # of the shards
+    records: tuple[ShardRecord, ...]  # of the shards, from their ledgers
     keys: tuple[str, ...]
     shard: np.ndarray  # int32 (clips,): which path
     offset: np.ndarray  # int64 (clips,), bytes
     size: np.ndarray  # int64 (clips,), bytes
+    left_out: tuple[str, ...] = ()  # what is wrong with each damaged shard, whose clips are not here
+    is_checked: bool = False  # every shard's checksum was taken
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def subset(self, chosen: np.ndarray) -> ShardIndex:
         """The clips at these positions."""
-        keys = tuple(self.keys[i] for i in chosen)
-        return ShardIndex(self.paths, keys, self.shard[chosen], self.offset[chosen], self.size[chosen])
+        return replace(
+            self,
+            keys=tuple(self.keys[i] for i in chosen),
+            shard=self.shard[chosen],
+            offset=self.offset[chosen],
+            size=self.size[chosen],
+        )
 
 
-def index_shards(store: Store) -> ShardIndex:
+def index_shards(store: Store, *, largest: int = LARGEST_CLIP, on_damage: OnDamage = "end") -> ShardIndex:
     """Indexes the shards whose ledger is there.
+
+    Args:
+        largest: bytes that the files of one clip may have.
+        on_damage: 'end' raises for a shard that is missing, of another size, or no shard; its checksum is not
+            taken. 'skip' leaves such a shard out, and takes every checksum first: all of the output is read.
 
     Raises:
         ShardError: an output that is not a local folder, without a finished clip, or with a damaged shard.
     """
     if not isinstance(store, LocalStore):
         raise ShardError(f"{store.uri}: training reads clips at random from a local folder; copy it there")
-    paths, keys, rows = [], [], []
+    paths, records, keys, rows, left_out = [], [], [], [], []
     for number in finished_shards(store):
-        record = read_record(store, number)
-        if not record.name:
+        try:
+            record = read_record(store, number)
+            if not record.name:
+                continue
+            path = str(store.root / record.name)
+            found = _clips_of(path, record, largest, is_read_whole=on_damage == "skip")
+        except ShardError as error:
+            if on_damage == "end":
+                raise
+            left_out.append(str(error))
             continue
-        path = str(store.root / record.name)
-        for key, offset, size in _clips_of(path, record.size):
-            keys.append(key)
-            rows.append((len(paths), offset, size))
+        keys += [key for key, _, _ in found]
+        rows += [(len(paths), offset, size) for _, offset, size in found]
         paths.append(path)
+        records.append(record)
     if not keys:
-        raise ShardError(f"{store.uri} holds no finished clip")
+        raise ShardError("; ".join([f"{store.uri} holds no finished clip", *left_out[:3]]))
     shard, offset, size = np.array(rows, np.int64).T
-    return ShardIndex(tuple(paths), tuple(keys), shard.astype(np.int32), offset.copy(), size.copy())
+    places = shard.astype(np.int32), offset.copy(), size.copy()
+    is_checked = on_damage == "skip"
+    return ShardIndex(tuple(paths), tuple(records), tuple(keys), *places, tuple(left_out), is_checked)
 
 
 class ClipReader:
@@ -83,16 +105,11 @@ class ClipReader:
         """
         shard, key = int(self._index.shard[position]), self._index.keys[position]
         size, offset = int(self._index.size[position]), int(self._index.offset[position])
-        data = os.pread(self._descriptor(shard), size, offset)
-        members = {}
-        for name, start, size in _members(memoryview(data), self._index.paths[shard]):
-            found, _, suffix = name.partition(".")
-            if found != key:
-                raise ShardError(
-                    f"{self._index.paths[shard]} has changed since it was indexed: it holds "
-                    f"clip {found!r} where {key} was"
-                )
-            members[suffix] = data[start : start + size]
+        data, path = os.pread(self._descriptor(shard), size, offset), self._index.paths[shard]
+        try:
+            members = {member.suffix: content for member, content in _of_clip(key, data)}
+        except ShardError as error:
+            raise ShardError(f"{path} has changed since it was indexed: clip {key}: {error}") from error
         return members
 
     def _descriptor(self, shard: int) -> int:
@@ -108,38 +125,28 @@ class ClipReader:
             os.close(descriptor)
 
 
-def _clips_of(path: str, size: int) -> Iterator[tuple[str, int, int]]:
-    """(key, offset, size) of each clip of a shard."""
+def _of_clip(key: str, data: bytes) -> Iterator[tuple[Member, bytes]]:
+    """The members in a clip's range of bytes. Raises ShardError for those of another clip."""
+    for member, content in members_of(data):
+        if member.key != key:
+            raise ShardError(f"clip {member.key} is in its place")
+        yield member, content
+
+
+def _clips_of(
+    path: str, record: ShardRecord, largest: int, *, is_read_whole: bool
+) -> list[tuple[str, int, int]]:
+    """(key, offset, size) of each clip of a shard. Raises ShardError with the shard's path."""
+    size = os.path.getsize(path) if os.path.isfile(path) else None
+    damage = size_damage(record, size)
+    if damage is None and is_read_whole:
+        damage = damage_of(path, record)
+    if damage is not None:
+        raise ShardError(f"{path.removesuffix(record.name)}{damage}")
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        found = os.path.getsize(path)
-    except FileNotFoundError:
-        raise ShardError(f"{path} is not there, though its ledger says it is whole") from None
-    if found != size:
-        raise ShardError(f"{path} has {found} bytes, not the {size} its ledger says")
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as tar:
-        key, begin, end = "", 0, 0
-        for name, start, length in _members(tar, path):
-            found_key = name.partition(".")[0]
-            if found_key != key:
-                if key:
-                    yield key, begin, end - begin
-                key, begin = found_key, start - BLOCK
-            end = start + -(-length // BLOCK) * BLOCK
-        if key:
-            yield key, begin, end - begin
-
-
-def _members(tar: mmap.mmap | memoryview, path: str) -> Iterator[tuple[str, int, int]]:
-    """(name, data offset, data size) of each member, headers as `ShardWriter` writes them (USTAR)."""
-    at = 0
-    while at + BLOCK <= len(tar):
-        header = bytes(tar[at : at + BLOCK])
-        if not header[0]:  # the end is blocks of zeros
-            return
-        if header[257:262] != b"ustar" or header[156:157] not in (b"0", b"\0"):
-            raise ShardError(f"{path}: no shard of avprep's (an odd header at byte {at})")
-        size = int(header[124:136].rstrip(b"\0 "), 8)
-        if at + BLOCK + size > len(tar):
-            raise ShardError(f"{path}: cut off at byte {len(tar)}")
-        yield header[:100].rstrip(b"\0").decode(), at + BLOCK, size
-        at += BLOCK + -(-size // BLOCK) * BLOCK
+        return list(clip_extents(lambda at: os.pread(descriptor, BLOCK, at), size, largest))
+    except ShardError as error:
+        raise ShardError(f"{path}: {error}") from error
+    finally:
+        os.close(descriptor)

@@ -11,7 +11,6 @@ clip shard that it was made from.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections import Counter
@@ -20,14 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from avprep.shards.clips import Members, ShardError
+from avprep.shards.clips import save_npy
+from avprep.shards.layout import CLIP_HEADER, FORMAT_VERSION, LATENT, LATENTS, LOGVAR, ShardError, spec_of
+from avprep.shards.tar import Members
 from avprep.spec import ClipSpec
 
-KIND = "latents"
 CLIP_FIELDS = ("labels", "caption", "source", "start_s", "stop_s", "has_audio")
 # Ledger entries (ShardRecord.extra).
 SUMS_ENTRY, CLIPS_ENTRY = "latents", "clips_sha256"
 SATURATED = 0.99
+_MOST, _MOST_PLANES = 4096, 64  # of a header's channels, rows and columns; of its planes
 # Every float16 in [-1, 1] is a whole number of these, so that sums of them are exact in any order.
 _UNIT = 2**24
 
@@ -50,6 +51,14 @@ class EncoderHeader:
     config: dict[str, Any]  # the model's, for whoever reads the output
 
     def __post_init__(self) -> None:
+        numbers = {"channels": self.channels, "rows": self.rows, "columns": self.columns}
+        for name, value in numbers.items():
+            if type(value) is not int or not 1 <= value <= _MOST:
+                raise ShardError(f"{name} must be a whole number from 1 to {_MOST}, not {value!r}")
+        if not all(type(valid) is int for valid in self.valid_rows):
+            raise ShardError(f"valid rows {self.valid_rows!r} are not whole numbers")
+        if not all(type(plane) is str for plane in self.planes) or len(self.planes) > _MOST_PLANES:
+            raise ShardError(f"planes {self.planes!r:.80} are not at most {_MOST_PLANES} names")
         if len(self.valid_rows) != len(self.planes) or not self.planes:
             raise ShardError(f"{len(self.planes)} planes and {len(self.valid_rows)} numbers of valid rows")
         if not all(0 < valid <= self.rows for valid in self.valid_rows):
@@ -84,23 +93,33 @@ class EncoderHeader:
         outer = {name: entries.pop(name) for name in ("spec", "weights", "config")}
         return outer | {"latent": entries}
 
+    def output_header(self, *, packed: bool, posterior: bool) -> dict[str, Any]:
+        """The output header of latents that this encoder makes, without what is only remembered."""
+        header = {"format": FORMAT_VERSION, "kind": LATENTS}
+        header["options"] = {"packed": packed, "posterior": posterior}
+        if packed:
+            header["packed"] = self.packed_layout()
+        return header | self.to_dict()
+
     @classmethod
     def from_dict(cls, header: dict[str, Any]) -> EncoderHeader:
         """The encoder's entries of a spec.json. Raises ShardError where they are no latents'."""
-        if header.get("kind") != KIND:
+        if header.get("kind") != LATENTS:
             raise ShardError("its spec.json is not that of latents (avprep encode)")
         try:
             latent = dict(header["latent"])
             planes, valid_rows = tuple(latent.pop("planes")), tuple(latent.pop("valid_rows"))
             return cls(
-                spec=ClipSpec.from_dict(header["spec"]),
+                spec=spec_of(header),
                 planes=planes,
                 valid_rows=valid_rows,
                 weights=header["weights"],
                 config=header["config"],
                 **latent,
             )
-        except (KeyError, TypeError) as error:
+        except ShardError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
             raise ShardError(f"a spec.json of latents without what belongs there: {error}") from error
 
 
@@ -114,14 +133,33 @@ def pack_clip_latents(
 ) -> Members:
     """A clip's files. `latent` and `logvar` float16 (C, P, rows, columns), their padding zero."""
     members = {
-        "json": json.dumps(
+        CLIP_HEADER: json.dumps(
             {name: clip[name] for name in CLIP_FIELDS}, ensure_ascii=False, sort_keys=True
         ).encode(),
-        "latent.npy": _npy(pack(latent, header) if packed else latent),
+        LATENT: save_npy(pack(latent, header) if packed else latent),
     }
     if logvar is not None:
-        members["logvar.npy"] = _npy(pack(logvar, header) if packed else logvar)
+        members[LOGVAR] = save_npy(pack(logvar, header) if packed else logvar)
     return members
+
+
+class LatentPacker:
+    """Packs the clips of one shard and sums what its ledger says of them."""
+
+    def __init__(self, header: EncoderHeader, *, packed: bool) -> None:
+        self._header, self._packed = header, packed
+        self.sums = LatentSums()
+
+    def __call__(self, clip: dict[str, Any], latent: np.ndarray, logvar: np.ndarray | None = None) -> Members:
+        """A clip's files, as `pack_clip_latents`."""
+        self.sums.add(latent, list(clip["labels"]), self._header)
+        return pack_clip_latents(
+            clip=clip, latent=latent, logvar=logvar, header=self._header, packed=self._packed
+        )
+
+    def ledger_entries(self) -> dict[str, str]:
+        """What the ledger of latents that were made of no clip shard has besides a clip ledger's."""
+        return {SUMS_ENTRY: self.sums.to_json()}
 
 
 def pack(latent: np.ndarray, header: EncoderHeader) -> np.ndarray:
@@ -219,9 +257,3 @@ class LatentSums:
             ],
             "saturated": [beyond / (n * header.channels) for n, _, _, beyond in planes],
         }
-
-
-def _npy(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-    return file.getvalue()

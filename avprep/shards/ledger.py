@@ -6,14 +6,23 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avprep.reasons import FILTERED, MediaError
-from avprep.shards.store import ShardError, Store
+from avprep.shards.layout import (
+    CLIPS,
+    LATENTS,
+    LEDGER_FOLDER,
+    ShardError,
+    ledger_index,
+    ledger_name,
+    shard_name,
+)
+from avprep.shards.store import Store
 
+MOST_ROWS = 1 << 22  # of a shard
 STATUSES = ("written", "filtered", "failed")
 SCHEMA = pa.schema(
     [
@@ -95,10 +104,6 @@ class Sums:
         return sum(self.by_status.values())
 
 
-def ledger_name(index: int) -> str:
-    return f"ledger/{index:06d}.parquet"
-
-
 def write_ledger(store: Store, index: int, rows: list[LedgerRow], record: ShardRecord) -> None:
     metadata = {
         "name": record.name,
@@ -114,17 +119,16 @@ def write_ledger(store: Store, index: int, rows: list[LedgerRow], record: ShardR
 
 def read_ledger(store: Store, index: int) -> tuple[list[LedgerRow], ShardRecord]:
     """The rows of a shard and what is known of it. Raises ShardError for a damaged ledger."""
-    with _opened(store, index) as file:
-        # On this thread: one that Arrow still has when the process ends can take it down, exit code and all.
-        table = pq.ParquetFile(file, pre_buffer=False).read(use_threads=False)
-    return [LedgerRow(**row) for row in table.to_pylist()], _record(table.schema.metadata)
+    with _opened(store, index) as ledger:
+        table = _table(ledger)
+        return [LedgerRow(**row) for row in table.to_pylist()], _record(table.schema.metadata, index)
 
 
 def read_outcomes(store: Store, index: int) -> Counter[tuple[str, str]]:
     """How many rows of a shard have each (status, reason): two columns are read, not all rows, as there may
     be millions. Raises ShardError for a ledger that is damaged there."""
-    with _opened(store, index) as file:
-        table = pq.ParquetFile(file, pre_buffer=False).read(["status", "reason"], use_threads=False)
+    with _opened(store, index) as ledger:
+        table = _table(ledger, ["status", "reason"])
     return Counter(zip(table["status"].to_pylist(), table["reason"].to_pylist(), strict=True))
 
 
@@ -136,46 +140,63 @@ def read_table(store: Store) -> pa.Table:
     """
     tables = [SCHEMA.empty_table()]  # the first one's metadata stays: none, as each shard has its own
     for index in finished_shards(store):
-        with _opened(store, index) as file:
-            table = pq.ParquetFile(file, pre_buffer=False).read(use_threads=False)
-        if table.schema != SCHEMA:
-            raise ShardError(
-                f"{store.uri}/{ledger_name(index)} has the columns {table.column_names}, not "
-                f"those of a ledger"
-            )
-        tables.append(table)
+        with _opened(store, index) as ledger:
+            tables.append(_table(ledger))
     return pa.concat_tables(tables)
 
 
 def read_record(store: Store, index: int) -> ShardRecord:
-    """What the ledger knows of its shard, without the rows."""
-    with _opened(store, index) as file:
-        return _record(pq.read_schema(file).metadata)
+    """What the ledger knows of its shard, without the rows. Raises ShardError for a damaged ledger."""
+    with _opened(store, index) as ledger:
+        return _record(ledger.schema_arrow.metadata, index)
 
 
 @contextmanager
-def _opened(store: Store, index: int) -> Iterator[BinaryIO]:
+def _opened(store: Store, index: int) -> Iterator[pq.ParquetFile]:
     name = ledger_name(index)
     try:
         with store.open(name) as file:
-            yield file
-    except pa.ArrowInvalid as error:
+            yield pq.ParquetFile(file, pre_buffer=False)
+    except ShardError as error:
+        raise ShardError(f"{store.uri}/{name} {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the machine's; Arrow's own OSErrors, of damaged files, have no number
         raise ShardError(
             f"{store.uri}/{name} is damaged ({error}); remove it and run the command that wrote "
             f"it: that shard is made again"
         ) from error
 
 
-def _record(metadata: Mapping[bytes, bytes] | None) -> ShardRecord:
-    values = {k.decode(): v.decode() for k, v in (metadata or {}).items() if k != b"ARROW:schema"}
-    own = [values.pop(name) for name in ("name", "sha256", "size", "fingerprint")]
-    return ShardRecord(own[0], own[1], int(own[2]), own[3], values)
+def _table(ledger: pq.ParquetFile, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a ledger; of these columns. Raises ShardError where they are no ledger's."""
+    if not ledger.schema_arrow.equals(SCHEMA):
+        raise ShardError(f"has the columns {ledger.schema_arrow.names}, not those of a ledger")
+    if ledger.metadata.num_rows > MOST_ROWS:
+        raise ShardError(f"has {ledger.metadata.num_rows:,} rows; a shard has at most {MOST_ROWS:,} clips")
+    # On this thread: one that Arrow still has when the process ends can take it down, exit code and all.
+    return ledger.read(columns, use_threads=False)
+
+
+def _record(metadata: Mapping[bytes, bytes] | None, index: int) -> ShardRecord:
+    """Raises ShardError for entries that are missing, or a name that is not of this shard."""
+    try:
+        values = {k.decode(): v.decode() for k, v in (metadata or {}).items() if k != b"ARROW:schema"}
+        name, sha256, size, fingerprint = (values.pop(k) for k in ("name", "sha256", "size", "fingerprint"))
+        record = ShardRecord(name, sha256, int(size), fingerprint, values)
+    except (KeyError, ValueError) as error:
+        raise ShardError(f"is damaged: no entry of a shard's ledger ({error})") from error
+    if not 0 <= record.size < 2**63:
+        raise ShardError(f"is damaged: it says that its shard has {record.size} bytes")
+    if name not in ("", shard_name(CLIPS, index), shard_name(LATENTS, index)):
+        raise ShardError(f"is damaged: it names the shard {name[:80]!r}")
+    return record
 
 
 def finished_shards(store: Store) -> list[int]:
     """The indices of the shards that are whole, ascending."""
-    names = (name.rsplit("/", 1)[1] for name in store.names("ledger"))
-    return sorted(int(name[:6]) for name in names if name.endswith(".parquet") and name[:6].isdigit())
+    found = (ledger_index(name) for name in store.names(LEDGER_FOLDER))
+    return sorted(index for index in found if index is not None)
 
 
 def read_ledgers(store: Store) -> Iterator[tuple[int, list[LedgerRow], ShardRecord]]:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from avprep.shards.store import LocalStore, ShardError, Store
+from avprep.shards.layout import ShardError
+from avprep.shards.store import LocalStore, Store
 
 NAME = ".lock"
 _WAIT_S, _POLL_S = 2.0, 0.02

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from avprep.shards.store import ShardError, Store
+from avprep.shards.layout import PLAN_FILE, ShardError
+from avprep.shards.store import Store
 
-NAME = "plan.parquet"
 ROWS_A_GROUP = 1 << 14  # at least: each group costs memory in every reader and writer
 SCHEMA = pa.schema(
     [
@@ -44,7 +44,7 @@ class PlanRow:
 
 def write_plan(store: Store, shards: Iterable[list[PlanRow]]) -> None:
     """Writes the plan as it comes, shard by shard."""
-    with store.write(NAME) as file, pq.ParquetWriter(file, SCHEMA, write_statistics=["shard"]) as writer:
+    with store.write(PLAN_FILE) as file, pq.ParquetWriter(file, SCHEMA, write_statistics=["shard"]) as writer:
         for rows in _groups(shards):
             columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
             writer.write_table(pa.table(columns, SCHEMA), row_group_size=len(rows))
@@ -66,11 +66,16 @@ class PlanReader:
 
     def __init__(self, store: Store) -> None:
         try:
-            self._file = pq.ParquetFile(store.open(NAME), pre_buffer=False)
+            self._file = pq.ParquetFile(store.open(PLAN_FILE), pre_buffer=False)
         except pa.ArrowInvalid as error:
-            raise ShardError(f"{store.uri}/{NAME} is damaged ({error}); --rebuild plans anew") from error
+            raise ShardError(f"{store.uri}/{PLAN_FILE} is damaged ({error}); --rebuild plans anew") from error
         metadata, shard = self._file.metadata, SCHEMA.get_field_index("shard")
+        if not self._file.schema_arrow.equals(SCHEMA):
+            columns = self._file.schema_arrow.names
+            raise ShardError(f"{store.uri}/{PLAN_FILE} has the columns {columns}, not those of a plan")
         spans = [metadata.row_group(i).column(shard).statistics for i in range(metadata.num_row_groups)]
+        if not all(span is not None and span.has_min_max for span in spans):
+            raise ShardError(f"{store.uri}/{PLAN_FILE} does not say which shards its row groups hold")
         self._firsts = [span.min for span in spans]  # the first shard of each group
         self.shards: int = spans[-1].max + 1 if spans else 0
         self.clips: int = metadata.num_rows

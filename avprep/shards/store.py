@@ -11,11 +11,7 @@ from typing import BinaryIO, Protocol
 import pyarrow as pa
 from pyarrow import fs
 
-from avprep.errors import AvprepError
-
-
-class ShardError(AvprepError, ValueError):
-    """An output, or a shard of it, that is not what it should be: the message names it and what is wrong."""
+from avprep.shards.layout import ShardError
 
 
 class Store(Protocol):
@@ -34,6 +30,9 @@ class Store(Protocol):
     def names(self, folder: str) -> list[str]:
         """The finished files of a folder, sorted; [] where there is no such folder."""
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of each finished file of a folder, by name; {} where there is no such folder."""
+
     def remove(self, name: str) -> None: ...
 
 
@@ -48,8 +47,27 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
     return ArrowStore(uri) if is_remote(uri) else LocalStore(uri)
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears at `path` when it ends well: written under a temporary name, fsynced, renamed.
+
+    Otherwise what stands at `path` is kept. `LocalStore.sweep` removes what a killed process leaves.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _fsync_folder(path.parent)
+
+
 class LocalStore:
-    """A folder that is there already: files are written under a temporary name, fsynced, renamed."""
+    """A folder that is there already; files are written as `whole_file` does."""
 
     def __init__(self, root: str) -> None:
         self.uri = os.path.abspath(root)
@@ -60,17 +78,8 @@ class LocalStore:
         path = self.root / name
         if path.parent != self.root:  # the root itself is never made anew: it may have been unmounted
             path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _fsync_folder(path.parent)
+        with whole_file(path) as file:
+            yield file
 
     def open(self, name: str) -> BinaryIO:
         return open(self.root / name, "rb")
@@ -83,6 +92,9 @@ class LocalStore:
         if not path.is_dir():
             return []
         return sorted(f"{folder}/{entry.name}" for entry in os.scandir(path) if entry.name[0] != ".")
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        return {name: (self.root / name).stat().st_size for name in self.names(folder)}
 
     def remove(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)
@@ -132,8 +144,15 @@ class ArrowStore:
         return self._fs.get_file_info(f"{self._root}/{name}").type == fs.FileType.File
 
     def names(self, folder: str) -> list[str]:
+        return sorted(self.sizes(folder))
+
+    def sizes(self, folder: str) -> dict[str, int]:
         found = self._fs.get_file_info(fs.FileSelector(f"{self._root}/{folder}", allow_not_found=True))
-        return sorted(f"{folder}/{info.base_name}" for info in found if not info.base_name.endswith(".tmp"))
+        return {
+            f"{folder}/{info.base_name}": info.size or 0  # None of a folder
+            for info in found
+            if not info.base_name.endswith(".tmp")
+        }
 
     def remove(self, name: str) -> None:
         if self.exists(name):

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
-from avprep.shards.clips import Members, ShardError, load_npy, load_waveform, read_shard, sha256_of
-from avprep.shards.latents import SUMS_ENTRY, EncoderHeader, LatentSums, unpack
+from avprep.shards.clips import DecodeH264, load_npy
+from avprep.shards.decoders import ClipDecoder, Item, LatentDecoder, decoded
+from avprep.shards.integrity import content_damage, sha256_of, size_damage
+from avprep.shards.latents import SUMS_ENTRY, EncoderHeader, LatentSums
+from avprep.shards.layout import (
+    CLIPS,
+    LATENT,
+    LOGVAR,
+    SHARDS_FOLDER,
+    ShardError,
+    kind_of,
+    ledger_name,
+    read_header,
+    spec_of,
+)
 from avprep.shards.ledger import LedgerRow, ShardRecord, finished_shards, read_ledger
-from avprep.shards.plan import PlanReader
+from avprep.shards.plan import PlanReader, PlanRow
 from avprep.shards.store import Store
+from avprep.shards.tar import Members, largest_clip, largest_latent, read_shard
 from avprep.spec import ClipSpec
 
 
@@ -28,51 +39,48 @@ class Damage:
         return f"{self.name}: {self.detail}"
 
 
-def read_header(store: Store) -> dict[str, Any]:
-    """spec.json. Raises ShardError where there is none or it is no JSON."""
-    try:
-        with store.open("spec.json") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        raise ShardError(f"{store.uri} holds no spec.json: not an output of avprep") from None
-    except ValueError as error:
-        raise ShardError(f"{store.uri}/spec.json is damaged: {error}") from error
+def verify(
+    store: Store,
+    on_shard: Callable[[int], None] = lambda _: None,
+    *,
+    decode_h264: DecodeH264 | None = None,
+) -> Iterator[Damage]:
+    """Every damage of an output, shard by shard.
 
+    Unfinished shards are no damage. These are: a tar without its ledger, a ledger without its tar, a changed
+    byte, a clip that is missing, doubled or of another spec, a row that the plan does not know.
 
-def kind_of(header: dict[str, Any]) -> str:
-    """What an output holds: 'clips' or 'latents'. Only the latter's spec.json says so."""
-    return header.get("kind", "clips")
+    Args:
+        on_shard: called with the index of each shard when it was looked at.
+        decode_h264: frames are decoded too, and source, labels and caption compared with the plan: a deep
+            check, which takes several times as long.
 
-
-def verify(store: Store, on_shard: Callable[[int], None] = lambda _: None) -> Iterator[Damage]:
-    """Every damage of an output, shard by shard. `on_shard` hears of each shard looked at.
-
-    Unfinished shards are no damage; a tar without its ledger, a ledger without its tar, a changed byte, a
-    clip that is missing, doubled or of another spec, and a row that the plan does not know are.
+    Raises:
+        ShardError: no output, or a plan that cannot be read.
     """
-    header = read_header(store)
-    plan = PlanReader(store)
-    done = finished_shards(store)
-    named = set()
-    for index in done:
+    header, plan, named = read_header(store), PlanReader(store), set()
+    sizes = store.sizes(SHARDS_FOLDER)
+    for index in finished_shards(store):
+        name = ledger_name(index)
         try:
             rows, record = read_ledger(store, index)
-        except (OSError, ValueError, KeyError) as error:
-            yield Damage(f"ledger/{index:06d}.parquet", f"cannot be read: {error}")
+        except ShardError as error:
+            yield Damage(name, f"cannot be read: {error}")
             continue
         named.add(record.name)
-        yield from _against_plan(index, rows, plan)
-        if record.fingerprint != header["fingerprint"]:
-            yield Damage(f"ledger/{index:06d}.parquet", "made with other options than spec.json says")
-        yield from _shard_damage(store, rows, record, _check_of(header))
+        yield from _against_plan(name, rows, index, plan)
+        if record.fingerprint != header.get("fingerprint"):
+            yield Damage(name, "made with other options than spec.json says")
+        if record.name and (damage := size_damage(record, sizes.get(record.name))) is not None:
+            yield Damage(record.name, damage)
+        yield from _shard_damage(store, rows, record, _check_of(header, decode_h264, plan, index))
         on_shard(index)
-    for name in store.names("shards"):
+    for name in store.names(SHARDS_FOLDER):
         if name not in named:
             yield Damage(name, "a shard without a ledger (an interrupted run; the next run remakes it)")
 
 
-def _against_plan(index: int, rows: list[LedgerRow], plan: PlanReader) -> Iterator[Damage]:
-    name = f"ledger/{index:06d}.parquet"
+def _against_plan(name: str, rows: list[LedgerRow], index: int, plan: PlanReader) -> Iterator[Damage]:
     if index >= plan.shards:
         yield Damage(name, f"the plan has {plan.shards} shards only")
         return
@@ -93,18 +101,15 @@ def _shard_damage(
         with store.open(record.name) as file:
             digest = sha256_of(file)
     except FileNotFoundError:
-        yield Damage(record.name, "is not there, though its ledger says it is whole")
-        return
-    if digest != record.sha256:
-        yield Damage(
-            record.name, f"its bytes are not those written (SHA-256 {digest[:12]}, not {record.sha256[:12]})"
-        )
+        return  # named by its size already
+    if (damage := content_damage(record, digest)) is not None:
+        yield Damage(record.name, damage)
     seen: set[str] = set()
     try:
         with store.open(record.name) as file:
-            for key, members in read_shard(file):
+            for key, members in read_shard(file, check.largest):
                 seen.add(key)
-                yield from check.clip(f"{record.name} {key}", members)
+                yield from check.clip(record.name, key, members)
     except ShardError as error:
         yield Damage(record.name, str(error))
     if seen != written:
@@ -119,85 +124,91 @@ def _shard_damage(
 class _Check(Protocol):
     """Looks at the clips of one shard, by their kind."""
 
-    def clip(self, name: str, members: Members) -> Iterator[Damage]: ...
+    largest: int  # bytes that the files of one clip may have
+
+    def clip(self, shard: str, key: str, members: Members) -> Iterator[Damage]: ...
 
     def end(self, record: ShardRecord) -> Iterator[Damage]:
         """What is wrong with the shard as a whole, once its clips have been looked at."""
 
 
-def _check_of(header: dict[str, Any]) -> _Check:
-    kind = kind_of(header)
-    if kind == "clips":
-        return _ClipCheck(ClipSpec.from_dict(header["spec"]))
-    if kind == "latents":
-        return _LatentCheck(header)
-    raise ShardError(f"spec.json says that it holds {kind!r}, which this version does not know")
+def _check_of(header: dict[str, Any], decode_h264: DecodeH264 | None, plan: PlanReader, index: int) -> _Check:
+    is_planned = decode_h264 is not None and index < plan.shards
+    planned = {row.key: row for row in plan.rows(index)} if is_planned else {}
+    if kind_of(header) == CLIPS:
+        return _ClipCheck(spec_of(header), decode_h264, planned)
+    return _LatentCheck(header, planned)
 
 
 class _ClipCheck:
-    def __init__(self, spec: ClipSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: ClipSpec, decode_h264: DecodeH264 | None, planned: dict[str, PlanRow]) -> None:
+        fields = ("json", "mel", "waveform") if decode_h264 is None else ("json", "mel", "waveform", "frames")
+        self._decode, self._planned = ClipDecoder(spec, fields, decode_h264), planned
+        self.largest = largest_clip(spec)
 
-    def clip(self, name: str, members: Members) -> Iterator[Damage]:
-        spec = self._spec
-        missing = {"json", "mel.npy", "audio.flac"} - members.keys()
-        if missing or not any(suffix.startswith("frame") for suffix in members):
-            yield Damage(name, f"lacks {', '.join(sorted(missing)) or 'its frames'}")
-            return
+    def clip(self, shard: str, key: str, members: Members) -> Iterator[Damage]:
         try:
-            json.loads(members["json"])
-            mel = load_npy(members["mel.npy"])
-            samples = len(load_waveform(members["audio.flac"]))
-        except (ValueError, RuntimeError) as error:  # soundfile's errors are RuntimeErrors
-            yield Damage(name, f"cannot be read: {error}")
+            item = decoded("the clip", self._decode, members)
+        except ShardError as error:
+            yield Damage(f"{shard} {key}", str(error))
             return
-        if mel.shape != spec.mel_shape or mel.dtype != np.float16:
-            yield Damage(name, f"a mel stack of {mel.dtype} {mel.shape}, not float16 {spec.mel_shape}")
-        elif not (np.abs(mel) <= 1).all():
-            yield Damage(name, "a mel stack with values outside [-1, 1]")
-        if samples != spec.samples:
-            yield Damage(name, f"{samples} samples of sound, not {spec.samples}")
+        if not any(suffix.startswith("frame") for suffix in members):
+            yield Damage(f"{shard} {key}", "the clip lacks its frames")
+        yield from _text_damage(f"{shard} {key}", item, self._planned.get(key))
 
     def end(self, record: ShardRecord) -> Iterator[Damage]:
         return iter(())
 
 
 class _LatentCheck:
-    def __init__(self, header: dict[str, Any]) -> None:
-        self._header = EncoderHeader.from_dict(header)
-        self._is_packed = header["options"]["packed"]
-        self._arrays = ["latent.npy", *(["logvar.npy"] if header["options"]["posterior"] else [])]
+    def __init__(self, header: dict[str, Any], planned: dict[str, PlanRow]) -> None:
+        self._header, self._planned = EncoderHeader.from_dict(header), planned
+        options = header.get("options")
+        if not isinstance(options, dict) or {"packed", "posterior"} - options.keys():
+            raise ShardError("spec.json does not say how its latents are stored")
+        self._is_packed = options["packed"]
+        fields = ("json", "latent", *(["logvar"] if options["posterior"] else []))
+        self._decode = LatentDecoder(self._header, fields)
         self._sums = LatentSums()
+        self.largest = largest_latent(self._header.shape)
 
-    def clip(self, name: str, members: Members) -> Iterator[Damage]:
-        missing = {"json", *self._arrays} - members.keys()
-        if missing:
-            yield Damage(name, f"lacks {', '.join(sorted(missing))}")
-            return
+    def clip(self, shard: str, key: str, members: Members) -> Iterator[Damage]:
         try:
-            labels = json.loads(members["json"])["labels"]
-            stacks = {suffix: self._stack(suffix, load_npy(members[suffix])) for suffix in self._arrays}
-        except (ValueError, KeyError) as error:
-            yield Damage(name, f"cannot be read: {error}")
+            item = decoded("the latent", self._decoded, members)
+        except ShardError as error:
+            yield Damage(f"{shard} {key}", str(error))
             return
-        latent = stacks["latent.npy"]
-        if not (np.abs(latent) <= 1).all():
-            yield Damage(name, "a latent with values outside [-1, 1]")
-            return
-        self._sums.add(latent, labels, self._header)
+        self._sums.add(item["latent"], item["json"]["labels"], self._header)
+        yield from _text_damage(f"{shard} {key}", item, self._planned.get(key))
 
     def end(self, record: ShardRecord) -> Iterator[Damage]:
-        if LatentSums.from_json(record.extra[SUMS_ENTRY]) != self._sums:
+        try:
+            stated = LatentSums.from_json(record.extra[SUMS_ENTRY])
+        except (KeyError, TypeError, ValueError) as error:
+            yield Damage(record.name, f"its ledger holds no sums of latents: {error!r}")
+            return
+        if stated != self._sums:
             yield Damage(record.name, "its ledger's sums, of which stats.json is made, are not its latents'")
 
-    def _stack(self, suffix: str, array: np.ndarray) -> np.ndarray:
-        """Unpacked. Raises ShardError for what an encoder's run never writes."""
-        shape = (self._header.values,) if self._is_packed else self._header.shape
-        if array.shape != shape or array.dtype != np.float16:
-            raise ShardError(f"{suffix} of {array.dtype} {array.shape}, not float16 {shape}")
-        stack = unpack(array, self._header)
-        if not np.isfinite(stack).all():
-            raise ShardError(f"{suffix} with NaN or infinity")
-        if stack[:, self._header.padding()].any():
-            raise ShardError(f"{suffix} with padding that is not zero")
-        return stack
+    def _decoded(self, members: Members) -> Item:
+        """The fields. Raises ShardError for what training would take and an encoder's run never writes."""
+        item = self._decode(members)
+        for name, suffix in (("latent", LATENT), ("logvar", LOGVAR)):
+            if name not in item:
+                continue
+            if (load_npy(members[suffix]).ndim == 1) != self._is_packed:
+                raise ShardError(f"{suffix} is stored otherwise than spec.json says (packed)")
+            if item[name][:, self._header.padding()].any():
+                raise ShardError(f"{suffix} with padding that is not zero")
+        return item
+
+
+def _text_damage(name: str, item: Item, planned: PlanRow | None) -> Iterator[Damage]:
+    """What the clip header says otherwise than the plan, where there is one."""
+    if planned is None:
+        return
+    stated = item["json"]
+    if stated["source"] != planned.source or stated["caption"] != planned.caption:
+        yield Damage(name, f"its source or caption is not the plan's: {stated['source'][:80]!r}")
+    if list(stated["labels"]) != list(planned.labels):
+        yield Damage(name, f"labels {stated['labels'][:5]!r} are not the plan's {list(planned.labels)[:5]!r}")

@@ -16,12 +16,11 @@ import torch
 from safetensors.numpy import save
 
 from avprep.errors import AvprepError
+from avprep.shards.layout import CAPTION_PROMPT, CAPTIONS_FILE
 from avprep.shards.ledger import read_ledgers
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import Store
 
-NAME = "captions.safetensors"
-PROMPT = "a video of {}"
 _BATCH = 64
 
 # Texts -> one float16 (tokens, width) each.
@@ -39,7 +38,7 @@ def texts_of(store: Store) -> list[str]:
         written = {row.key for row in rows if row.status == "written"}
         for row in plan.rows(index):
             if row.key in written:
-                found.update(PROMPT.format(label) for label in row.labels)
+                found.update(CAPTION_PROMPT.format(label) for label in row.labels)
                 found.update({row.caption} - {""})
     return sorted(found)
 
@@ -47,7 +46,7 @@ def texts_of(store: Store) -> list[str]:
 def write_captions(store: Store, texts: Iterable[str], encode: TextEncoder, name: str) -> int:
     """Writes the embeddings of the texts; `name` of the encoder is kept in the file. Returns their number."""
     embeddings = dict(_embedded(iter(texts), encode))
-    with store.write(NAME) as file:
+    with store.write(CAPTIONS_FILE) as file:
         file.write(save(embeddings, metadata={"text_encoder": name}))
     return len(embeddings)
 

@@ -19,9 +19,12 @@ from avprep.media.limits import Deadline, bounded
 from avprep.media.mux import encode_frames
 from avprep.media.source import open_source, require_media
 from avprep.reasons import MediaError, Reason
-from avprep.shards.clips import Members, clip_key, merge, pack_clip, read_shard, write_shard
+from avprep.shards.clips import clip_key, merge, pack_clip
+from avprep.shards.layout import CLIPS, shard_name
 from avprep.shards.ledger import LedgerRow, ShardRecord, Sums, read_ledger, write_ledger
 from avprep.shards.store import Store, open_store
+from avprep.shards.tar import Members, largest_clip, read_named_shard
+from avprep.shards.writer import write_shard
 from avprep.spec import ClipSpec
 from avprep.stages.tasks import ClipOptions, PlannedSource, ShardResult, ShardTask
 
@@ -35,10 +38,6 @@ class MadeClip:
     frames: np.ndarray  # uint8 (frames, size, size, RGB)
     mel: np.ndarray  # float32 (frames, n_mels, W)
     waveform: np.ndarray  # float32 (samples,)
-
-
-def shard_name(index: int) -> str:
-    return f"shards/clips-{index:06d}.tar"
 
 
 def make_shard(task: ShardTask, *, guard: Callable[[], AbstractContextManager] = nullcontext) -> ShardResult:
@@ -106,15 +105,14 @@ class _ShardWork:
         kept = {row.key for row in rows if row.status == "written"} - new.keys()
         if not record.name:
             return rows, self._write(store, iter(sorted(new.items())), record)
-        with store.open(record.name) as file:
-            old = (clip for clip in read_shard(file) if clip[0] in kept)
-            return rows, self._write(store, merge(old, new), record)
+        stored = read_named_shard(store, record.name, largest_clip(self.spec))
+        return rows, self._write(store, merge((c for c in stored if c[0] in kept), new), record)
 
     def _write(
         self, store: Store, clips: Iterator[tuple[str, Members]], replaces: ShardRecord | None = None
     ) -> ShardRecord:
         index, fingerprint = self.task.index, self.task.fingerprint
-        return write_shard(store, shard_name(index), index, clips, fingerprint, self.seconds, replaces)
+        return write_shard(store, shard_name(CLIPS, index), index, clips, fingerprint, self.seconds, replaces)
 
     def _packed(
         self, sources: tuple[PlannedSource, ...], rows: list[LedgerRow]

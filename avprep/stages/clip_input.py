@@ -6,9 +6,7 @@ Both ways give the same clips in the same order, and a ledger row in the place o
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,10 +18,12 @@ import numpy as np
 
 from avprep.media.mux import decode_frames
 from avprep.reasons import MediaError, Reason
-from avprep.shards.clips import Members, ShardError, load_npy, read_shard, unpack_frames
+from avprep.shards.decoders import ClipDecoder, decoded
 from avprep.shards.latents import CLIP_FIELDS
+from avprep.shards.layout import ShardError
 from avprep.shards.ledger import LedgerRow, read_ledger
 from avprep.shards.store import open_store
+from avprep.shards.tar import Members, largest_clip, read_shard
 from avprep.spec import ClipSpec
 from avprep.stages.clip import MadeClip, made_clips
 from avprep.stages.tasks import ShardTask
@@ -31,8 +31,6 @@ from avprep.stages.tasks import ShardTask
 PIECE_CLIPS = 16  # clips of whole sources that travel together; a source is never cut
 _THREADS = min(4, len(os.sched_getaffinity(0)))  # JPEG: 11 ms a clip of the default spec, on one thread
 _READ_AHEAD = 2 * _THREADS  # clips
-# What our shards, json, Pillow (the last two) and PyAV raise on bytes that are no such file.
-_DAMAGE = (ValueError, KeyError, OSError, EOFError, SyntaxError, struct.error)
 
 
 class ClipShardDamaged(ShardError):
@@ -78,7 +76,7 @@ def read_clip_shard(shard: ClipShard) -> Iterator[InputClip | LedgerRow]:
     with file, ThreadPoolExecutor(_THREADS, "decode") as pool:
         hashing = _HashingReader(file)
         try:
-            clips = _in_order(pool, _decode(shard.spec), read_shard(hashing))
+            clips = _in_order(pool, _decode(shard.spec), read_shard(hashing, largest_clip(shard.spec)))
             for row in rows:
                 yield row if row.status != "written" else _checked(next(clips, None), row)
             extra = sum(1 for _ in clips)
@@ -105,19 +103,16 @@ def _checked(clip: tuple[str, InputClip | MediaError] | None, row: LedgerRow) ->
 
 
 def _decode(spec: ClipSpec) -> Callable[[tuple[str, Members]], tuple[str, InputClip | MediaError]]:
+    fields = ClipDecoder(spec, ("json", "frames", "mel"), decode_frames)
+
     def decode(clip: tuple[str, Members]) -> tuple[str, InputClip | MediaError]:
         key, members = clip
         try:
-            header = json.loads(members["json"])
-            frames = unpack_frames(members, decode_frames)
-            mel = load_npy(members["mel.npy"])
-            if (frames.shape, frames.dtype) != (spec.frames_shape, np.uint8):
-                raise ShardError(f"frames of {frames.dtype} {frames.shape}, not uint8 {spec.frames_shape}")
-            if (mel.shape, mel.dtype) != (spec.mel_shape, np.float16):
-                raise ShardError(f"a mel stack of {mel.dtype} {mel.shape}, not float16 {spec.mel_shape}")
-            return key, InputClip(None, {name: header[name] for name in CLIP_FIELDS}, frames, mel)
-        except _DAMAGE as error:
-            return key, MediaError(Reason.CORRUPT, f"its files in the clip shard cannot be read: {error!r}")
+            item = decoded("the clip in its shard", fields, members)
+        except ShardError as error:
+            return key, MediaError(Reason.CORRUPT, str(error))
+        header = {name: item["json"][name] for name in CLIP_FIELDS}
+        return key, InputClip(None, header, item["frames"], item["mel"])
 
     return decode
 

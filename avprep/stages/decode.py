@@ -16,10 +16,12 @@ import torch
 from avprep.dsp.griffin_lim import invert
 from avprep.dsp.psnr import psnr_a, psnr_v
 from avprep.media.mux import decode_frames, write_mp4
-from avprep.shards.clips import Members, ShardError, load_npy, load_waveform, read_shard, unpack_frames
-from avprep.shards.latents import EncoderHeader, unpack
+from avprep.shards.decoders import ClipDecoder, LatentDecoder, decoded
+from avprep.shards.latents import EncoderHeader
+from avprep.shards.layout import ShardError
 from avprep.shards.ledger import finished_shards, read_record
 from avprep.shards.store import Store
+from avprep.shards.tar import Members, largest_clip, largest_latent, read_named_shard
 from avprep.spec import ClipSpec
 from avprep.stages.encoder import Encoder
 
@@ -60,10 +62,10 @@ def stored_latents(latents: Store, header: EncoderHeader, clips: Store | None) -
         if not record.name:
             continue
         originals = _originals(clips, index, header.spec) if clips else None
-        with latents.open(record.name) as file:
-            for key, members in read_shard(file):
-                original = _original_of(key, originals) if originals is not None else None
-                yield StoredLatent(key, unpack(load_npy(members["latent.npy"]), header), original)
+        for key, members in read_named_shard(latents, record.name, largest_latent(header.shape)):
+            latent = decoded(f"{record.name}: clip {key}", LatentDecoder(header, ("latent",)), members)
+            original = _original_of(key, originals, header.spec) if originals is not None else None
+            yield StoredLatent(key, latent["latent"], original)
 
 
 def decode_to_mp4(
@@ -101,21 +103,16 @@ def _write(out, stored: StoredLatent, frames, mel, waveform: np.ndarray, spec: C
 def _originals(clips: Store, index: int, spec: ClipSpec) -> Iterator[tuple[str, Members]]:
     """The clips of the shard of that index, one in memory at a time."""
     try:
-        name = read_record(clips, index).name
-        with clips.open(name) as file:
-            yield from read_shard(file)
+        yield from read_named_shard(clips, read_record(clips, index).name, largest_clip(spec))
     except FileNotFoundError as error:
         raise ShardError(f"shard {index} of {clips.uri} is not there: {error}") from error
 
 
-def _original_of(key: str, originals: Iterator[tuple[str, Members]]) -> Original:
+def _original_of(key: str, originals: Iterator[tuple[str, Members]], spec: ClipSpec) -> Original:
+    decode = ClipDecoder(spec, ("frames", "mel", "waveform"), decode_frames)
     for found, members in originals:
         if found == key:
-            return Original(
-                frames=unpack_frames(members, decode_frames),
-                mel=load_npy(members["mel.npy"]),
-                waveform=load_waveform(members["audio.flac"]),
-            )
+            return Original(**decoded(f"clip {key} of the clips", decode, members))
         if found > key:
             break
     raise ShardError(f"clip {key} is not there: the latents were made of other clips")

@@ -1,39 +1,42 @@
-"""One clip shard in, one latent shard out, the model never waiting: three threads and two short queues.
+"""One clip shard in, one latent shard out, with reading, model and writing at the same time.
 
-    tasks -> [reader: clips into batches] -> [model] -> [writer: tar, sums, ledger] -> results
-             the next shard's clips          one batch    the last shard's latents
+    reader thread    clips of the task -> batches         one batch ahead of the model
+    model thread     batch -> latents                     one batch ahead of the writer
+    calling thread   latents -> tar, sums, ledger
 
-A task that cannot be done fails its own future; no thread waits for another without looking whether the
-worker is closed, so nothing can hang.
+The model's thread is the worker's only one and lasts: `run` is called from two threads at once, so that the
+model encodes one shard while another begins or ends. Each thread hands its result on through a future. There
+is no queue, so no thread waits for room in one, and an error reaches the caller through the future.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from avprep.errors import AvprepError
 from avprep.reasons import MediaError, Reason
-from avprep.shards.clips import Members, write_shard
 from avprep.shards.latents import CLIPS_ENTRY, SUMS_ENTRY, EncoderHeader, LatentSums, pack_clip_latents
+from avprep.shards.layout import LATENTS, shard_name
 from avprep.shards.ledger import LedgerRow, Sums, write_ledger
 from avprep.shards.store import open_store
+from avprep.shards.tar import Members
+from avprep.shards.writer import write_shard
 from avprep.stages.clip_input import ClipShard, ClipShardDamaged, InputClip
 from avprep.stages.encoder import EncodeError, Encoder, EncoderFactory, release, try_encode
 from avprep.stages.tasks import ShardTask
 
-_AHEAD = 2  # batches between two threads
-_POLL_S = 0.5  # how often a waiting thread looks whether the worker is closed
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,55 +68,49 @@ class EncodeResult:
     latents: LatentSums = field(default_factory=LatentSums)
     seconds: Counter[str] = field(default_factory=Counter)
     damaged: str = ""  # why the clip shard was left alone; then nothing was written
-    notes: tuple[str, ...] = ()  # what the person who runs it should hear
+    notes: tuple[str, ...] = ()  # what the person who runs it should know
 
 
-def shard_name(index: int) -> str:
-    return f"shards/latents-{index:06d}.tar"
-
-
-# How the clips of a task are read: (task, should_stop, tell).
+# How the clips of a task are read: (task, should_stop, note).
 ReadClips = Callable[[EncodeTask, Callable[[], bool], Callable[[str], None]], Iterator[InputClip | LedgerRow]]
 
 
-class _Closed(Exception):
-    """The worker was closed while a thread waited."""
+class WorkerClosed(AvprepError):
+    """The worker was closed before the task was done."""
 
 
 @dataclass(eq=False)
 class _Shard:
-    """A task on its way through the threads."""
+    """A task in hand: what is gathered about it on the way."""
 
     task: EncodeTask
-    future: Future[EncodeResult] = field(default_factory=Future)
     seconds: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
-    is_lost: bool = False  # a thread has given it up; what is left of it is passed over
+    rows: list[LedgerRow] = field(default_factory=list)
+    latents: LatentSums = field(default_factory=LatentSums)
+    is_over: threading.Event = field(default_factory=threading.Event)  # done or given up: no more is read
 
 
 @dataclass
 class _Batch:
     """Some of a shard's clips and rows, in order; arrays in the order of the clips."""
 
-    shard: _Shard
-    items: list[LedgerRow | tuple[LedgerRow, dict[str, Any]]]
-    frames: Tensor | None = None  # uint8 (B, T, H, W, RGB), then None
-    mel: Tensor | None = None  # float16 (B, T, n_mels, W), then None
-    mean: np.ndarray | None = None  # float16 (B, C, P, rows, columns)
-    logvar: np.ndarray | None = None
+    items: list[LedgerRow | tuple[LedgerRow, dict[str, Any]]]  # a row, or (row, header) of a clip
+    frames: Tensor | None = None  # uint8 (B, T, H, W, RGB); None where there are rows alone
+    mel: Tensor | None = None  # float16 (B, T, n_mels, W)
 
 
 @dataclass
-class _End:
-    """After a shard's last batch; with an error if a thread could not go on."""
+class _Encoded:
+    """A batch after the model; float16 (B, C, P, rows, columns)."""
 
-    shard: _Shard
-    error: Exception | None = None
+    items: list[LedgerRow | tuple[LedgerRow, dict[str, Any]]]
+    mean: np.ndarray | None = None  # None where there are rows alone
+    logvar: np.ndarray | None = None  # None where it is not stored
 
 
 class EncodeWorker:
-    """Runs tasks; opens its encoder at the first and keeps it. `run` is called from two threads at once, so
-    that the next shard is read while one is encoded."""
+    """Runs tasks. Opens its encoder at the first one and keeps it."""
 
     def __init__(
         self,
@@ -129,247 +126,184 @@ class EncodeWorker:
         self._device, self._compile = device, compile
         self._turn = turn or nullcontext()
         self._encoder: Encoder | None = None
-        self._header: EncoderHeader | None = None  # of the encoder, for the writer
+        self._header: EncoderHeader | None = None  # of the encoder, which is closed while another is opened
         self._batch_size = 0
         self._closed = threading.Event()
-        self._broken: BaseException | None = None
-        self._tasks: queue.Queue[_Shard] = queue.Queue()
-        self._batches: queue.Queue[_Batch | _End] = queue.Queue(_AHEAD)
-        self._encoded: queue.Queue[_Batch | _End] = queue.Queue(_AHEAD)
-        self._threads = [
-            threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True)
-            for name, loop in (("reader", self._read), ("model", self._model), ("writer", self._write))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._reading = threading.Lock()  # one shard at a time: clips of a second one would wait in memory
+        # One thread, not a lock: torch keeps some of its state per thread (thread count, CUDA graphs).
+        self._model = ThreadPoolExecutor(1, "model")
 
     def run(self, task: EncodeTask) -> EncodeResult:
-        """Makes the shard and its ledger.
+        """Writes the shard and its ledger. May be called from several threads at once.
 
         Raises:
-            EncodeError, OSError, and whatever else the encoder raises; nothing is left half done.
+            EncodeError, OSError, and what the encoder raises: nothing is left half written.
+            WorkerClosed: `close` was called before the end.
         """
         shard = _Shard(task)
-        self._tasks.put(shard)
-        while not shard.future.done():
-            if self._broken is not None:
-                raise self._broken
-            if self._closed.is_set():
-                raise _Closed
-            _wait(shard.future)
         try:
-            return shard.future.result()
+            with ExitStack() as ends:  # last first: the reader is stopped, it ends, what it reads is closed
+                batches = ends.enter_context(closing(self._read(shard)))
+                reader = ends.enter_context(ThreadPoolExecutor(1, "reader"))
+                ends.callback(shard.is_over.set)
+                return self._write(shard, self._encode_all(shard, one_ahead(reader, batches)))
         except ClipShardDamaged as damage:
             return EncodeResult(task.index, damaged=str(damage))
 
     def close(self) -> None:
-        """Ends the threads; what they are doing now is finished, what waits is dropped."""
+        """Ends the model's thread after the batch that it encodes. Each `run` that goes on raises."""
         self._closed.set()
-        for thread in self._threads:
-            thread.join()
+        self._model.shutdown(cancel_futures=True)
 
-    def _guarded(self, loop: Callable[[], None]) -> None:
-        try:
-            loop()
-        except _Closed:
-            return
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits for a result
-            self._broken = error
-            self._closed.set()
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise WorkerClosed("the encode worker was closed before its task was done")
 
-    def _get(self, source: queue.Queue) -> Any:
-        while not self._closed.is_set():
-            try:
-                return source.get(timeout=_POLL_S)
-            except queue.Empty:
-                continue
-        raise _Closed
+    # --- reader thread --------------------------------------------------------------------------------
 
-    def _put(self, target: queue.Queue, item: Any) -> None:
-        while not self._closed.is_set():
-            try:
-                return target.put(item, timeout=_POLL_S)
-            except queue.Full:
-                continue
-        raise _Closed
+    def _read(self, shard: _Shard) -> Iterator[_Batch]:
+        """The shard's clips, `batch_size` per batch and the rest in the last one."""
 
-    # --- reader ---------------------------------------------------------------------------------------
+        def should_stop() -> bool:
+            return self._closed.is_set() or shard.is_over.is_set()
 
-    def _read(self) -> None:
-        while True:
-            shard = self._get(self._tasks)
-            try:
-                for batch in self._read_batches(shard):
-                    self._put(self._batches, batch)
-                    if shard.is_lost:
-                        break
-                end = _End(shard)
-            except _Closed:
-                raise
-            except Exception as error:  # noqa: BLE001 - the task's own, and given to its future
-                end = _End(shard, error)
-            self._put(self._batches, end)
-
-    def _read_batches(self, shard: _Shard) -> Iterator[_Batch]:
-        """The shard's clips, `batch_size` a batch and the rest in the last."""
-        clips: list[InputClip] = []
-        items: list[Any] = []
-        started = time.perf_counter()
-        for clip in self._read_clips(shard.task, self._closed.is_set, shard.notes.append):
-            if isinstance(clip, LedgerRow):
-                items.append(clip)
-                continue
-            items.append((clip.row, clip.header))
-            clips.append(clip)
-            if len(clips) == shard.task.batch_size:
-                batch = self._stacked(shard, items, clips)
-                clips, items = [], []
+        with self._reading:
+            clips = self._read_clips(shard.task, should_stop, shard.notes.append)
+            started = time.perf_counter()
+            for items in _grouped(clips, shard.task.batch_size):
+                batch = self._stacked(items)
+                items.clear()  # the clips' arrays, which the batch has copies of
                 shard.seconds["read"] += time.perf_counter() - started
                 yield batch
                 started = time.perf_counter()
-        if items:
-            yield self._stacked(shard, items, clips)
-        shard.seconds["read"] += time.perf_counter() - started
+            self._check_open()  # a reader that was asked to stop ends as if there were no more clips
 
-    def _stacked(self, shard: _Shard, items: list[Any], clips: list[InputClip]) -> _Batch:
+    def _stacked(self, items: list[InputClip | LedgerRow]) -> _Batch:
+        rows = [item if isinstance(item, LedgerRow) else (item.row, item.header) for item in items]
+        clips = [item for item in items if isinstance(item, InputClip)]
         if not clips:
-            return _Batch(shard, items)
+            return _Batch(rows)
         pinned = self._device == "cuda"  # so that the copy to the device goes on beside the CPU
         first = clips[0]
         frames = torch.empty((len(clips), *first.frames.shape), dtype=torch.uint8, pin_memory=pinned)
         mel = torch.empty((len(clips), *first.mel.shape), dtype=torch.float16, pin_memory=pinned)
         for i, clip in enumerate(clips):
             frames.numpy()[i], mel.numpy()[i] = clip.frames, clip.mel
-        return _Batch(shard, items, frames, mel)
+        return _Batch(rows, frames, mel)
 
-    # --- model ----------------------------------------------------------------------------------------
+    # --- model thread ---------------------------------------------------------------------------------
 
-    def _model(self) -> None:
-        if self._device == "cpu":
-            torch.set_num_threads(1)  # N workers use N cores, and the bytes do not depend on N
-        while True:
-            message = self._get(self._batches)
-            shard = message.shard
-            if shard.is_lost:
-                continue
-            if isinstance(message, _Batch) and message.frames is not None:
-                try:
-                    with self._turn:
-                        self._encode(message)
-                except Exception as error:  # noqa: BLE001 - given to the task's future
-                    shard.is_lost = True
-                    message = _End(shard, error)
-            self._put(self._encoded, message)
+    def _encode_all(self, shard: _Shard, batches: Iterator[_Batch]) -> Iterator[_Encoded]:
+        """The batches after the model, which works on the next one while the caller has one."""
+        ahead: Future[_Encoded] | None = None
+        for batch in batches:
+            self._check_open()
+            encoding = self._model.submit(self._encode, shard, batch)
+            if ahead is not None:
+                yield ahead.result()
+            ahead = encoding
+        if ahead is not None:
+            yield ahead.result()
 
-    def _encode(self, batch: _Batch) -> None:
-        """Fills in the latents and lets go of the pictures."""
-        shard = batch.shard
+    def _encode(self, shard: _Shard, batch: _Batch) -> _Encoded:
+        if batch.frames is None:
+            return _Encoded(batch.items)
+        try:
+            with self._turn:
+                parts = self._latents(shard, batch.frames, batch.mel)
+        except BaseException:
+            shard.is_over.set()  # so that the reader, which may wait for more clips, ends
+            raise
+        logvar = _half([part.logvar for part in parts]) if shard.task.options.posterior else None
+        return _Encoded(batch.items, _half([part.mean for part in parts]), logvar)
+
+    def _latents(self, shard: _Shard, frames: Tensor, mel: Tensor) -> list[Any]:
+        """The model's output, in as many parts as memory asks for."""
         if self._encoder is None:
             self._open(shard, shard.task.batch_size)
         while True:
             started = time.perf_counter()
-            parts = try_encode(self._encoder, batch.frames, batch.mel, self._batch_size)
+            parts = try_encode(self._encoder, frames, mel, self._batch_size)
             shard.seconds["model"] += time.perf_counter() - started
             if parts is not None:
-                break
+                return parts
             if self._batch_size == 1:
                 raise EncodeError(f"out of memory on {self._device} with a single clip")
             half = self._batch_size // 2
             shard.notes.append(f"out of memory with {self._batch_size} clips a batch; goes on with {half}")
             self._open(shard, half)
-        batch.mean = _half([part.mean for part in parts])
-        batch.logvar = _half([part.logvar for part in parts]) if shard.task.options.posterior else None
-        batch.frames = batch.mel = None
 
     def _open(self, shard: _Shard, batch_size: int) -> None:
         """Opens the encoder for batches of that size, in the place of one that is open."""
         started = time.perf_counter()
+        if self._device == "cpu":
+            torch.set_num_threads(1)  # N workers use N cores, and the bytes do not depend on N
         if self._encoder is not None:
             self._encoder = None
             release(self._device)
         self._encoder = self._open_encoder(device=self._device, batch_size=batch_size, compile=self._compile)
         self._batch_size, self._header = batch_size, self._encoder.header
-        if self._encoder.header.weights != shard.task.weights:
+        if self._header.weights != shard.task.weights:
             raise EncodeError("the checkpoint was changed while the job ran")
         shard.seconds["open"] += time.perf_counter() - started
 
-    # --- writer ---------------------------------------------------------------------------------------
+    # --- calling thread -------------------------------------------------------------------------------
 
-    def _write(self) -> None:
-        while True:
-            message = self._get(self._encoded)
-            shard = message.shard
-            if shard.future.done():
-                continue  # the rest of one that could not be written
-            try:
-                result = self._write_shard(shard, message)
-            except _Closed:
-                raise
-            except Exception as error:  # noqa: BLE001 - the task's own, and given to its future
-                shard.is_lost = True
-                shard.future.set_exception(error)
-            else:
-                shard.future.set_result(result)
-
-    def _write_shard(self, shard: _Shard, message: _Batch | _End) -> EncodeResult:
-        task, rows, latents = shard.task, [], LatentSums()
-        store, name = open_store(task.out), shard_name(task.index)
-        clips = self._clips(shard, message, rows, latents)
+    def _write(self, shard: _Shard, batches: Iterator[_Encoded]) -> EncodeResult:
+        task, store = shard.task, open_store(shard.task.out)
+        clips = self._files(shard, batches)
+        name = shard_name(LATENTS, task.index)
         record = write_shard(store, name, task.index, clips, task.fingerprint, shard.seconds)
-        extra = {SUMS_ENTRY: latents.to_json(), CLIPS_ENTRY: task.clips_sha256}
+        extra = {SUMS_ENTRY: shard.latents.to_json(), CLIPS_ENTRY: task.clips_sha256}
         started = time.perf_counter()
-        write_ledger(store, task.index, rows, replace(record, extra=extra))
+        write_ledger(store, task.index, shard.rows, replace(record, extra=extra))
         shard.seconds["write"] += time.perf_counter() - started
         sums = Sums()
-        sums.add(rows)
-        return EncodeResult(task.index, sums, latents, shard.seconds, notes=tuple(shard.notes))
+        sums.add(shard.rows)
+        return EncodeResult(task.index, sums, shard.latents, shard.seconds, notes=tuple(shard.notes))
 
-    def _clips(
-        self, shard: _Shard, message: _Batch | _End, rows: list[LedgerRow], latents: LatentSums
-    ) -> Iterator[tuple[str, Members]]:
-        """(key, files) of each clip as its batch comes, until the shard's end. Fills `rows` and `latents`."""
-        while isinstance(message, _Batch):
+    def _files(self, shard: _Shard, batches: Iterator[_Encoded]) -> Iterator[tuple[str, Members]]:
+        """(key, files) of each clip that is written. Fills the shard's rows and sums."""
+        for batch in batches:
             place = 0
-            for item in message.items:
+            for item in batch.items:
                 if isinstance(item, LedgerRow):
-                    rows.append(item)
+                    shard.rows.append(item)
                     continue
-                row, members = self._packed(message, place, *item, latents)
+                arrays = [a[place] for a in (batch.mean, batch.logvar) if a is not None]
                 place += 1
-                rows.append(row)
-                if members is not None:
-                    yield row.key, members
-            message = self._get(self._encoded)
-        if message.error is not None:
-            raise message.error
+                row, clip = item
+                error = _check_latents(arrays, self._header, row.key)
+                if error is not None:
+                    shard.rows.append(_failed(row, error))
+                    continue
+                shard.rows.append(row)
+                yield row.key, _packed(shard, clip, arrays, self._header)
 
-    def _packed(
-        self, batch: _Batch, place: int, row: LedgerRow, clip: dict[str, Any], latents: LatentSums
-    ) -> tuple[LedgerRow, Members | None]:
-        """The clip's files, or the row that says why there are none."""
-        header = self._header
-        arrays = [a[place] for a in (batch.mean, batch.logvar) if a is not None]
-        padding = header.padding()
-        for array in arrays:
-            if array.shape != header.shape:
-                raise EncodeError(f"the encoder gave {array.shape}; its header says {header.shape}")
-            array[:, padding] = 0
-        bad = sum(int((~np.isfinite(array)).sum()) for array in arrays)
-        if bad:
-            error = MediaError(Reason.NOT_FINITE, f"{bad} of {sum(a.size for a in arrays)} values")
-            return LedgerRow.lost(
-                error, key=row.key, shard=row.shard, source=row.source, start_s=row.start_s
-            ), None
-        if np.abs(arrays[0]).max() > 1:
-            raise EncodeError(f"the encoder gave {np.abs(arrays[0]).max()} for {row.key}, outside [-1, 1]")
-        latents.add(arrays[0], list(clip["labels"]), header)
-        return row, pack_clip_latents(
-            clip=clip,
-            latent=arrays[0],
-            logvar=arrays[1] if len(arrays) > 1 else None,
-            header=header,
-            packed=batch.shard.task.options.packed,
-        )
+
+def _grouped(
+    clips: Iterator[InputClip | LedgerRow], batch_size: int
+) -> Iterator[list[InputClip | LedgerRow]]:
+    """Lists of `batch_size` clips, each with the rows before its last clip; at last, what remains."""
+    items: list[InputClip | LedgerRow] = []
+    count = 0
+    for item in clips:
+        items.append(item)
+        count += isinstance(item, InputClip)
+        if count == batch_size:
+            yield items
+            items, count = [], 0
+    if items:
+        yield items
+
+
+def one_ahead(pool: ThreadPoolExecutor, items: Iterator[Item]) -> Iterator[Item]:
+    """The items. The next one is computed in the pool while the caller works on this one."""
+    end = object()
+    following = pool.submit(next, items, end)
+    while (item := following.result()) is not end:
+        following = pool.submit(next, items, end)
+        yield item
 
 
 def _half(parts: list[Tensor]) -> np.ndarray:
@@ -377,8 +311,36 @@ def _half(parts: list[Tensor]) -> np.ndarray:
     return torch.cat(list(parts)).to(torch.float16).numpy()
 
 
-def _wait(future: Future) -> None:
-    try:
-        future.exception(timeout=_POLL_S)
-    except TimeoutError:
-        return
+def _check_latents(arrays: list[np.ndarray], header: EncoderHeader, key: str) -> MediaError | None:
+    """Sets the padding to zero. Returns why the clip fails: it is not finite.
+
+    Raises:
+        EncodeError: the encoder's fault, whatever the clip: a shape or a range that its header denies.
+    """
+    padding = header.padding()
+    for array in arrays:
+        if array.shape != header.shape:
+            raise EncodeError(f"the encoder gave {array.shape}; its header says {header.shape}")
+        array[:, padding] = 0
+    bad = sum(int((~np.isfinite(array)).sum()) for array in arrays)
+    if bad:
+        return MediaError(Reason.NOT_FINITE, f"{bad} of {sum(a.size for a in arrays)} values")
+    if np.abs(arrays[0]).max() > 1:
+        raise EncodeError(f"the encoder gave {np.abs(arrays[0]).max()} for {key}, outside [-1, 1]")
+    return None
+
+
+def _failed(row: LedgerRow, error: MediaError) -> LedgerRow:
+    return LedgerRow.lost(error, key=row.key, shard=row.shard, source=row.source, start_s=row.start_s)
+
+
+def _packed(shard: _Shard, clip: dict[str, Any], arrays: list[np.ndarray], header: EncoderHeader) -> Members:
+    """The clip's files; its latent is counted."""
+    shard.latents.add(arrays[0], list(clip["labels"]), header)
+    return pack_clip_latents(
+        clip=clip,
+        latent=arrays[0],
+        logvar=arrays[1] if len(arrays) > 1 else None,
+        header=header,
+        packed=shard.task.options.packed,
+    )

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from avprep.dsp.griffin_lim import invert
-from avprep.dsp.mel import mel_psnr, mel_stack, pad_with_silence
-from avprep.shards.clips import ShardError, load_npy, read_shard
+from avprep.dsp.mel import mel_stack, pad_with_silence
+from avprep.dsp.psnr import psnr_a
+from avprep.shards.clips import load_npy
+from avprep.shards.layout import HEADER_FILE, MEL, SHARDS_FOLDER, ShardError, read_header, spec_of
 from avprep.shards.store import Store, open_store
-from avprep.shards.verify import read_header
+from avprep.shards.tar import largest_clip, read_named_shard
 from avprep.spec import ClipSpec
 
 _LARGEST = 2.0  # a model's output may lie a little beyond [-1, 1]; decibels and NaN are a mistake
@@ -38,7 +40,7 @@ class InvertedClip:
     key: str
     solution_psnr: float  # of the solution with the context that its edge columns reach into
     file_psnr: float  # of the samples in the file, between silence
-    is_silent: bool  # nothing to come near to: both are 126 dB
+    is_silent: bool  # nothing to come near to: both are the highest that PSNR-A gives
 
 
 def mel_stacks(path: str, spec: ClipSpec | None) -> tuple[ClipSpec, Iterator[tuple[str, np.ndarray]]]:
@@ -56,10 +58,10 @@ def mel_stacks(path: str, spec: ClipSpec | None) -> tuple[ClipSpec, Iterator[tup
         return spec, _checked(_from_npy(where), spec)
     if where.suffix == ".tar" and where.is_file():
         spec = spec or _spec_near(where)
-        return spec, _checked(_from_store(open_store(where.parent), where.name), spec)
+        return spec, _checked(_from_store(open_store(where.parent), where.name, spec), spec)
     store = open_store(path)
-    spec = ClipSpec.from_dict(read_header(store)["spec"])
-    shards = (stack for name in store.names("shards") for stack in _from_store(store, name))
+    spec = spec_of(read_header(store))
+    shards = (stack for name in store.names(SHARDS_FOLDER) for stack in _from_store(store, name, spec))
     return spec, _checked(shards, spec)
 
 
@@ -80,7 +82,7 @@ def invert_to_wav(
         samples = _as_int16(inverted.waveform)
         file_psnrs = _file_psnr(stack, samples, spec).tolist()
         waves = samples.cpu().numpy()
-        psnrs = zip(inverted.mel_psnr.tolist(), file_psnrs, strict=True)
+        psnrs = zip(inverted.psnr_a.tolist(), file_psnrs, strict=True)
         for (key, mel), wave, (solution, file) in zip(batch, waves, psnrs, strict=True):
             soundfile.write(out / f"{key}.wav", wave, spec.sample_rate, subtype="PCM_16")
             yield InvertedClip(key, solution, file, is_silent=bool((mel <= -1).all()))
@@ -92,13 +94,13 @@ def _as_int16(waveform: Tensor) -> Tensor:
 
 def _file_psnr(stack: Tensor, samples: Tensor, spec: ClipSpec) -> Tensor:
     """dB (B,) of the mel stack that the int16 samples (B, samples) of a file give."""
-    return mel_psnr(stack, mel_stack(pad_with_silence(samples.float() / 32768, spec), spec))
+    return psnr_a(stack, mel_stack(pad_with_silence(samples.float() / 32768, spec), spec))
 
 
 def _spec_near(path: Path) -> ClipSpec:
     for folder in (path.parent, path.parent.parent):
-        if (folder / "spec.json").is_file():
-            return ClipSpec.from_dict(read_header(open_store(folder))["spec"])
+        if (folder / HEADER_FILE).is_file():
+            return spec_of(read_header(open_store(folder)))
     return ClipSpec()
 
 
@@ -112,12 +114,11 @@ def _from_npy(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         yield (path.stem if len(stacks) == 1 else f"{path.stem}_{i:05d}"), stack
 
 
-def _from_store(store: Store, name: str) -> Iterator[tuple[str, np.ndarray]]:
-    with store.open(name) as file:
-        for key, members in read_shard(file):
-            if "mel.npy" not in members:
-                raise ShardError(f"{name} {key} holds no mel stack: is it an output of avprep clip?")
-            yield key, load_npy(members["mel.npy"])
+def _from_store(store: Store, name: str, spec: ClipSpec) -> Iterator[tuple[str, np.ndarray]]:
+    for key, members in read_named_shard(store, name, largest_clip(spec)):
+        if MEL not in members:
+            raise ShardError(f"{name} {key} holds no mel stack: is it an output of avprep clip?")
+        yield key, load_npy(members[MEL])
 
 
 def _checked(stacks: Iterator[tuple[str, np.ndarray]], spec: ClipSpec) -> Iterator[tuple[str, np.ndarray]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from avprep.media.crop import Crop
 from avprep.reasons import MediaError
-from avprep.shards.codecs import VideoCodec
+from avprep.shards.layout import VideoCodec
 from avprep.shards.ledger import Sums
 from avprep.spec import ClipSpec
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 
-from avprep.shards.clips import ShardWriter
-from avprep.shards.latents import SUMS_ENTRY, EncoderHeader, LatentSums, pack_clip_latents
-from avprep.shards.ledger import LedgerRow, ShardRecord, write_ledger
-from avprep.shards.plan import PlanRow, write_plan
+from avprep.shards.latents import EncoderHeader, LatentPacker, LatentSums
+from avprep.shards.layout import LATENTS
+from avprep.shards.plan import PlanRow
 from avprep.shards.store import open_store
+from avprep.shards.tar import Members
+from avprep.shards.writer import OutputWriter
 
 LEVELS = {"low": -0.5, "high": 0.5}
 
@@ -28,51 +28,27 @@ def write_latents(
 ) -> Path:
     """`count` latents, by turns of label 'low' (values near -0.5) and 'high' (near 0.5), in two shards."""
     out.mkdir(parents=True, exist_ok=True)
-    store, rng, sums = open_store(out), np.random.default_rng(0), LatentSums()
-    options = {"packed": packed, "posterior": False}
-    entries = {
-        "format": 1,
-        "kind": "latents",
-        "options": options,
-        "fingerprint": f"made {count}",
-        "root": ".",
-    }
-    (out / "spec.json").write_text(json.dumps(header.to_dict() | entries))
+    rng, sums = np.random.default_rng(0), LatentSums()
+    entries = header.output_header(packed=packed, posterior=False)
+    writer = OutputWriter(open_store(out), LATENTS, entries, fingerprint=f"made {count}", root=".")
     keys = sorted(hashlib.sha256(str(i).encode()).hexdigest()[:16] + "_00000000000" for i in range(count))
     halves = [keys[: count // 2], keys[count // 2 :]]
     labels = {key: list(levels)[i % 2] for i, key in enumerate(keys)}
-    write_plan(
-        store,
-        (
-            [PlanRow(key=k, shard=i, source=k, start=0, labels=(labels[k],), caption="") for k in half]
-            for i, half in enumerate(halves)
-        ),
+    writer.plan(
+        [PlanRow(key=k, shard=i, source=k, start=0, labels=(labels[k],), caption="") for k in half]
+        for i, half in enumerate(halves)
     )
+
+    def members(key: str, pack: LatentPacker) -> Members:
+        latent = rng.normal(levels[labels[key]], noise, header.shape).clip(-1, 1).astype(np.float16)
+        latent[:, header.padding()] = 0
+        clip = {"labels": [labels[key]], "caption": "", "source": key, "start_s": 0.0, "stop_s": 1.0}
+        return pack(clip | {"has_audio": True}, latent)
+
     for i, half in enumerate(halves):
-        name, here = f"shards/latents-{i:06d}.tar", LatentSums()
-        with store.write(name) as file:
-            writer = ShardWriter(file)
-            for key in half:
-                latent = rng.normal(levels[labels[key]], noise, header.shape).clip(-1, 1).astype(np.float16)
-                latent[:, header.padding()] = 0
-                here.add(latent, [labels[key]], header)
-                clip = {"labels": [labels[key]], "caption": "", "source": key, "start_s": 0.0, "stop_s": 1.0}
-                writer.add(
-                    key,
-                    pack_clip_latents(
-                        clip=clip | {"has_audio": True},
-                        latent=latent,
-                        logvar=None,
-                        header=header,
-                        packed=packed,
-                    ),
-                )
-            digest = writer.close()
-        rows = [
-            LedgerRow(key=k, shard=i, source=k, start_s=0.0, status="written", residual_ms=0.0) for k in half
-        ]
-        record = ShardRecord(name, digest, writer.size, f"made {count}", {SUMS_ENTRY: here.to_json()})
-        write_ledger(store, i, rows, record)
-        sums.merge(here)
-    (out / "stats.json").write_text(json.dumps({"latents": sums.statistics(header), "labels": sums.labels}))
+        pack = LatentPacker(header, packed=packed)
+        clips = (members(key, pack) for key in half)
+        writer.shard(i, clips, sample_rate=header.spec.sample_rate, entries=pack.ledger_entries)
+        sums.merge(pack.sums)
+    writer.stats({"latents": sums.statistics(header), "labels": sums.labels})
     return out

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from avmodel.data import ClipData, Steps, step_loader, to_model, to_pixels
 from avprep.dsp.mel import frames_to_stack
-from avprep.shards.clips import ShardError, load_npy
+from avprep.shards.clips import load_npy
+from avprep.shards.layout import ShardError
 from tests.made_clips import TINY, write_clips
 
 
@@ -95,3 +96,20 @@ def test_clips_are_not_latents(clips, tmp_path):
         LatentData(clips)
     with pytest.raises(ShardError, match="no spec.json"):
         ClipData(tmp_path)
+
+
+# --- damage ----------------------------------------------------------------------------------------------
+
+
+def test_ranks_share_the_shards_that_are_checked():
+    shares = [Steps(9, 1, seed=0, rank=rank, world=3).share_of(7) for rank in range(3)]
+    assert sorted(i for share in shares for i in share) == list(range(7))
+
+
+def test_a_data_set_without_its_damaged_shards_is_a_choice(tmp_path):
+    out = write_clips(tmp_path / "clips")
+    whole = ClipData(out)
+    (out / "shards" / "clips-000001.tar").unlink()
+    with pytest.raises(ShardError, match=r"clips-000001\.tar is not there"):
+        ClipData(out)
+    assert ClipData(out, on_damage="skip").keys == whole.keys[:5] + whole.keys[10:]

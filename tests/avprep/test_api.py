@@ -34,8 +34,9 @@ from avprep.jobs.planning import PlanOptions
 from avprep.media.mux import write_mp4
 from avprep.reasons import MediaError, Reason
 from avprep.scenes.synth import write_scenes
-from avprep.shards.clips import load_npy, load_waveform, read_shard
+from avprep.shards.clips import load_npy, load_waveform
 from avprep.shards.store import open_store
+from avprep.shards.tar import read_shard
 from avprep.shards.verify import verify
 from avprep.stages.clip import ClipOptions
 
@@ -171,7 +172,7 @@ def stored(out: Path) -> list[dict[str, object]]:
                     | {
                         "frames": load_npy(members["frames.npy"]),
                         "mel": load_npy(members["mel.npy"]),
-                        "waveform": load_waveform(members["audio.flac"]),
+                        "waveform": load_waveform(members["audio.flac"], SPEC),
                     }
                 )
     return sorted(found, key=lambda clip: (clip["source"], clip["start_s"]))

@@ -33,8 +33,9 @@ from PIL import Image
 
 from avprep.datasets.source import Source
 from avprep.dsp.griffin_lim import ITERATIONS, invert
-from avprep.dsp.mel import mel_psnr, mel_stack, pad_with_silence, stack_to_columns, unit_to_amplitude
-from avprep.execution.runner import RunnerConfig
+from avprep.dsp.mel import mel_stack, pad_with_silence, stack_to_columns, unit_to_amplitude
+from avprep.dsp.psnr import psnr_a
+from avprep.execution import RunnerConfig
 from avprep.jobs.clip import JobConfig, Progress, run_clip_job
 from avprep.jobs.planning import PlanOptions
 from avprep.media.decode import RawClip, read_clips
@@ -43,7 +44,8 @@ from avprep.media.pictures import Pictures
 from avprep.media.probe import probe
 from avprep.media.source import open_source
 from avprep.media.timeline import starts_of_parts
-from avprep.shards.clips import ShardWriter, clip_key, pack_clip
+from avprep.shards.clips import clip_key, pack_clip
+from avprep.shards.writer import ShardWriter
 from avprep.spec import ClipSpec
 from avprep.stages.clip import clip_waveform
 from avprep.stages.tasks import ClipOptions
@@ -404,7 +406,7 @@ def griffin_lim_rows(paths: list[Path]) -> Iterator[Row]:
         ours_s, theirs_s = (s / len(stack) for s in in_turns(ours, theirs, clock=cpu_s, turns=2))
         inner = slice(1, SPEC.frames - 1)
         psnrs = [
-            mel_psnr(stack[:, inner], mel_stack(pad_with_silence(heard[who], SPEC), SPEC)[:, inner]).mean()
+            psnr_a(stack[:, inner], mel_stack(pad_with_silence(heard[who], SPEC), SPEC)[:, inner]).mean()
             for who in ("ours", "theirs")
         ]
         what = f"invert-audio, {iterations} iterations, librosa's mel_to_audio at the same"

@@ -21,7 +21,7 @@ from avprep.media.source import open_source
 from avprep.media.timeline import spread, starts_of_parts
 from avprep.reasons import MediaError
 from avprep.shards.clips import pack_clip, unpack_frames
-from avprep.shards.codecs import VIDEO_CODECS
+from avprep.shards.layout import VIDEO_CODECS
 from avprep.spec import ClipSpec
 
 CLIPS_A_FILE = 3
@@ -67,7 +67,7 @@ def main(media: Path) -> None:
                 encode_h264=lambda f: encode_frames(f, fps=spec.fps),
             )
             packed = time.perf_counter()
-            read = unpack_frames(members, decode_frames)
+            read = unpack_frames(members, frames.shape, decode_frames)
             read_s, write_s = read_s + time.perf_counter() - packed, write_s + packed - started
             size += sum(len(data) for name, data in members.items() if name.startswith("frame"))
             quality.append(psnr(frames, read))

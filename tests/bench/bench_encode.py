@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from avprep.execution.pool import PoolConfig
+from avprep.execution import PoolConfig
 from avprep.jobs.clip import JobConfig, Progress, run_clip_job
 from avprep.jobs.encode import EncodeConfig, run_encode_job
 from avprep.shards.latents import EncoderHeader

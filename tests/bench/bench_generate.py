@@ -122,7 +122,10 @@ def real_clips(data: ClipData) -> Clips:
     for i in tqdm(range(len(data)), "real clips", leave=False):
         members = data.members(i)
         labels = json.loads(members["json"])["labels"]
-        frames, waveform = unpack_frames(members, decode_frames), load_waveform(members["audio.flac"])
+        frames, waveform = (
+            unpack_frames(members, data.spec.frames_shape, decode_frames),
+            load_waveform(members["audio.flac"], data.spec),
+        )
         clips.add(f"clip {data.index.keys[i]}", labels, frames, waveform)
     return clips.close()
 

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import avprep.jobs.clip
 from avprep.datasets import list_dataset
 from avprep.datasets.source import DatasetOptions, Source
-from avprep.execution.runner import RunnerConfig
+from avprep.execution import RunnerConfig
 from avprep.jobs.clip import JobConfig, Progress, run_clip_job
 from avprep.jobs.planning import PlanOptions, plan_shards
 from avprep.media.probe import MediaInfo

@@ -12,13 +12,12 @@ from pathlib import Path
 
 from avprep.datasets import list_dataset
 from avprep.datasets.source import DatasetOptions, Source
-from avprep.execution.pool import PoolConfig
-from avprep.execution.runner import RunnerConfig
+from avprep.execution import PoolConfig, RunnerConfig
 from avprep.jobs.clip import JobConfig
 from avprep.jobs.encode import EncodeConfig, EncodeProgress, EncodeReport, run_encode_job
 from avprep.jobs.planning import PlanOptions
+from avprep.shards.layout import read_header
 from avprep.shards.store import open_store
-from avprep.shards.verify import read_header
 from avprep.spec import ClipSpec
 from avprep.stages.encode import EncodeOptions
 from avprep.stages.tasks import ClipOptions

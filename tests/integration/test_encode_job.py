@@ -18,13 +18,16 @@ import pytest
 from click.testing import CliRunner
 
 from avprep.cli import main
-from avprep.execution.runner import RunnerError
+from avprep.execution import RunnerError
 from avprep.jobs.output import JobError
-from avprep.shards.clips import ShardWriter, load_npy, read_shard
+from avprep.shards.clips import load_npy
 from avprep.shards.latents import EncoderHeader, unpack
+from avprep.shards.layout import read_header
 from avprep.shards.ledger import ShardRecord, read_ledger, read_ledgers, write_ledger
 from avprep.shards.store import open_store
-from avprep.shards.verify import read_header, verify
+from avprep.shards.tar import read_shard
+from avprep.shards.verify import verify
+from avprep.shards.writer import ShardWriter
 from avprep.spec import ClipSpec
 from tests.fake_encoder import OpenFake
 from tests.integration.encode_driver import SHARD_SIZE, encode, media_job

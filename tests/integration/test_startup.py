@@ -18,9 +18,10 @@ import avmodel.cli
 import avprep.cli
 import avprep.shards.ledger
 from avprep.cli.group import ErrorReportingGroup, LazyCommand
+from avprep.shards.layout import ShardError
 from avprep.shards.ledger import LedgerRow, ShardRecord, write_ledger
 from avprep.shards.plan import PlanRow, write_plan
-from avprep.shards.store import LocalStore, ShardError
+from avprep.shards.store import LocalStore
 from avprep.spec import ClipSpec
 from avprep.stages.clip_input import ClipShardDamaged
 

@@ -20,8 +20,9 @@ from avmodel.dit.train import train_dit
 from avmodel.mdsa.checkpoint import read_codec_header
 from avmodel.training.checkpoints import load_checkpoint, save_checkpoint
 from avmodel.training.errors import CheckpointError, LoaderError, TrainingError
+from avprep.shards.layout import ShardError
 from avprep.shards.lock import lock
-from avprep.shards.store import ShardError, open_store
+from avprep.shards.store import open_store
 from tests.avmodel.dit.made_training import config, losses, rows, same, sample
 from tests.avmodel.made_latents import LEVELS, write_latents
 

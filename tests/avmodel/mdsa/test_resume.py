@@ -17,8 +17,9 @@ from avmodel.mdsa.train import train_mdsa
 from avmodel.training.checkpoints import load_checkpoint
 from avmodel.training.errors import TrainingError
 from avmodel.training.machine import DistributedContext
+from avprep.shards.layout import ShardError
 from avprep.shards.lock import lock
-from avprep.shards.store import ShardError, open_store
+from avprep.shards.store import open_store
 from tests.avmodel.mdsa.made_training import config, run_command
 from tests.made_clips import write_clips
 

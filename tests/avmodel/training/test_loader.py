@@ -10,11 +10,18 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from avmodel.data import PREFETCH, ClipBatch, Steps, step_loader
+from avmodel.data import PREFETCH, ClipBatch, ClipData, Steps, step_loader
 from avmodel.training import loader as module
 from avmodel.training.errors import LoaderError, TrainingError
-from avmodel.training.loader import check_shared_memory, leave_dead_processes_to_the_next_read, reading
-from avprep.shards.store import ShardError
+from avmodel.training.loader import (
+    check_shared_memory,
+    leave_dead_processes_to_the_next_read,
+    reading,
+    with_checksums,
+)
+from avprep.shards.layout import ShardError
+from tests.hostile.shard_corpus import MELS, change_members
+from tests.made_clips import write_clips
 
 Usage = namedtuple("Usage", "total used free")
 # 2000 bytes of tensors.
@@ -131,3 +138,51 @@ def test_a_reader_that_dies_does_not_interrupt_what_runs():
     assert sum(range(100_000)) == 4_999_950_000  # a step
     with pytest.raises(LoaderError, match="a process that reads the data has died"), reading(1):
         list(islice(batches, 30))
+
+
+# --- damaged shards --------------------------------------------------------------------------------------
+
+
+def read_clips(data: ClipData, batch: int, workers: int, batches: int) -> None:
+    steps = Steps(len(data), batch, seed=0)
+    loaded = iter(step_loader(data, steps, workers=workers, pin=False))
+    with reading(workers):
+        for _ in islice(with_checksums(loaded, data.index, steps), batches):
+            pass
+
+
+def flip_a_bit(out: Path) -> None:
+    """Of a pixel: only the shard's checksum shows it."""
+    shard = out / "shards" / "clips-000001.tar"
+    data = bytearray(shard.read_bytes())
+    data[data.index(b"frames.npy") + 512 + 400] ^= 1
+    shard.write_bytes(data)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_flipped_bit_that_only_the_checksum_shows_ends_the_reading(tmp_path, workers):
+    out = write_clips(tmp_path / "clips")
+    flip_a_bit(out)
+    with pytest.raises(LoaderError, match=r"clips-000001\.tar: its bytes are not those written"):
+        read_clips(ClipData(out), 2, workers, batches=10**6)
+
+
+@pytest.mark.timeout(60)
+def test_checksums_that_the_index_has_taken_are_not_taken_again(tmp_path):
+    out = write_clips(tmp_path / "clips")
+    data = ClipData(out, on_damage="skip")
+    flip_a_bit(out)
+    read_clips(data, 2, workers=0, batches=300)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_clip_that_cannot_be_read_ends_the_reading_with_one_line(tmp_path, workers):
+    out = write_clips(tmp_path / "clips", sources=1, clips_each=1)
+    change_members(out, MELS["mel: 10**4"])
+    data = ClipData(out)
+    with pytest.raises(LoaderError) as caught:
+        read_clips(data, 1, workers, batches=1)
+    what = "a mel stack with values outside [-1, 1], or NaN"
+    assert str(caught.value) == f"the data cannot be read: {out}: clip {data.keys[0]} cannot be read: {what}"

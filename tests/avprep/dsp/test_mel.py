@@ -13,13 +13,13 @@ from avprep.dsp.mel import (
     context_samples,
     frames_to_stack,
     mel_filters,
-    mel_psnr,
     mel_stack,
     pad_with_silence,
     stack_to_columns,
     stack_to_frames,
     unit_to_amplitude,
 )
+from avprep.dsp.psnr import psnr_a
 from avprep.spec import ClipSpec
 
 SPEC = ClipSpec()
@@ -82,7 +82,7 @@ def test_the_models_view_is_bit_lossless():
 
 def test_psnr_of_a_known_error():
     a = torch.zeros(1, 16, 128, 16)
-    assert mel_psnr(a, a + 0.02).item() == pytest.approx(40.0, abs=1e-4)
+    assert psnr_a(a, a + 0.02).item() == pytest.approx(40.0, abs=1e-4)
 
 
 @settings(max_examples=25, deadline=None)

@@ -314,3 +314,21 @@ def test_find_clicks_known_answer(sample_rate: int) -> None:
     assert found * sample_rate == pytest.approx([1234, 7000, 15000], abs=0.05)
     with pytest.raises(ValueError, match="3 clicks found of 4"):
         find_clicks(sound, sample_rate, 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [((3, 16, 16, 3), "frame 4 is 16 x 16"), ((5, 16, 16, 3), "4 frames"), ((4, 18, 16, 3), "frame 1 is")],
+)
+def test_frames_of_another_shape_than_wanted_are_not_decoded_to_their_end(shape, said):
+    data = encode_frames(np.zeros((4, 16, 16, 3), np.uint8), fps=10)
+    assert decode_frames(data, (4, 16, 16, 3)).shape == (4, 16, 16, 3)
+    with pytest.raises(MuxError, match=said):
+        decode_frames(data, shape)
+
+
+def test_pictures_much_larger_than_wanted_are_refused_by_the_decoder():
+    data = encode_frames(np.zeros((1, 512, 512, 3), np.uint8), fps=10)
+    with pytest.raises(MuxError, match="do not decode") as caught:
+        decode_frames(data, (1, 16, 16, 3))
+    assert "frame 1" not in str(caught.value)  # none was decoded

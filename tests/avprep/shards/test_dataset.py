@@ -22,12 +22,15 @@ from torch.utils.data import DataLoader
 import avprep
 from avprep.errors import ArgumentError, AvprepError, ClipNotFound
 from avprep.media.mux import encode_frames
-from avprep.shards.clips import Members, ShardWriter, load_npy, pack_clip, read_shard
+from avprep.shards.clips import load_npy, pack_clip
 from avprep.shards.dataset import ClipDataset, shuffled
 from avprep.shards.index import index_shards
 from avprep.shards.latents import EncoderHeader
+from avprep.shards.layout import ShardError
 from avprep.shards.ledger import read_ledger, read_ledgers, write_ledger
-from avprep.shards.store import ShardError, open_store
+from avprep.shards.store import open_store
+from avprep.shards.tar import Members, read_shard
+from avprep.shards.writer import ShardWriter
 from tests.avmodel.made_latents import write_latents
 from tests.made_clips import TINY, write_clips
 
@@ -112,7 +115,7 @@ def test_an_item_is_what_lies_in_the_shard(clips):
 
 def test_what_is_not_asked_for_is_not_decoded(clips, monkeypatch):
     data = avprep.ClipDataset(clips, fields=["json"])
-    monkeypatch.setattr("avprep.shards.dataset.unpack_frames", lambda *told: pytest.fail("decoded"))
+    monkeypatch.setattr("avprep.shards.decoders.unpack_frames", lambda *told: pytest.fail("decoded"))
     assert list(data[0]) == ["key", "json"]
 
 
@@ -173,7 +176,7 @@ def bomb(_key: str, members: Members) -> Members:
 
 
 DAMAGES = {
-    "cannot be read: frames of uint8": bomb,
+    "cannot be read: frames of .64, 64, 3., RGB": bomb,
     "lacks 'mel.npy'": lambda key, members: {n: d for n, d in members.items() if n != "mel.npy"},
     "without frames": lambda key, members: {n: d for n, d in members.items() if not n.startswith("frame")},
     "Expecting value": lambda key, members: members | {"json": b"?"},
@@ -182,7 +185,10 @@ DAMAGES = {
     ),
     "cannot identify image": lambda key, members: dict(
         sorted(
-            ({n: d for n, d in members.items() if n != "frames.npy"} | {"frame00.jpg": b"\xff\xd8?"}).items()
+            (
+                {n: d for n, d in members.items() if n != "frames.npy"}
+                | {f"frame{i:02d}.jpg": b"\xff\xd8?" for i in range(4)}
+            ).items()
         )
     ),
 }

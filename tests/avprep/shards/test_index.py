@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from avprep.shards import index as module
-from avprep.shards.clips import ShardError, read_shard
 from avprep.shards.index import ClipReader, index_shards
+from avprep.shards.layout import ShardError
 from avprep.shards.store import open_store
+from avprep.shards.tar import read_shard
 from tests.made_clips import write_clips
 
 
@@ -61,7 +62,7 @@ def test_a_shard_overwritten_is_named(tmp_path):
     clips = write_clips(tmp_path / "clips")
     shard = clips / "shards" / "clips-000000.tar"
     shard.write_bytes(b"x" * shard.stat().st_size)
-    with pytest.raises(ShardError, match="no shard of avprep's"):
+    with pytest.raises(ShardError, match="no header of a tar member"):
         index_shards(open_store(clips))
 
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avprep.shards.clips import ShardError, load_npy
+from avprep.shards.clips import load_npy
 from avprep.shards.latents import EncoderHeader, LatentSums, pack, pack_clip_latents, unpack
+from avprep.shards.layout import ShardError
 from avprep.spec import ClipSpec
 from tests.fake_encoder import fake_header
 

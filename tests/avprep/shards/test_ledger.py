@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avprep.reasons import Reason
+from avprep.shards.layout import ShardError, ledger_name
 from avprep.shards.ledger import (
     STATUSES,
     LedgerRow,
     ShardRecord,
     Sums,
-    ledger_name,
     read_ledger,
     read_outcomes,
     write_ledger,
 )
-from avprep.shards.store import LocalStore, ShardError
+from avprep.shards.store import LocalStore
 
 ROWS = st.lists(
     st.builds(

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avprep.shards import plan as module
-from avprep.shards.plan import NAME, PlanReader, PlanRow, write_plan
+from avprep.shards.layout import PLAN_FILE
+from avprep.shards.plan import PlanReader, PlanRow, write_plan
 from avprep.shards.store import open_store
 
 
@@ -46,6 +47,6 @@ def test_every_shard_is_read_back_in_any_order(store, sizes, rows_a_group, data)
 
 def test_a_row_group_holds_whole_shards_and_many(store):
     write_plan(store, shards_of([300] * 200))
-    metadata = pq.read_metadata(store.root / NAME)
+    metadata = pq.read_metadata(store.root / PLAN_FILE)
     assert metadata.num_row_groups == 4
     assert metadata.row_group(0).num_rows % 300 == 0

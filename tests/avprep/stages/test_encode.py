@@ -1,22 +1,29 @@
-"""The encode worker: three threads that never hang, and every clip that cannot be encoded is a row."""
+"""The encode worker: its threads never hang, and every clip that cannot be encoded is a row."""
 
 from __future__ import annotations
 
 import json
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from avprep.shards.clips import ShardWriter, load_npy, read_shard, sha256_of
+from avprep.shards.clips import load_npy
+from avprep.shards.integrity import sha256_of
 from avprep.shards.latents import SUMS_ENTRY, LatentSums
 from avprep.shards.ledger import ShardRecord, read_ledger, write_ledger
 from avprep.shards.store import open_store
+from avprep.shards.tar import read_shard
+from avprep.shards.writer import ShardWriter
 from avprep.stages.clip_input import ClipShard, read_clip_shard
-from avprep.stages.encode import EncodeOptions, EncodeTask, EncodeWorker
+from avprep.stages.encode import EncodeOptions, EncodeTask, EncodeWorker, WorkerClosed
 from avprep.stages.encoder import EncodeError, find_batch_size, try_encode
 from tests.fake_encoder import Faults, OpenFake
 from tests.made_clips import TINY, write_clips
@@ -192,10 +199,15 @@ def test_a_value_outside_the_range_is_the_encoders_fault(clips):
         run(task(clips), FAKE.but(scale=2.0))
 
 
-def test_an_error_of_the_model_is_that_tasks_alone(clips):
+def outputs(clips: Path) -> list[Path]:
+    """All files of the output, temporary ones too."""
+    return [path for path in (clips.parent / "out").rglob("*") if path.is_file()]
+
+
+def test_a_reader_that_raises_ends_its_task_alone(clips):
     fails = [True]
 
-    def read(task, _should_stop, _tell):
+    def read(task, _should_stop, _note):
         for i, clip in enumerate(read_clip_shard(task.source)):
             if fails and i == 3:
                 fails.clear()
@@ -206,13 +218,13 @@ def test_an_error_of_the_model_is_that_tasks_alone(clips):
     try:
         with pytest.raises(OSError, match="Input/output"):
             made.run(task(clips))
-        assert not list((clips.parent / "out").rglob("*.t*"))
+        assert not outputs(clips)
         assert made.run(task(clips, index=1)).sums.planned == 5
     finally:
         made.close()
 
 
-def test_a_disk_that_is_full_ends_its_task_and_hangs_nothing(clips, monkeypatch):
+def test_a_writer_that_raises_ends_its_task_alone(clips, monkeypatch):
     def full(self, key, members):
         raise OSError(28, "No space left on device")
 
@@ -221,9 +233,86 @@ def test_a_disk_that_is_full_ends_its_task_and_hangs_nothing(clips, monkeypatch)
         with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
             patched.setattr(ShardWriter, "add", full)
             made.run(task(clips, batch_size=1))
+        assert not outputs(clips)
         assert made.run(task(clips)).sums.planned == 5
     finally:
         made.close()
+
+
+@dataclass(frozen=True)
+class OpenHooked:
+    """The fake encoder, with `before` called with the number of each batch before it is encoded."""
+
+    before: Callable[[int], None]
+
+    def __call__(self, **options):
+        encoder, numbers = FAKE(**options), count()
+        plain = encoder.encode
+
+        def encode(frames, mel):
+            self.before(next(numbers))
+            return plain(frames, mel)
+
+        encoder.encode = encode
+        return encoder
+
+
+def test_an_encoder_that_raises_ends_its_task_alone_and_stops_its_reader(clips):
+    """The reader waits for clips that never come: it ends since it is asked to."""
+    second_is_wanted = threading.Event()
+
+    def fail_once(number: int) -> None:
+        if number == 0:
+            second_is_wanted.wait(10)
+            raise ValueError("the model is wrong")
+
+    def read(task, should_stop, _note):
+        clips = read_clip_shard(task.source)
+        yield next(clips)
+        if task.index == 0:
+            second_is_wanted.set()
+            while not should_stop():
+                time.sleep(0.01)
+            return
+        yield from clips
+
+    made = worker(OpenHooked(fail_once), read)
+    try:
+        with pytest.raises(ValueError, match="the model is wrong"):
+            made.run(task(clips, batch_size=1))
+        assert not outputs(clips)
+        assert made.run(task(clips, index=1)).sums.planned == 5
+    finally:
+        made.close()
+
+
+def test_the_next_batch_is_read_while_one_is_encoded(clips):
+    third_is_read = threading.Event()
+
+    def read(task, _should_stop, _note):
+        for i, clip in enumerate(read_clip_shard(task.source)):
+            if i == 2:
+                third_is_read.set()
+            yield clip
+
+    def before(number: int) -> None:
+        if number == 1:
+            assert third_is_read.wait(10), "the reader waits for the model"
+
+    assert run(task(clips, batch_size=1), OpenHooked(before), read).sums.planned == 5
+
+
+def test_the_next_batch_is_encoded_while_one_is_written(clips, monkeypatch):
+    second_is_encoded = threading.Event()
+    plain = ShardWriter.add
+
+    def add(self, key, members):
+        assert second_is_encoded.wait(10), "the model waits for the writer"
+        plain(self, key, members)
+
+    monkeypatch.setattr(ShardWriter, "add", add)
+    hooked = OpenHooked(lambda number: second_is_encoded.set() if number == 1 else None)
+    assert run(task(clips, batch_size=1), hooked).sums.planned == 5
 
 
 def test_tasks_at_once_give_what_they_give_alone(clips):
@@ -241,21 +330,53 @@ def test_tasks_at_once_give_what_they_give_alone(clips):
     assert [stored(clips, i) for i in range(3)] == alone
 
 
-def test_closing_frees_whoever_waits(clips):
+def test_shards_are_read_one_after_the_other(clips):
+    """Two tasks are in hand at once; what is read ahead, and waits in memory, is one shard's."""
+    reading, most = [], []
+
+    def read(task, _should_stop, _note):
+        reading.append(task.index)
+        for clip in read_clip_shard(task.source):
+            most.append(len(reading))
+            yield clip
+        reading.remove(task.index)
+
+    made = worker(FAKE.but(slow_s=0.005), read)
+    try:
+        with ThreadPoolExecutor(3) as threads:
+            list(threads.map(made.run, [task(clips, i, batch_size=1) for i in range(3)]))
+    finally:
+        made.close()
+    assert set(most) == {1} and len(most) == 12
+
+
+@pytest.mark.parametrize("heeds_a_stop", [True, False])
+def test_a_task_that_is_closed_in_the_middle_raises_and_writes_nothing(clips, heeds_a_stop):
+    """A reader that ends early because it was asked to must not look like the end of a shorter shard."""
     began = threading.Event()
 
-    def read(task, should_stop, _tell):
+    def read(task, should_stop, _note):
         for _ in range(1000):
-            began.set()
-            yield from read_clip_shard(task.source)
+            for clip in read_clip_shard(task.source):
+                if heeds_a_stop and should_stop():
+                    return
+                yield clip
+                began.set()
 
-    made = worker(FAKE.but(slow_s=0.05), read)
-    with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(made.run, task(clips))
+    made = worker(FAKE.but(slow_s=0.02), read)
+    with ThreadPoolExecutor(2) as threads:
+        running = [threads.submit(made.run, task(clips, index)) for index in range(2)]
         began.wait(10)
         made.close()
-        assert running.exception(timeout=10) is not None
-    assert not list((clips.parent / "out").rglob("*.parquet"))
+        assert all(run.exception(timeout=10) is not None for run in running)
+    assert not outputs(clips)
+
+
+def test_a_reader_that_was_stopped_before_its_first_clip_writes_nothing(clips):
+    made = worker(read=lambda task, should_stop, note: iter(() if made.close() is None else ()))
+    with pytest.raises(WorkerClosed):
+        made.run(task(clips))
+    assert not outputs(clips)
 
 
 @pytest.mark.parametrize(("fits", "found"), [(1, 1), (5, 4), (8, 8)])

@@ -13,8 +13,10 @@ from click.testing import CliRunner
 
 from avprep.cli import main
 from avprep.dsp import griffin_lim
-from avprep.dsp.mel import mel_psnr, mel_stack, pad_with_silence
-from avprep.shards.clips import load_npy, read_shard
+from avprep.dsp.mel import mel_stack, pad_with_silence
+from avprep.dsp.psnr import psnr_a
+from avprep.shards.clips import load_npy
+from avprep.shards.tar import read_shard
 from tests.made_clips import TINY, write_clips
 
 
@@ -84,7 +86,7 @@ def printed(result) -> tuple[dict[str, tuple[float, float]], str]:
 def psnr_of_file(path, stack) -> float:
     samples, _ = soundfile.read(path, dtype="float32")
     again = mel_stack(pad_with_silence(torch.from_numpy(samples)[None], TINY), TINY)
-    return mel_psnr(torch.from_numpy(stack)[None].float(), again).item()
+    return psnr_a(torch.from_numpy(stack)[None].float(), again).item()
 
 
 def test_silent_clips_do_not_lift_the_mean(stacks, clips, tmp_path):

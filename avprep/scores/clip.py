@@ -1,0 +1,85 @@
+"""A clip as the scores see it: the stored fields, and the small pictures that several scores share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from avprep.dsp.av_align import FAST, audio_onsets, flow_lengths, motion_peaks
+from avprep.spec import ClipSpec
+
+# Fields of a `ClipDataset` item.
+Field = Literal["frames", "mel", "waveform", "json"]
+
+SMALL = 64  # pixels, about: the side of the small pictures
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredClip:
+    """A clip's fields, as an item of `ClipDataset` holds them: those that the scores need.
+
+    Reading a field that was not decoded raises KeyError.
+    """
+
+    spec: ClipSpec
+    fields: Mapping[str, Any]
+
+    @property
+    def frames(self) -> np.ndarray:
+        """uint8 (T, H, W, RGB)"""
+        return self.fields["frames"]
+
+    @property
+    def waveform(self) -> np.ndarray:
+        """float32 (samples,), mono, full scale 1"""
+        return self.fields["waveform"]
+
+    @property
+    def mel(self) -> np.ndarray:
+        """float16 (T, n_mels, W) in [-1, 1]: the mel stack"""
+        return self.fields["mel"]
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The clip's stored header: source, start_s, residual_ms, sounding_s, ..."""
+        return self.fields["json"]
+
+    @cached_property
+    def grey(self) -> np.ndarray:
+        """uint8 (T, H, W): the luma of the frames (BT.601 weights)."""
+        return np.stack([np.asarray(Image.fromarray(frame).convert("L")) for frame in self.frames])
+
+    @cached_property
+    def small_grey(self) -> np.ndarray:
+        """uint8 (T, h, w): `grey` by block means, about SMALL pixels high and wide."""
+        factor = max(1, self.spec.size // SMALL)
+        return np.stack([np.asarray(Image.fromarray(picture).reduce(factor)) for picture in self.grey])
+
+    @cached_property
+    def small_frames(self) -> np.ndarray:
+        """uint8 (T, h, w, RGB): the frames by block means, about SMALL / 4 pixels high and wide."""
+        factor = max(1, self.spec.size // (SMALL // 4))
+        return np.stack([np.asarray(Image.fromarray(frame).reduce(factor)) for frame in self.frames])
+
+    @cached_property
+    def flow_lengths(self) -> np.ndarray:
+        """Pixels of the small pictures, float32 (T - 1,): mean length of the optical flow into each frame.
+
+        Raises ImportError where OpenCV is not installed.
+        """
+        return flow_lengths(self.small_grey, FAST)
+
+    @cached_property
+    def motion_peaks(self) -> np.ndarray:
+        """Frames, int64 (peaks,): local maxima of the flow."""
+        return motion_peaks(self.flow_lengths)
+
+    @cached_property
+    def onsets_s(self) -> np.ndarray:
+        """Seconds of the clip, float64 (onsets,): when something begins to sound."""
+        return audio_onsets(self.waveform, self.spec.sample_rate)
