@@ -31,7 +31,7 @@ class MDSAConfig:
     """The autoencoder (paper section 3.2; docs/model.md 2). The defaults of the switches are the paper's.
 
     Raises:
-        ConfigError: sizes that do not divide, or a switch of no known value.
+        ConfigError: a field out of range, sizes that do not divide, or a switch of no known value.
     """
 
     frames: int  # T
@@ -54,10 +54,13 @@ class MDSAConfig:
     adversarial: bool = True
 
     def __post_init__(self) -> None:
+        _check_fields(self, _MDSA_RANGES)
         if self.streams not in STREAMS:
             raise ConfigError(f"streams must be one of {', '.join(STREAMS)}, not {self.streams!r}")
         if self.kl not in KL_TERMS:
             raise ConfigError(f"kl must be one of {', '.join(KL_TERMS)}, not {self.kl!r}")
+        if len(self.block) != 3:
+            raise ConfigError(f"block must be the tokens along t, h and w, not {self.block}")
         if self.size % self.patch:
             raise ConfigError(f"size {self.size} is no multiple of patch {self.patch}")
         if self.dim % 8:
@@ -113,9 +116,9 @@ class MDSAConfig:
 
     @property
     def clips_it_takes(self) -> str:
-        """A sentence for people: the command that makes clips which fit."""
-        bands = f" --n-mels {self.size}" if self.size % ClipSpec().n_mels else ""
-        return f"`avprep clip --frames {self.frames} --size {self.size}{bands}` makes clips that fit"
+        """The options of `avprep clip` whose clips fit, for a message."""
+        bands = f", n_mels = {self.size}" if self.size % ClipSpec().n_mels else ""
+        return f"`avprep clip` makes clips that fit with frames = {self.frames}, size = {self.size}{bands}"
 
     def check_spec(self, spec: ClipSpec) -> None:
         """Raises ConfigError where clips of this spec do not fit the model."""
@@ -143,8 +146,11 @@ class MDSAConfig:
 class STDiTConfig:
     """The latent diffusion transformer (paper section 3.3; docs/model.md 4).
 
-    Text comes as caption embeddings of `caption_dim`, or, where `classes` is not 0, as learned tokens, one
-    a label.
+    Text comes as caption embeddings of `caption_dim` or, if `classes` is not 0, as learned tokens, one per
+    label.
+
+    Raises:
+        ConfigError: a field out of range, or sizes that do not divide.
     """
 
     patch: tuple[int, int]  # (rows, columns) of a plane's values in a token
@@ -156,14 +162,18 @@ class STDiTConfig:
     classes: int = 0  # labels in the learned table; 0 = cached caption embeddings
     mlp_ratio: int = 4
     caption_dropout: float = 0.1  # share of training clips whose caption becomes the learned null
-    packed: bool = False  # run on the real tokens alone
+    packed: bool = False  # run on the real tokens only
 
     def __post_init__(self) -> None:
+        _check_fields(self, _STDIT_RANGES)
+        if len(self.patch) != 2:
+            raise ConfigError(f"patch must be (rows, columns), not {self.patch}")
         if self.hidden % self.heads or self.hidden // self.heads % 2:
             raise ConfigError(f"hidden {self.hidden} does not split into {self.heads} heads of even width")
         if self.hidden % 4:
             raise ConfigError(f"hidden {self.hidden} is no multiple of 4 (2-D positions)")
-        if not 0 <= self.caption_dropout < 1:
+        dropout = self.caption_dropout
+        if type(dropout) not in (int, float) or not 0 <= dropout < 1:
             raise ConfigError(f"caption_dropout must be in [0, 1), not {self.caption_dropout}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -174,11 +184,56 @@ class STDiTConfig:
         return _from_dict(cls, values)
 
 
+# The range of every whole number: far beyond any model of use, and small enough that a checkpoint's config
+# can be built on the meta device in seconds, whatever it says. For a tuple, of each of its items.
+_MDSA_RANGES = {
+    "frames":          (1, 1024),
+    "size":            (1, 4096),
+    "patch":           (1, 4096),
+    "dim":             (8, 8192),
+    "depth":           (1, 64),
+    "heads":           (1, 256),
+    "head_dim":        (4, 1024),
+    "projector_depth": (1, 32),
+    "block":           (1, 1024),
+    "latent_channels": (1, 256),
+    "scales":          (1, 1024),
+}  # fmt: skip
+_STDIT_RANGES = {
+    "patch":          (1, 1024),
+    "hidden":         (4, 16384),
+    "heads":          (1, 256),
+    "depth":          (1, 128),
+    "caption_dim":    (1, 16384),
+    "caption_tokens": (1, 4096),
+    "classes":        (0, 1_000_000),
+    "mlp_ratio":      (1, 64),
+}  # fmt: skip
+_LONGEST = 16  # items of a tuple
+
+
+def _check_fields(config: MDSAConfig | STDiTConfig, ranges: dict[str, tuple[int, int]]) -> None:
+    """Raises ConfigError for a field that is of another type than the dataclass says, or out of its range."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.type == "bool" and not isinstance(value, bool):
+            raise ConfigError(f"{field.name} must be True or False, not {str(value)[:40]!r}")
+        if field.name not in ranges:
+            continue
+        low, high = ranges[field.name]
+        items = value if field.type.startswith("tuple") else (value,)
+        is_sized = isinstance(items, tuple) and 0 < len(items) <= _LONGEST
+        if not is_sized or any(type(n) is not int or not low <= n <= high for n in items):
+            raise ConfigError(f"{field.name} must be whole, from {low} to {high}, not {str(value)[:40]}")
+
+
 def _from_dict(cls: type, values: dict[str, Any]) -> Any:
     names = {field.name for field in dataclasses.fields(cls)}
     if set(values) != names:
-        odd = sorted(names ^ set(values))
-        raise ConfigError(f"the config has other fields than this version's {cls.__name__}: {', '.join(odd)}")
+        odd = sorted(map(str, names ^ set(values)))
+        raise ConfigError(
+            f"the config has other fields than this version's {cls.__name__}: {', '.join(odd[:5])}"
+        )
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
@@ -196,6 +251,7 @@ def _mdsa(frames, size, patch, dim, depth, heads, head_dim, projector_depth, blo
     )
 
 
+DEFAULT_PRESET = "small"  # of a training
 MDSA_PRESETS = {
     #               frames size patch  dim depth heads head_dim projector_depth  block
     "paper": _mdsa(     16, 256,    8, 384,    8,    8,      64,              4, (4, 8, 8)),

@@ -25,9 +25,11 @@ from avprep.dsp.mel import stack_to_frames
 from avprep.media.mux import decode_frames
 from avprep.shards.dataset import ClipDataset, LatentDataset, shuffled
 from avprep.shards.index import ShardIndex
-from avprep.shards.integrity import BackgroundCheck, OnDamage
+from avprep.shards.integrity import OnDamage
 from avprep.shards.latents import EncoderHeader
 from avprep.shards.layout import ShardError
+
+PREFETCH = 4  # batches that each loader process reads ahead
 
 
 class ClipBatch(NamedTuple):
@@ -95,9 +97,12 @@ class LatentData(LatentDataset, Dataset):
 
 def layout_of(encoder: EncoderHeader) -> LatentLayout:
     """The layout that latents' header states. Raises ShardError for one that this version does not know."""
-    streams = tuple(dict.fromkeys(plane[0] for plane in encoder.planes))
-    grid, frames = encoder.valid_rows[:2]
-    layout = LatentLayout(channels=encoder.channels, frames=frames, grid=grid, streams=streams)
+    try:
+        streams = tuple(dict.fromkeys(plane[0] for plane in encoder.planes))
+        grid, frames = encoder.valid_rows[:2]
+        layout = LatentLayout(channels=encoder.channels, frames=frames, grid=grid, streams=streams)
+    except (TypeError, ValueError, IndexError) as error:
+        raise ShardError(f"its latents are of a layout that this version does not know: {error}") from error
     stated = (encoder.planes, encoder.valid_rows, encoder.shape)
     if (layout.planes, layout.valid_rows, layout.shape) != stated:
         raise ShardError(f"planes {encoder.planes} of {encoder.valid_rows} rows are none this version knows")
@@ -116,7 +121,7 @@ class Steps(Sampler[list[int]]):
         self._rank, self._world = rank, world
 
     def share_of(self, count: int) -> range:
-        """This rank's share of a number of things of which each is to be done by one rank."""
+        """This rank's share of `count` tasks, each of which one rank does."""
         return range(self._rank, count, self._world)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -139,43 +144,18 @@ def collate(samples: list[Any]) -> Any:
     return type(samples[0])(*(torch.stack(f) if isinstance(f[0], Tensor) else f for f in fields))
 
 
-def step_loader(
-    data: ClipData | LatentData, steps: Steps, *, workers: int, pin: bool
-) -> Iterator[ClipBatch | LatentBatch]:
-    """Batches of `data` in the order of `steps`, read by `workers` processes (0: in this one).
-
-    Each shard's checksum is taken once beside that; the ranks share the shards.
-
-    Raises:
-        ShardError: a clip that cannot be read, or a shard whose bytes are not those written.
-    """
-    batches = iter(
-        DataLoader(
-            data,
-            batch_sampler=steps,
-            num_workers=workers,
-            collate_fn=collate,
-            pin_memory=pin,
-            persistent_workers=workers > 0,
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_signals_to_the_trainer,
-        )
+def step_loader(data: Dataset, steps: Steps, *, workers: int, pin: bool) -> DataLoader:
+    """Batches of `data` in the order of `steps`, read by `workers` processes (0: in this one)."""
+    return DataLoader(
+        data,
+        batch_sampler=steps,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+        prefetch_factor=PREFETCH if workers else None,
+        worker_init_fn=_leave_signals_to_the_trainer,
     )
-    index = data.index
-    own = steps.share_of(0 if index.is_checked else len(index.paths))
-    # Begun after the loader processes: a process that is forked off beside a thread may hang.
-    with BackgroundCheck([index.paths[i] for i in own], [index.records[i] for i in own]) as check:
-        try:
-            for batch in batches:
-                check.raise_damage()
-                yield batch
-        except ShardError as error:
-            raise ShardError(_own_message(error)) from error
-
-
-def _own_message(error: ShardError) -> str:
-    """Of an error that came from a loader process, whose message there is a traceback with it at its end."""
-    return str(error).rstrip().rpartition(f"{ShardError.__module__}.{ShardError.__name__}: ")[2]
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:

@@ -1,4 +1,4 @@
-"""What a config costs, by exact counting and without computing anything: `avmodel info --preset paper`.
+"""What a config costs, by exact counting and without computing anything: what `avmodel info` prints.
 
 Tensors are fake, with shapes and no values, so that full-size models take seconds and no memory.
 """
@@ -31,9 +31,11 @@ def mdsa_report(config: MDSAConfig) -> str:
     lines = ["parameters"]
     lines += [f"  {name:<{_NAME}}{count:>{_NUMBER},}" for name, count in parameters.items()]
     lines += [f"  {'total':<{_NAME}}{sum(parameters.values()):>{_NUMBER},}"]
-    lines += ["FLOPs a clip (2 for a multiply-add; matrix products, convolutions and attention)"]
+    lines += ["FLOPs per clip (2 for a multiply-add; matrix products, convolutions and attention)"]
     lines += [f"  {name:<{_NAME}}{n / 1e9:>{_NUMBER},.3f} G" for name, n in mdsa_flops(config).items()]
-    lines += ["activation memory a clip: peak of an eager forward and backward, beyond weights and gradients"]
+    lines += [
+        "activation memory per clip: peak of an eager forward and backward, beyond weights and gradients"
+    ]
     for dtype in (torch.float32, torch.bfloat16):
         for recompute, name in ((False, ""), (True, ", checkpointed")):
             size = mdsa_activation_bytes(config, dtype=dtype, checkpoint_activations=recompute)
@@ -48,12 +50,12 @@ _NAME, _NUMBER = 28, 16  # columns
 def stdit_report(config: STDiTConfig, layout: LatentLayout) -> str:
     """Parameters, tokens and FLOPs of the diffusion transformer on latents of `layout`, as aligned lines."""
     parameters = stdit_parameters(config, layout)
-    lines = [f"parameters, captions of {config.caption_dim} values a token"]
+    lines = [f"parameters, captions of {config.caption_dim} values per token"]
     lines += [f"  {name:<{_NAME}}{count:>{_NUMBER},}" for name, count in parameters.items()]
     lines += [
         f"  {'total':<{_NAME}}{sum(parameters.values()):>{_NUMBER},}",
         "  beside it a learned null caption and, for labels, a table of them",
-        "FLOPs a sample, of a forward pass (a training step takes three times as many)",
+        "FLOPs per sample, of a forward pass (a training step takes three times as many)",
     ]
     for name, packed in (("dense", False), ("packed", True)):
         variant = replace(config, packed=packed)
@@ -121,7 +123,7 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def mdsa_flops(config: MDSAConfig) -> dict[str, int]:
-    """FLOPs a clip: encode, decode, and forward with backward. Losses and their networks are not in it."""
+    """FLOPs per clip: encode, decode, and forward with backward. Losses and their networks are not in it."""
     with FakeTensorMode():
         model, checkpointed = MDSA(config), MDSA(config, checkpoint_activations=True)
         clips, latent = _clips(config), torch.empty(1, *config.layout.shape)

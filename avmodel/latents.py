@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from avmodel.config import ConfigError
+
 PLANES = ("hw", "tw", "th")
 
 
@@ -31,12 +33,24 @@ class Planes(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class LatentLayout:
-    """Where the planes of the streams lie in the stack."""
+    """Where the planes of the streams lie in the stack.
+
+    Raises:
+        ConfigError: a size that no model of this version has: a checkpoint may ask for any.
+    """
 
     channels: int  # C
     frames: int  # T
     grid: int  # G
     streams: tuple[str, ...]  # ('v', 'a'), or one of them
+
+    def __post_init__(self) -> None:
+        for name, largest in (("channels", 256), ("frames", 1024), ("grid", 256)):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 < value <= largest:
+                raise ConfigError(f"{name} must be whole, from 1 to {largest}, not {str(value)[:40]}")
+        if self.streams not in (("v", "a"), ("v",), ("a",)):
+            raise ConfigError(f"streams must be ('v', 'a') or one of them, not {str(self.streams)[:40]}")
 
     @property
     def planes(self) -> tuple[str, ...]:

@@ -1,14 +1,15 @@
 """`avmodel`: the command line. Options become frozen dataclasses here and travel no further as options.
 
-A module of a command holds its options and is light, so that --help is quick; what it runs is imported in
-the command's body.
+The module of a command holds its options and is light, so that --help is quick; what the command runs is
+imported in its body.
 """
 
 from __future__ import annotations
 
 import click
 
-from avprep.cli.group import CONTEXT, ErrorReportingGroup
+from avmodel.cli.options import OptionNamingGroup
+from avprep.cli.group import CONTEXT
 
 COMMANDS = {
     "info": (
@@ -24,11 +25,11 @@ COMMANDS = {
         "avmodel.cli.sample:sample",
     ),
     "train-dit": (
-        "Train the diffusion transformer on latents; the same command again goes on where it stopped.",
+        "Train the diffusion transformer on latents; the same command again resumes where it stopped.",
         "avmodel.cli.train_dit:train_dit",
     ),
     "train-mdsa": (
-        "Train the autoencoder on clips; the same command again goes on where it stopped.",
+        "Train the autoencoder on clips; the same command again resumes where it stopped.",
         "avmodel.cli.train_mdsa:train_mdsa",
     ),
 }
@@ -38,15 +39,15 @@ REFUSALS = frozenset(
         "avmodel.dit.given.GivenError",
         "avmodel.dit.text.TextError",
         "avmodel.mdsa.lpips.WeightsError",
-        "avmodel.training.loop.CheckpointError",
-        "avmodel.training.loop.TrainingError",
+        "avmodel.training.errors.CheckpointError",
+        "avmodel.training.errors.TrainingError",
         "avprep.media.mux.MuxError",
         "avprep.shards.layout.ShardError",
     }
 )
 
 
-@click.group(cls=ErrorReportingGroup, lazy=COMMANDS, refusals=REFUSALS, context_settings=CONTEXT)
+@click.group(cls=OptionNamingGroup, lazy=COMMANDS, refusals=REFUSALS, context_settings=CONTEXT)
 @click.version_option(package_name="avprep")
 def main() -> None:
     """Trains on what avprep prepares: the MDSA autoencoder, and the STDiT that generates its latents."""

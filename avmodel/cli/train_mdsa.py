@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from avmodel.cli.training import tell_end
-from avmodel.config import KL_TERMS, MDSA_PRESETS, STREAMS
-from avmodel.mdsa.options import BACKBONES, LossWeights, LPIPSConfig
-from avprep.cli.group import Refused
+from avmodel.cli.options import option
+from avmodel.cli.training import SHARE, report_end, training_options
+from avmodel.config import DEFAULT_PRESET, KL_TERMS, MDSA_PRESETS, STREAMS, MDSAConfig
+from avmodel.mdsa.options import BACKBONES, LossWeights, LPIPSConfig, MDSATrainingOptions
 
-TOO_SATURATED = 0.5  # share of a plane's values that is worth a word
+if TYPE_CHECKING:
+    from avmodel.mdsa.train import MDSAResult
+
+TOO_SATURATED = 0.5  # share of a plane's values beyond which a warning is printed
+_option, _model_option, _lpips_option = (
+    partial(option, config) for config in (MDSATrainingOptions, MDSAConfig, LPIPSConfig)
+)
+_STEPS = click.IntRange(0)
+_FILE = click.Path(path_type=Path)
 
 
 def _loss_options(command: Callable) -> Callable:
-    """--pixel-weight and the others: the table of LossWeights as options."""
+    """--pixel-weight and the others: one option per field of LossWeights."""
     for field in reversed(fields(LossWeights)):
         weighed = "all terms of one stream" if field.name == "modality" else f"the {field.name} term"
         command = click.option(
@@ -31,178 +40,103 @@ def _loss_options(command: Callable) -> Callable:
     return command
 
 
+def _model_options(command: Callable) -> Callable:
+    """The paper's ablations."""
+    ablations = [
+        _model_option("streams", type=click.Choice(STREAMS), help="Both, or only video or audio."),
+        _model_option("mt_self_attn", "--mt-self-attn/--no-mt-self-attn", help="Ablation."),
+        _model_option("gcm_attn", "--gcm-attn/--no-gcm-attn", help="Ablation."),
+        _model_option("bi_block", "--bi-block/--no-bi-block", help="Ablation."),
+        _model_option("adversarial", "--adversarial/--no-adversarial", help="Ablation."),
+        _model_option("kl", type=click.Choice(KL_TERMS), help="Ablation."),
+    ]
+    for one in reversed(ablations):
+        command = one(command)
+    return command
+
+
 @click.command("train-mdsa")
-@click.option("--clips", type=click.Path(), required=True, help="An output of `avprep clip`.")
-@click.option("--out", type=click.Path(), required=True, help="Folder for checkpoints and logs.")
-@click.option("--preset", type=click.Choice(list(MDSA_PRESETS)), default="small", show_default=True)
-@click.option(
-    "--stage1-steps", type=click.IntRange(0), default=1500, show_default=True, help="Steps of L1 + LPIPS."
-)
-@click.option(
-    "--stage2-steps",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Steps with KL and discriminators, after them.",
-)
-@click.option(
-    "--disc-start",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Steps of stage 2 before the discriminators.",
-)
-@click.option(
-    "--streams",
-    type=click.Choice(STREAMS),
-    default="av",
-    show_default=True,
-    help="Both, or the video or the audio alone.",
-)
-@click.option("--mt-self-attn/--no-mt-self-attn", default=True, show_default=True, help="Ablation.")
-@click.option("--gcm-attn/--no-gcm-attn", default=True, show_default=True, help="Ablation.")
-@click.option("--bi-block/--no-bi-block", default=True, show_default=True, help="Ablation.")
-@click.option("--adversarial/--no-adversarial", default=True, show_default=True, help="Ablation.")
-@click.option("--kl", type=click.Choice(KL_TERMS), default="latent", show_default=True, help="Ablation.")
-@click.option(
+@_option("clips", type=_FILE, help="An output of `avprep clip`.")
+@click.option("--preset", type=click.Choice(list(MDSA_PRESETS)), default=DEFAULT_PRESET, show_default=True)
+@_option("stage1_steps", type=_STEPS, help="Steps of L1 + LPIPS.")
+@_option("stage2_steps", type=_STEPS, help="Steps with KL and discriminators, after them.")
+@_option("disc_start", type=_STEPS, help="Steps of stage 2 before the discriminators.")
+@_model_options
+@_lpips_option(
+    "backbone",
     "--lpips",
     type=click.Choice(["none", *BACKBONES]),
-    default="vgg16",
-    show_default=True,
     help="Backbone of the perceptual loss.",
 )
-@click.option(
+@_lpips_option(
+    "backbone_weights",
     "--lpips-backbone",
-    type=click.Path(path_type=Path),
+    type=_FILE,
     help="The backbone's weights. [default: torchvision's, downloaded]",
 )
-@click.option(
-    "--lpips-heads",
-    type=click.Path(path_type=Path),
-    help="The heads' weights. [default: LPIPS v0.1's, downloaded]",
+@_lpips_option(
+    "heads", "--lpips-heads", type=_FILE, help="The heads' weights. [default: LPIPS v0.1's, downloaded]"
 )
-@click.option(
-    "--disc-width",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    help="Channels of the discriminators' first layer.",
-)
-@click.option(
-    "--disc-layers", type=click.IntRange(1), default=3, show_default=True, help="Their layers of stride 2."
-)
+@_option("disc_width", type=click.IntRange(1), help="Channels of the discriminators' first layer.")
+@_option("disc_layers", type=click.IntRange(1), help="Their layers of stride 2.")
 @_loss_options
-@click.option(
-    "--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Clips a process at once."
-)
-@click.option(
-    "--accumulate",
+@_option(
+    "accumulate",
     type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Such batches a step: the paper's 32 clips are --batch-size 4 --accumulate 8.",
+    help="Batches per step: the paper's 32 clips are --batch-size 4 --accumulate 8.",
 )
-@click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-4, show_default=True)
-@click.option("--warmup-steps", type=click.IntRange(0), default=0, show_default=True)
-@click.option(
-    "--cooldown-steps",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="The last steps, over which the rate falls to 0.",
-)
-@click.option(
-    "--clip-grad",
-    type=click.FloatRange(0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="The gradient's norm at most.",
-)
-@click.option(
-    "--modality-dropout",
+@_option("warmup_steps", type=_STEPS, help="The first steps, over which the rate rises.")
+@_option("cooldown_steps", type=_STEPS, help="The last steps, over which the rate falls to 0.")
+@_option(
+    "modality_dropout",
     type=click.FloatRange(0, 1),
-    default=0.0,
-    show_default=True,
     help="Share of training clips in which one stream is silent or black.",
 )
-@click.option(
-    "--holdout",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.05,
-    show_default=True,
-    help="Share of sources that is not trained on, for PSNR.",
-)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option(
-    "--loader-workers",
-    type=click.IntRange(0),
-    default=2,
-    show_default=True,
-    help="Processes that read clips.",
-)
-@click.option("--checkpoint-every", type=click.IntRange(1), default=500, show_default=True, help="Steps.")
-@click.option("--eval-every", type=click.IntRange(1), default=250, show_default=True, help="Steps.")
-@click.option("--eval-clips", type=click.IntRange(1), default=32, show_default=True, help="At most.")
-@click.option(
+@_option("holdout", type=SHARE, help="Share of sources that is not trained on, for PSNR.")
+@_option("eval_clips", type=click.IntRange(1), help="At most.")
+@_option(
+    "checkpoint_activations",
     "--checkpoint-activations/--keep-activations",
-    default=False,
-    show_default=True,
     help="Compute activations again in backward: less memory, a third more work.",
 )
-@click.option("--compile/--no-compile", default=True, show_default=True, help="On a GPU.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--export", type=click.Path(path_type=Path), help="Also write the trained weights as safetensors."
-)
+@training_options(MDSATrainingOptions, batch_help="Clips per process and batch.")
+@click.option("--export", type=_FILE, help="Also write the trained weights as safetensors.")
 def train_mdsa(
     preset: str,
-    streams: str,
-    mt_self_attn: bool,
-    gcm_attn: bool,
-    bi_block: bool,
-    adversarial: bool,
-    kl: str,
-    lpips: str,
-    lpips_backbone: Path | None,
-    lpips_heads: Path | None,
+    backbone: str,
+    backbone_weights: Path | None,
+    heads: Path | None,
     export: Path | None,
     **options: Any,
 ) -> None:
-    """Train the autoencoder on clips; the same command again goes on where it stopped."""
+    """Train the autoencoder on clips; the same command again resumes where it stopped."""
     from avmodel.export import export_safetensors
-    from avmodel.mdsa.train import MDSATraining
     from avmodel.mdsa.train import train_mdsa as train
 
-    model = replace(
-        MDSA_PRESETS[preset],
-        streams=streams,
-        mt_self_attn=mt_self_attn,
-        gcm_attn=gcm_attn,
-        bi_block=bi_block,
-        adversarial=adversarial,
-        kl=kl,
-    )
-    if not options["stage1_steps"] + options["stage2_steps"]:
-        raise Refused("--stage1-steps 0 --stage2-steps 0: nothing is trained")
-    perceptual = None
-    if lpips != "none":
-        perceptual = LPIPSConfig(backbone=lpips, backbone_weights=lpips_backbone, heads=lpips_heads)
+    ablations = ("streams", "mt_self_attn", "gcm_attn", "bi_block", "adversarial", "kl")
+    model = replace(MDSA_PRESETS[preset], **{name: options.pop(name) for name in ablations})
+    lpips = None
+    if backbone != "none":
+        lpips = LPIPSConfig(backbone=backbone, backbone_weights=backbone_weights, heads=heads)
     loss = LossWeights(**{f.name: options.pop(f"{f.name}_weight") for f in fields(LossWeights)})
-    result = train(MDSATraining(model=model, lpips=perceptual, loss=loss, **options))
-    told = [
-        f"{name} {value:.2f} dB"
-        for name, value in (("PSNR-V", result.psnr_v), ("PSNR-A", result.psnr_a))
-        if value is not None
-    ]
-    told += [] if result.is_held_out or not told else ["on clips it trained on: --holdout left none out"]
-    evaluated = ", ".join(told) or f"PSNR stands in {options['out']}/metrics.jsonl"
-    click.echo(f"step {result.step:,}: {evaluated}; {options['out']}/mdsa.pt")
+    result = train(MDSATrainingOptions(model=model, lpips=lpips, loss=loss, **options))
+    report_end(result, _lines(result, options["out"]))
+    if export and result.reports:
+        export_safetensors(Path(options["out"]) / "mdsa.pt", export)
+
+
+def _lines(result: MDSAResult, out: Path) -> list[str]:
+    """What is printed of a result."""
+    found = (("PSNR-V", result.psnr_v), ("PSNR-A", result.psnr_a))
+    shown = [f"{name} {value:.2f} dB" for name, value in found if value is not None]
+    if shown and not result.is_held_out:
+        shown.append("on clips it trained on: --holdout left none out")
+    evaluated = ", ".join(shown) or f"PSNR is in {out}/metrics.jsonl"
+    lines = [f"step {result.step:,}: {evaluated}; {out}/mdsa.pt"]
     if max(result.saturated.values(), default=0) > TOO_SATURATED:
         planes = ", ".join(f"{plane} {100 * share:.0f} %" for plane, share in result.saturated.items())
-        click.echo(
-            f"saturated latents ({planes} of the values at the edge): they hold signs, not numbers. "
-            f"A lower --lr, or an earlier stage 2, whose KL term draws them in, trains better."
+        lines.append(
+            f"saturated latents ({planes} of the values at the edge): they hold signs, not numbers. A lower "
+            f"--lr trains better, or an earlier stage 2, whose KL term draws them in."
         )
-    tell_end(result.skipped, result.stopped_by)
-    if export:
-        export_safetensors(Path(options["out"]) / "mdsa.pt", export)
+    return lines

@@ -16,8 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avmodel.dit.model import Captions, STDiT
-from avmodel.dit.solver import SOLVERS, Solver
+from avmodel.dit.options import SOLVERS, Solver
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
@@ -125,21 +124,3 @@ def solve(
             slope = reflection_sign(y) * velocity(hold(reflect(y), t), t)
         z = hold(reflect(z + h * slope), (i + 1) / steps)
     return z
-
-
-def guided(model: STDiT, captions: Captions, scale: float) -> Velocity:
-    """Classifier-free guidance on all channels, one batch for both: v_null + scale (v_caption - v_null).
-
-    Scale 1 is the caption's own velocity at half the price; 0 that of the null caption.
-    """
-    if scale == 1:
-        return lambda z, t: model(z, t, captions)
-    both = Captions(*(torch.cat((x, x)) for x in captions))
-    batch = len(captions.mask)
-    drop = torch.arange(2 * batch, device=captions.mask.device) >= batch
-
-    def velocity(z: Tensor, t: Tensor) -> Tensor:
-        caption, null = model(torch.cat((z, z)), torch.cat((t, t)), both, drop).chunk(2)
-        return null + scale * (caption - null)
-
-    return velocity

@@ -1,7 +1,7 @@
 """A given half of a clip: a video whose sound is to be made, or a sound whose pictures are.
 
 The MDSA mixes its streams (GCM-Attn), so the given half is encoded beside silence, or beside black; a model
-trained with --modality-dropout has seen such clips. Its planes are then held on the flow's path while the
+trained with `modality_dropout` has seen such clips. Its planes are then held on the flow's path while the
 other stream's are solved (`flow.solve` says what that guarantees).
 """
 
@@ -26,7 +26,7 @@ READ_TIMEOUT_S = 120.0
 
 
 class GivenError(AvprepError, ValueError):
-    """A given clip that cannot be read; a sentence."""
+    """A given clip that cannot be used: the message says why."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,17 @@ class Given:
 
 
 def read_given(codec: Codec, video: Path | None, audio: Path | None) -> Given | None:
-    """Raises GivenError: both are given, the one that is cannot be read or is too short, or the model has one
-    stream."""
+    """The given half as the MDSA encodes it; None if there is none.
+
+    Raises:
+        GivenError: both are given, the file cannot be read or is too short, or the model has one stream.
+    """
     spec = codec.header.spec
     if video is not None and audio is not None:
-        raise GivenError("--given-video and --given-audio: there is nothing left to make")
+        raise GivenError(f"given_video = {video} and `given_audio` = {audio}: there is nothing left to make")
     if (video or audio) is not None and {plane[0] for plane in codec.header.planes} != {"v", "a"}:
-        option = "--given-video" if audio is None else "--given-audio"
-        raise GivenError(f"{option}: the MDSA has one stream alone; it takes one of both to make the other")
+        name, path = ("given_video", video) if audio is None else ("given_audio", audio)
+        raise GivenError(f"{name} = {path}: the MDSA has only one stream, so there is no other to make")
     if video is not None:
         frames = read_frames(video, spec)
         silence = -torch.ones(1, *spec.mel_shape, dtype=torch.float16)
@@ -78,7 +81,7 @@ def read_frames(path: Path, spec: ClipSpec) -> Tensor:
         if isinstance(clip, FailedClip):
             raise clip.error
     except MediaError as error:
-        raise GivenError(f"--given-video {path}: {error}") from error
+        raise GivenError(f"given_video = {path}: {error}") from error
     return torch.from_numpy(clip.frames.copy())
 
 
@@ -87,11 +90,11 @@ def read_waveform(path: Path, spec: ClipSpec) -> np.ndarray:
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise GivenError(f"--given-audio {path} cannot be read as wav or flac: {error}") from error
+        raise GivenError(f"given_audio = {path}: it cannot be read as wav or flac: {error}") from error
     mono = torchaudio.functional.resample(torch.from_numpy(samples.mean(axis=1)), rate, spec.sample_rate)
     if len(mono) < spec.samples:
         raise GivenError(
-            f"--given-audio {path}: {len(mono) / spec.sample_rate:.2f} s of sound; a clip is "
+            f"given_audio = {path}: {len(mono) / spec.sample_rate:.2f} s of sound; a clip is "
             f"{float(spec.seconds):g} s"
         )
     return mono[: spec.samples].numpy()

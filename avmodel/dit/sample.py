@@ -2,16 +2,16 @@
 
     eps -- solve v(z, t, text) -- latent -- MDSA -- frames + mel stack -- Griffin-Lim -- mp4, wav
 
-In OUT: KEY.mp4, KEY.wav, sheet.png (frames over spectrograms), samples.json (keys and labels), and the
-latents as an output that `avprep decode` and `avprep verify` read.
+In OUT: KEY.mp4, KEY.wav, sheet.png (frames over spectrograms), samples.json (keys and labels), request.json
+(what was asked for), and the latents as an output that `avprep decode` and `avprep verify` read.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,47 +21,33 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from avmodel.config import STDiTConfig
-from avmodel.data import ClipBatch, layout_of, to_model
-from avmodel.dit.flow import Solver, draw_source, guided, solve
+from avmodel.data import ClipBatch, to_model
+from avmodel.dit.checkpoint import TrainedDiT, check_made_by, load_dit
+from avmodel.dit.exchange import CLIP_FILE, REQUEST_FILE, finish_exchange, staged
+from avmodel.dit.flow import draw_source, solve
 from avmodel.dit.given import Given, read_given
+from avmodel.dit.guidance import guided
 from avmodel.dit.model import Captions, STDiT
-from avmodel.dit.text import CaptionTexts, LabelTexts, TextError, Texts, read_caption_table
-from avmodel.dit.train import KIND, check_made_by
-from avmodel.mdsa.checkpoint import Codec, open_codec
+from avmodel.dit.options import SampleOptions
+from avmodel.dit.text import LabelTexts, TextError, Texts
+from avmodel.mdsa.checkpoint import Codec, open_codec, weights_hash
 from avmodel.pictures import sheet, strips
-from avmodel.training.loop import Machine, device_of, load_checkpoint, load_weights
+from avmodel.training.errors import CheckpointError
+from avmodel.training.machine import DistributedContext, choose_device
+from avmodel.training.source import file_identity
 from avprep.dsp.griffin_lim import invert
 from avprep.media.mux import write_mp4
 from avprep.shards.clips import clip_key
 from avprep.shards.latents import EncoderHeader, LatentPacker
-from avprep.shards.layout import HEADER_FILE, LATENTS, ShardError, kind_of, read_header
+from avprep.shards.layout import HEADER_FILE, LATENTS, ShardError, kind_of, ledger_name, read_header
+from avprep.shards.lock import lock
 from avprep.shards.plan import PlanRow
 from avprep.shards.store import open_store
 from avprep.shards.writer import OutputWriter
 
 ON_SHEET = 16  # clips
-_FINGERPRINT = "sample-"  # what an output of this module's fingerprint begins with
-_SAMPLE_FILE = re.compile(r"[0-9a-f]{16}_\d{11}\.(mp4|wav)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleOptions:
-    dit: Path
-    mdsa: Path
-    out: Path
-    labels: tuple[str, ...]  # of every clip; () draws them as the training set has them
-    caption: str
-    captions_file: Path | None  # embeddings of captions, where the model reads those
-    n: int
-    steps: int
-    solver: Solver
-    guidance: float
-    seed: int
-    given_video: Path | None  # its sound is made
-    given_audio: Path | None  # its pictures are made
-    batch_size: int
-    device: str
+_LEDGER = ledger_name(0)
+_FINGERPRINT = "sample-"  # how the fingerprint of this module's outputs begins
 
 
 @dataclass(frozen=True)
@@ -79,7 +65,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class MadeLatent:
-    """What is kept of a generated clip to the end of a run: thousands of them fit in memory."""
+    """What is kept of a generated clip until the end of a run: thousands of them fit in memory."""
 
     key: str
     labels: tuple[str, ...]
@@ -87,84 +73,119 @@ class MadeLatent:
     latent: np.ndarray  # float16 (C, P, rows, columns)
 
 
-def sample(options: SampleOptions) -> Iterator[Sample]:
-    """Generates `n` clips and writes what the module says. The same seed gives the same bytes on a CPU,
-    whatever the batch size.
+@contextmanager
+def open_sampling(options: SampleOptions) -> Iterator[Sampling]:
+    """Loads the models and takes the lock of `options.out`.
 
     Raises:
         CheckpointError: a bad checkpoint, or a DiT trained on the latents of another MDSA.
         TextError: a label or caption that the model does not know; the nearest are named.
         GivenError: a given clip that cannot be read.
-        ShardError: `out` holds clips, or latents that `avprep encode` made.
+        ShardError: `out` holds clips, or latents that `avprep encode` made, or is being written to.
     """
-    machine = Machine(device_of(options.device))
-    model, header, texts = load_dit(options.dit, options.captions_file)
+    trained = load_dit(options.dit, options.captions_file)
     codec = open_codec(options.mdsa, device=options.device, batch_size=options.batch_size, compile=False)
-    check_made_by(header, codec.header, f"--mdsa {options.mdsa}", f"what --dit {options.dit} was trained on")
-    labels, captions = _asked_for(options, texts)
+    check_made_by(
+        trained.latents, codec.header, f"mdsa = {options.mdsa}:", f"what {options.dit} was trained on"
+    )
+    _asked_for(options, trained.texts)  # raises before anything is written
     given = read_given(codec, options.given_video, options.given_audio)
-    _take_folder(options.out)
-    pictures: list[Tensor] = []
-    made: list[MadeLatent] = []
-    for first in range(0, options.n, options.batch_size):
-        chosen = slice(first, min(first + options.batch_size, options.n))
-        text = texts.captions(labels[chosen], captions[chosen])
-        z = _solve(model.to(machine.device), text, range(chosen.start, chosen.stop), given, machine, options)
-        for one in _decode(z, chosen.start, labels, captions, codec, given, options):
-            if len(pictures) < ON_SHEET:
-                pictures += strips(to_model(ClipBatch(one.frames[None], one.mel[None]), one.frames.shape[1]))
-            made.append(MadeLatent(one.key, one.labels, one.caption, one.latent.numpy().astype(np.float16)))
-            yield one
-    Image.fromarray(sheet(pictures).numpy()).save(options.out / "sheet.png")
-    told = [{"key": one.key, "labels": list(one.labels), "caption": one.caption} for one in made]
-    (options.out / "samples.json").write_text(json.dumps(told, indent=1, ensure_ascii=False))
-    write_latents(made, header, options)
+    _check_folder(options.out)
+    with lock(open_store(options.out)):
+        finish_exchange(options.out)
+        yield Sampling(options, trained, codec, given)
 
 
-def _take_folder(out: Path) -> None:
-    """An empty folder, or one of earlier samples, which are removed; never another command's output."""
-    out.mkdir(parents=True, exist_ok=True)
+class Sampling:
+    """The generation of `options.n` clips. Iterating generates them; at the end they replace earlier samples.
+
+    The same seed gives the same bytes on a CPU, whatever the batch size.
+    """
+
+    def __init__(
+        self, options: SampleOptions, trained: TrainedDiT, codec: Codec, given: Given | None
+    ) -> None:
+        self._options, self._trained, self._codec, self._given = options, trained, codec, given
+        self._request = _request(options, trained, codec)
+        found = {path.name for path in options.out.iterdir() if CLIP_FILE.fullmatch(path.name)}
+        self.earlier = sum(name.endswith(".mp4") for name in found)  # clips that would be replaced
+        self.is_done = self._is_there(found)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Raises CheckpointError if the models generate NaN or Inf: then nothing is replaced."""
+        options, pictures = self._options, []
+        made: list[MadeLatent] = []
+        with staged(options.out) as folder:
+            for one in self._generate(replace(options, out=folder)):
+                if len(pictures) < ON_SHEET:
+                    batch = ClipBatch(one.frames[None], one.mel[None])
+                    pictures += strips(to_model(batch, one.frames.shape[1]))
+                latent = one.latent.numpy().astype(np.float16)
+                made.append(MadeLatent(one.key, one.labels, one.caption, latent))
+                yield one
+            Image.fromarray(sheet(pictures).numpy()).save(folder / "sheet.png")
+            listed = [{"key": one.key, "labels": list(one.labels), "caption": one.caption} for one in made]
+            (folder / "samples.json").write_text(json.dumps(listed, indent=1, ensure_ascii=False))
+            (folder / REQUEST_FILE).write_text(json.dumps(self._request, indent=1, sort_keys=True))
+            write_latents(made, self._trained.latents, replace(options, out=folder))
+
+    def _generate(self, options: SampleOptions) -> Iterator[Sample]:
+        """Generates, decodes and writes the clips, batch by batch."""
+        context = DistributedContext(choose_device(options.device))
+        model = self._trained.model.to(context.device)
+        labels, captions = _asked_for(options, self._trained.texts)
+        for first in range(0, options.n, options.batch_size):
+            chosen = slice(first, min(first + options.batch_size, options.n))
+            text = self._trained.texts.captions(labels[chosen], captions[chosen])
+            numbers = range(chosen.start, chosen.stop)
+            z = _solve(model, text, numbers, self._given, context, options)
+            yield from _decode(z, first, labels, captions, self._codec, self._given, options)
+
+    def _is_there(self, found: set[str]) -> bool:
+        """Whether `out` holds the clips of this very request, all of them."""
+        try:
+            request = json.loads((self._options.out / REQUEST_FILE).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return False
+        keys = [_key(self._options, number) for number in range(self._options.n)]
+        complete = all({f"{key}.mp4", f"{key}.wav"} <= found for key in keys)
+        return request == self._request and complete and open_store(self._options.out).exists(_LEDGER)
+
+
+def _request(options: SampleOptions, trained: TrainedDiT, codec: Codec) -> dict[str, Any]:
+    """Everything that decides the samples; files by what they hold. The batch size and the device change them
+    only by rounding."""
+    files = ("captions_file", "given_video", "given_audio")
+    named = {name: getattr(options, name) for name in files}
+    return {
+        "dit": weights_hash(trained.model.state_dict()),
+        "mdsa": codec.header.weights,
+        "labels": list(options.labels),
+        **{name: getattr(options, name) for name in ("caption", "n", "steps", "solver", "guidance", "seed")},
+        **{name: file_identity(path) if path else None for name, path in named.items()},
+    }
+
+
+def _check_folder(out: Path) -> None:
+    """Raises ShardError if `out` holds another command's output."""
     store = open_store(out)
     if not store.exists(HEADER_FILE):
         return
     header = read_header(store)
-    if not header.get("fingerprint", "").startswith(_FINGERPRINT):
-        raise ShardError(f"--out {out} holds {kind_of(header)} that another command made; give another --out")
-    for path in out.iterdir():
-        if _SAMPLE_FILE.fullmatch(path.name):
-            path.unlink()
-
-
-def load_dit(path: Path, captions_file: Path | None) -> tuple[STDiT, EncoderHeader, Texts]:
-    """The averaged model of `dit.pt`, the header of the latents it makes, and how it reads text.
-
-    Raises:
-        CheckpointError, TextError: a sentence each.
-    """
-    payload = load_checkpoint(path, KIND)
-    header = EncoderHeader.from_dict(payload["latents"])
-    model = STDiT(STDiTConfig.from_dict(payload["config"]), layout_of(header))
-    load_weights(model, payload["weights"], path)
-    if "labels" in payload["texts"]:
-        if captions_file is not None:
-            raise TextError(f"--captions-file {captions_file}: {path} was trained on labels and reads none")
-        return model.eval(), header, LabelTexts(payload["texts"]["labels"])
-    table = read_caption_table(captions_file) if captions_file else None
-    if table is None:
-        raise TextError(
-            f"{path} reads caption embeddings: --captions-file names the captions.safetensors "
-            f"beside the latents"
+    if not str(header.get("fingerprint", "")).startswith(_FINGERPRINT):
+        raise ShardError(
+            f"out = {out}: it holds {kind_of(header)} that another command made; give another `out`"
         )
-    return model.eval(), header, CaptionTexts(table, **payload["texts"]["embeddings"])
 
 
 def _asked_for(options: SampleOptions, texts: Texts) -> tuple[list[tuple[str, ...]], list[str]]:
-    """The labels and the caption of every clip."""
+    """The labels and the caption of every clip. Raises TextError for what the model does not know."""
     n = options.n
     if options.caption and isinstance(texts, LabelTexts):
-        raise TextError(f"--caption {options.caption!r}: the model was trained on labels; --label takes one")
+        raise TextError(f"caption = {options.caption!r}: the model was trained on labels; give `labels`")
     is_given = options.given_video is not None or options.given_audio is not None
     if options.labels or options.caption or is_given or not isinstance(texts, LabelTexts):
+        texts.captions([options.labels], [options.caption])
         return [options.labels] * n, [options.caption] * n
     return texts.draw(n, torch.Generator().manual_seed(options.seed)), [""] * n
 
@@ -174,11 +195,11 @@ def _solve(
     text: Captions,
     numbers: range,
     given: Given | None,
-    machine: Machine,
+    context: DistributedContext,
     options: SampleOptions,
 ) -> Tensor:
     """Latents of the clips of these numbers, float32 (B, C, P, rows, columns), on the CPU."""
-    device, layout = machine.device, model.layout
+    device, layout = context.device, model.layout
     # Each clip has its own noise, so that a batch's size changes nothing.
     noise = [
         draw_source(layout.shape, torch.Generator().manual_seed(_seed_of(options.seed, i))) for i in numbers
@@ -189,7 +210,7 @@ def _solve(
     if given is not None:
         known = given.latent.to(device).expand_as(eps)
         mask = given.known_planes(layout).to(device)
-    with torch.inference_mode(), machine.autocast():
+    with torch.inference_mode(), context.autocast():
         z = solve(
             guided(model, text, options.guidance),
             eps,
@@ -199,7 +220,14 @@ def _solve(
             known=known,
             known_mask=mask,
         )
-    return z.cpu()
+    z = z.cpu()
+    if not torch.isfinite(z).all():
+        raise CheckpointError(f"dit = {options.dit}: it generates latents with NaN or Inf; nothing is kept")
+    return z
+
+
+def _key(options: SampleOptions, number: int) -> str:
+    return clip_key(f"sample of seed {options.seed}", number)
 
 
 def _seed_of(seed: int, number: int) -> int:
@@ -215,13 +243,15 @@ def _decode(
     given: Given | None,
     options: SampleOptions,
 ) -> Iterator[Sample]:
-    """Decodes and writes a batch. What was given is shown and heard as it was given."""
+    """Decodes and writes a batch. A given stream is kept as it was given."""
     spec = codec.header.spec
     frames, mel = codec.decode(z)
+    if not torch.isfinite(mel).all():
+        raise CheckpointError(f"mdsa = {options.mdsa}: it decodes latents to NaN or Inf; nothing is kept")
     waveforms = invert(mel, spec).waveform.numpy()
     for i in range(len(z)):
         made = Sample(
-            key=clip_key(f"sample of seed {options.seed}", first + i),
+            key=_key(options, first + i),
             labels=labels[first + i],
             caption=captions[first + i],
             latent=z[i],

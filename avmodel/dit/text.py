@@ -1,46 +1,50 @@
-"""What a clip shows, as the STDiT reads it: learned tokens, one a label, or cached caption embeddings.
+"""What a clip shows, as the STDiT reads it: learned tokens, one per label, or cached caption embeddings.
 
     labels ("rain", "thunder")  ->  tokens (L) of a learned table             no text encoder needed
     caption "a dog barks"       ->  embeddings (L, width) of captions.safetensors, beside the latents
 
-Nothing to say, no label and no caption, is the learned null.
+A clip with neither label nor caption gets the learned null.
 """
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from avmodel.config import STDiTConfig
 from avmodel.dit.model import Captions
+from avmodel.training.source import file_identity
 from avprep.errors import AvprepError
-from avprep.shards.layout import prompt_of
+from avprep.shards.layout import CAPTIONS_FILE, STATS_FILE, prompt_of
 
-LABELS_A_CLIP = 8  # label tokens at most; AudioSet's clips have 2.7 in mean
+LABELS_PER_CLIP = 8  # label tokens, at most; AudioSet's clips have 2.7 on average
 
 
 class TextError(AvprepError, ValueError):
-    """A label or caption that the model was not trained on; a sentence."""
+    """A label, caption or table of texts that cannot be used: the message says why."""
 
 
 class Texts(Protocol):
     """Turns labels and captions into what the model reads."""
 
     def captions(self, labels: list[tuple[str, ...]], captions: list[str]) -> Captions:
-        """One row a clip. Raises TextError for what is not known."""
+        """One row per clip. Raises TextError for what is not known."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """What a checkpoint keeps of them."""
 
 
 class LabelTexts:
-    """One learned token a label. The vocabulary is that of the training set, sorted."""
+    """One learned token per label. The vocabulary is that of the training set, sorted."""
 
     def __init__(self, counts: dict[str, int]) -> None:
         self.counts = dict(sorted(counts.items()))
@@ -48,10 +52,10 @@ class LabelTexts:
 
     def captions(self, labels: list[tuple[str, ...]], captions: list[str]) -> Captions:
         """Captions are not read: training clips have them beside their labels."""
-        tokens = torch.zeros(len(labels), LABELS_A_CLIP, dtype=torch.long)
-        mask = torch.zeros(len(labels), LABELS_A_CLIP, dtype=torch.bool)
+        tokens = torch.zeros(len(labels), LABELS_PER_CLIP, dtype=torch.long)
+        mask = torch.zeros(len(labels), LABELS_PER_CLIP, dtype=torch.bool)
         for row, of_clip in enumerate(labels):
-            for place, label in enumerate(of_clip[:LABELS_A_CLIP]):
+            for place, label in enumerate(of_clip[:LABELS_PER_CLIP]):
                 tokens[row, place], mask[row, place] = self._number_of(label), True
         return Captions(tokens, mask)
 
@@ -94,16 +98,11 @@ class CaptionTexts:
         return {"embeddings": {"width": self._width, "tokens": self._tokens}}
 
     def _of_clip(self, labels: tuple[str, ...], caption: str) -> Tensor:
-        """The caption's embedding; without one, that of the labels' joint prompt (what clips of a dataset
-        without captions have for theirs), or those of each label's own."""
+        """The caption's embedding; without a caption, that of the labels' joint prompt if the table has it
+        (datasets without captions do), else those of each label's own prompt."""
         joint = prompt_of(*labels)
-        texts = (
-            [caption]
-            if caption
-            else [joint]
-            if joint in self._table
-            else [prompt_of(label) for label in labels]
-        )
+        texts = [joint] if joint in self._table else [prompt_of(label) for label in labels]
+        texts = [caption] if caption else texts
         unknown = [text for text in texts if text not in self._table]
         if unknown:
             near = get_close_matches(unknown[0], self._table, n=3, cutoff=0.4)
@@ -116,14 +115,65 @@ class CaptionTexts:
 
 
 def read_caption_table(path: str | Path) -> dict[str, np.ndarray] | None:
-    """{text: float16 (tokens, width)} of a captions.safetensors; None where there is none.
+    """{text: float16 (tokens, width)} of a captions.safetensors; None if there is no such file.
 
     Raises:
-        TextError: a file that is none.
+        TextError: it is not such a file.
     """
     if not Path(path).exists():
         return None
     try:
-        return load_file(path)
+        table = load_file(path)
     except (SafetensorError, OSError) as error:
         raise TextError(f"{path} is no captions.safetensors of avprep encode: {error}") from error
+    widths = {embedding.shape[1:] for embedding in table.values()}
+    if len(widths) != 1 or len(next(iter(widths))) != 1:
+        raise TextError(f"{path} is no captions.safetensors of avprep encode: shapes (tokens, width) differ")
+    if not all(np.isfinite(embedding).all() for embedding in table.values()):
+        raise TextError(f"{path} holds embeddings with NaN or Inf")
+    return table
+
+
+class TextsOfLatents(NamedTuple):
+    texts: Texts
+    config: STDiTConfig  # the preset, sized for the texts
+    identity: dict[str, Any]  # what a resumed training must have in common
+
+
+def texts_of_latents(folder: str | Path, preset: STDiTConfig) -> TextsOfLatents:
+    """The caption embeddings beside the latents or, without them, the labels of stats.json.
+
+    Raises:
+        TextError: neither is there, or it is damaged.
+    """
+    path = Path(folder) / CAPTIONS_FILE
+    table = read_caption_table(path)
+    if table is None:
+        counts = _label_counts(folder)
+        # At least one row: without a label every clip reads the null, and the model stays in the label mode.
+        config = replace(preset, classes=max(1, len(counts)), caption_tokens=LABELS_PER_CLIP)
+        return TextsOfLatents(LabelTexts(counts), config, {"labels": sorted(counts)})
+    width = next(iter(table.values())).shape[1]
+    # Room for the longest text: one that is cut off may lose what tells it from others.
+    tokens = max(preset.caption_tokens, *(len(embedding) for embedding in table.values()))
+    config = replace(preset, caption_dim=width, caption_tokens=tokens)
+    with safe_open(path, "numpy") as file:
+        encoder = (file.metadata() or {}).get("text_encoder", "")
+    identity = {"text encoder": encoder, "captions.safetensors": file_identity(path)}
+    return TextsOfLatents(CaptionTexts(table, width, tokens), config, identity)
+
+
+def _label_counts(folder: str | Path) -> dict[str, int]:
+    path = Path(folder) / STATS_FILE
+    try:
+        counts = json.loads(path.read_bytes())["labels"]
+    except FileNotFoundError:
+        raise TextError(
+            f"latents = {folder}: there is no stats.json yet, which names the labels. Run the same avprep "
+            f"encode command to its end first"
+        ) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TextError(f"{path} is damaged: {error!r}") from error
+    if not isinstance(counts, dict) or not all(type(n) is int and n >= 0 for n in counts.values()):
+        raise TextError(f"{path} is damaged: its labels are not names with numbers of clips")
+    return counts

@@ -4,7 +4,7 @@
     mel float16 (B,T,n_mels,W)  |-- encode --> latent -- decode -->  mel float32
                                     (B,C,P,rows,columns)
 
-`avprep encode` and `avprep decode` know it by these two methods and its header alone.
+`avprep encode` and `avprep decode` know only these two methods and its header.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from torch.nn import functional as F
 from avmodel.config import ConfigError, MDSAConfig
 from avmodel.data import ClipBatch, to_model, to_pixels
 from avmodel.mdsa.model import MDSA
-from avmodel.training.loop import CheckpointError, Machine, device_of, load_checkpoint, load_weights
+from avmodel.training.checkpoints import check_weights, entry, load_checkpoint
+from avmodel.training.errors import CheckpointError
+from avmodel.training.machine import DistributedContext, choose_device
 from avprep.dsp.mel import frames_to_stack
 from avprep.shards.latents import EncoderHeader
 from avprep.spec import ClipSpec, SpecError
@@ -58,26 +60,26 @@ def weights_hash(weights: dict[str, Tensor]) -> str:
 
 def read_codec_header(path: str | Path) -> EncoderHeader:
     """What the checkpoint's encoder makes. Raises CheckpointError."""
-    return _header(load_checkpoint(path, KIND), path)
+    return _header(load_checkpoint(path, KIND), path)[1]
 
 
 def load_mdsa(path: str | Path) -> tuple[MDSA, EncoderHeader]:
     """The model of a checkpoint, on the CPU, in eval mode. Raises CheckpointError."""
     payload = load_checkpoint(path, KIND)
-    header = _header(payload, path)
-    model = MDSA(MDSAConfig.from_dict(payload["config"]))
-    load_weights(model, payload["weights"], path)
+    config, header = _header(payload, path)
+    model = MDSA(config)
+    model.load_state_dict(payload["weights"])
     return model.eval(), header
 
 
 def open_codec(path: str | Path, *, device: str, batch_size: int, compile: bool) -> Codec:
-    """A codec on 'auto', 'cpu' or 'cuda'. `compile` concerns a GPU alone.
+    """A codec on 'auto', 'cpu' or 'cuda'. `compile` applies to a GPU only.
 
     Raises:
         CheckpointError: no such checkpoint. TrainingError: no such device.
     """
     model, header = load_mdsa(path)
-    return Codec(model, header, device=device_of(device), batch_size=batch_size, compile=compile)
+    return Codec(model, header, device=choose_device(device), batch_size=batch_size, compile=compile)
 
 
 class Codec:
@@ -88,9 +90,9 @@ class Codec:
     ) -> None:
         self.header = header
         self.batch_size = batch_size
-        self._machine = Machine(device)
+        self._context = DistributedContext(device)
         self._model = model.to(device).eval()
-        self._static = compile and self._machine.on_gpu  # one shape, compiled once: batches are filled up
+        self._static = compile and self._context.on_gpu  # one shape, compiled once: batches are filled up
         self._encode, self._decode = self._model.encode, self._model.decode
         if self._static:
             self._encode = torch.compile(self._encode, dynamic=False)
@@ -105,7 +107,7 @@ class Codec:
         """
         batch = ClipBatch(*(self._on_device(part) for part in (frames, mel)))
         clips = to_model(batch, self._model.config.size)
-        with self._machine.autocast():
+        with self._context.autocast():
             posterior = self._encode({stream: clips[stream] for stream in self._model.config.streams})
         count = len(frames)
         return Latents(posterior.latent()[:count].cpu(), posterior.logvar[:count].cpu())
@@ -116,7 +118,7 @@ class Codec:
 
         What a single-stream model does not make is black or silent.
         """
-        with self._machine.autocast():
+        with self._context.autocast():
             clips = self._decode(self._on_device(latents.float()))
         count, spec = len(latents), self.header.spec
         frames = torch.zeros((count, *spec.frames_shape), dtype=torch.uint8)
@@ -131,23 +133,29 @@ class Codec:
         """On the device, filled up with zeros to the batch size where the shape must not change."""
         if self._static and len(part) < self.batch_size:
             part = F.pad(part, (*(0,) * (2 * part.ndim - 1), self.batch_size - len(part)))
-        return part.to(self._machine.device, non_blocking=True)
+        return part.to(self._context.device, non_blocking=True)
 
 
-def _header(payload: dict[str, Any], path: str | Path) -> EncoderHeader:
+def _header(payload: dict[str, Any], path: str | Path) -> tuple[MDSAConfig, EncoderHeader]:
+    """Raises CheckpointError if the config, the spec or the weights are not of this version."""
     try:
-        layout = MDSAConfig.from_dict(payload["config"]).layout
-        spec = ClipSpec.from_dict(payload["spec"])
-        weights = weights_hash(payload["weights"])
-    except (KeyError, ConfigError, SpecError) as error:
+        config = MDSAConfig.from_dict(entry(payload, "config", dict, path))
+        spec = ClipSpec.from_dict(entry(payload, "spec", dict, path))
+        config.check_spec(spec)
+    except (ConfigError, SpecError) as error:
         raise CheckpointError(f"{path} is not of this version: {error}") from error
-    return EncoderHeader(
+    weights = entry(payload, "weights", dict, path)
+    with torch.device("meta"):
+        check_weights(MDSA(config).state_dict(), weights, path)
+    layout = config.layout
+    header = EncoderHeader(
         spec=spec,
         channels=layout.channels,
         planes=layout.planes,
         rows=layout.rows,
         columns=layout.columns,
         valid_rows=layout.valid_rows,
-        weights=weights,
+        weights=weights_hash(weights),
         config=payload["config"],
     )
+    return config, header

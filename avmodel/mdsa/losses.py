@@ -153,6 +153,23 @@ def discriminator_loss(
     return terms["d2"] + terms["d3"], {name: term.detach() for name, term in terms.items()}
 
 
+class DiscriminatorStep(nn.ModuleDict):
+    """{stream: Discriminators}, and L_D of a batch as one forward, which DDP asks for."""
+
+    def forward(
+        self, clips: dict[str, Tensor], x_hat: dict[str, Tensor], frames: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of L_D over the streams, and its terms by 'STREAM/NAME'."""
+        total, terms = 0.0, {}
+        for stream, discriminators in self.items():
+            loss, parts = discriminator_loss(
+                clips[stream], x_hat[stream], frames=frames, discriminators=discriminators
+            )
+            total = total + loss
+            terms |= {f"{stream}/{name}": value for name, value in parts.items()}
+        return total, terms
+
+
 def _adversarial_terms(
     x: Tensor, x_hat: Tensor, frames: Tensor, discriminators: nn.Module
 ) -> dict[str, Tensor]:

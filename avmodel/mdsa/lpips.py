@@ -270,7 +270,7 @@ def fetch_weights(url: str, *, name: str, sha256: str) -> Path:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256)
     except (OSError, HTTPException, RuntimeError) as error:
         raise WeightsError(
-            f"cannot download {url} ({error}); put the file at {path}, give its path by "
-            f"--lpips-backbone or --lpips-heads, or train without by --lpips none"
+            f"cannot download {url} ({error}); put the file at {path}, give its path as `backbone_weights` "
+            f"or `heads`, or train without `lpips`"
         ) from error
     return path

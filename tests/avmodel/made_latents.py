@@ -18,7 +18,13 @@ LEVELS = {"low": -0.5, "high": 0.5}
 
 
 def write_latents(
-    out: Path, header: EncoderHeader, *, count: int = 24, packed: bool = False, noise: float = 0.05
+    out: Path,
+    header: EncoderHeader,
+    *,
+    count: int = 24,
+    packed: bool = False,
+    noise: float = 0.05,
+    levels: dict[str, float] = LEVELS,
 ) -> Path:
     """`count` latents, by turns of label 'low' (values near -0.5) and 'high' (near 0.5), in two shards."""
     out.mkdir(parents=True, exist_ok=True)
@@ -27,14 +33,14 @@ def write_latents(
     writer = OutputWriter(open_store(out), LATENTS, entries, fingerprint=f"made {count}", root=".")
     keys = sorted(hashlib.sha256(str(i).encode()).hexdigest()[:16] + "_00000000000" for i in range(count))
     halves = [keys[: count // 2], keys[count // 2 :]]
-    labels = {key: list(LEVELS)[i % 2] for i, key in enumerate(keys)}
+    labels = {key: list(levels)[i % 2] for i, key in enumerate(keys)}
     writer.plan(
         [PlanRow(key=k, shard=i, source=k, start=0, labels=(labels[k],), caption="") for k in half]
         for i, half in enumerate(halves)
     )
 
     def members(key: str, pack: LatentPacker) -> Members:
-        latent = rng.normal(LEVELS[labels[key]], noise, header.shape).clip(-1, 1).astype(np.float16)
+        latent = rng.normal(levels[labels[key]], noise, header.shape).clip(-1, 1).astype(np.float16)
         latent[:, header.padding()] = 0
         clip = {"labels": [labels[key]], "caption": "", "source": key, "start_s": 0.0, "stop_s": 1.0}
         return pack(clip | {"has_audio": True}, latent)

@@ -16,6 +16,7 @@ from avmodel.config import (
     MDSAConfig,
     STDiTConfig,
 )
+from avmodel.latents import LatentLayout
 from avprep.spec import ClipSpec
 
 PAPER = MDSA_PRESETS["paper"]
@@ -80,6 +81,63 @@ def test_an_unknown_field_is_named():
         MDSAConfig.from_dict(PAPER.to_dict() | {"width": 3})
 
 
-def test_clips_of_another_size_are_refused_with_the_command_that_makes_them():
-    with pytest.raises(ConfigError, match="--frames 16 --size 256"):
+def test_clips_of_another_size_are_refused_with_the_values_that_fit():
+    with pytest.raises(ConfigError, match="frames = 16, size = 256"):
         PAPER.check_spec(ClipSpec(size=128))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("depth", 10**9),
+        ("heads", 0),
+        ("dim", 0),
+        ("dim", 16.0),
+        ("scales", (0,)),
+        ("scales", ()),
+        ("scales", (1,) * 10_000),
+        ("block", (1, 1)),
+        ("block", 2),
+        ("frames", True),
+        ("size", "16"),
+        ("latent_channels", [4]),
+        ("mt_self_attn", 1),
+        ("streams", ["v", "a"]),
+        ("patch", -4),
+    ],
+)
+def test_an_mdsa_out_of_bounds_is_refused_with_the_field_named(name, value):
+    config = MDSA_PRESETS["tiny"].to_dict() | {name: value}
+    with pytest.raises(ConfigError, match=f"^{name} "):
+        MDSAConfig.from_dict(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("depth", 10**9),
+        ("heads", 0),
+        ("hidden", 10**9),
+        ("patch", [2]),
+        ("patch", 2),
+        ("classes", -1),
+        ("classes", 10**12),
+        ("mlp_ratio", None),
+        ("caption_dropout", "0.1"),
+        ("caption_dropout", float("nan")),
+        ("packed", "yes"),
+    ],
+)
+def test_an_stdit_out_of_bounds_is_refused_with_the_field_named(name, value):
+    config = STDIT_PRESETS["tiny"].to_dict() | {name: value}
+    with pytest.raises(ConfigError, match=f"^{name} "):
+        STDiTConfig.from_dict(config)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"grid": 10**6}, {"frames": 0}, {"channels": "4"}, {"streams": ("a", "v")}]
+)
+def test_a_layout_out_of_bounds_is_refused(changes):
+    values = {"channels": 4, "frames": 4, "grid": 4, "streams": ("v", "a")} | changes
+    with pytest.raises(ConfigError, match=f"^{next(iter(changes))} must be"):
+        LatentLayout(**values)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from avmodel.config import STDIT_PRESETS, STDiTConfig
-from avmodel.dit.flow import draw_source, draw_times, flow_loss, guided, solve
+from avmodel.dit.flow import draw_source, draw_times, flow_loss, solve
+from avmodel.dit.guidance import guided
 from avmodel.dit.model import Captions, STDiT
 from avmodel.info import stdit_flops
 from avmodel.latents import LatentLayout

@@ -27,12 +27,13 @@ import click
 import torch
 
 from avmodel.config import MDSA_PRESETS, STDIT_PRESETS, STDiTConfig
-from avmodel.dit.flow import guided, solve
+from avmodel.dit.flow import solve
+from avmodel.dit.guidance import guided
 from avmodel.dit.model import STDiT
 from avmodel.info import stdit_flops
 from avmodel.mdsa.checkpoint import open_codec
 from avmodel.mdsa.lpips import TRUNKS, LPIPSConfig
-from avmodel.training.loop import Machine, open_machine
+from avmodel.training.machine import DistributedContext, open_distributed
 from avprep.spec import ClipSpec
 from tests.bench import bench_dit
 from tests.bench.gpu_mdsa import TrainOptions, run_encode, run_steps, run_train
@@ -116,7 +117,7 @@ def run_dit(bench: Bench, results: Results) -> None:
 # --- the command -------------------------------------------------------------------------------------------
 
 
-def real_bench(machine: Machine, scratch: Path) -> Bench:
+def real_bench(machine: DistributedContext, scratch: Path) -> Bench:
     return Bench(
         machine=machine, mdsa=MDSA_PRESETS["paper"], dit=STDIT_PRESETS["paper"], spec=ClipSpec(),
         step_batches=(8, 4, 1), encode_batches=(32, 8, 1), dit_batches=(64, 2), sample_batches=(1, 16),
@@ -124,7 +125,7 @@ def real_bench(machine: Machine, scratch: Path) -> Bench:
     )  # fmt: skip
 
 
-def dry_bench(machine: Machine, scratch: Path) -> Bench:
+def dry_bench(machine: DistributedContext, scratch: Path) -> Bench:
     return Bench(
         machine=machine, mdsa=MDSA_PRESETS["tiny"], dit=STDIT_PRESETS["tiny"], spec=TINY,
         step_batches=(2, 1), encode_batches=(2, 1), dit_batches=(2,), sample_batches=(1, 2),
@@ -201,7 +202,7 @@ def main(part: str, out: Path, dry_run_cpu: bool, **options: Any) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        machine = stack.enter_context(open_machine("cpu" if dry_run_cpu else "cuda"))
+        machine = stack.enter_context(open_distributed("cpu" if dry_run_cpu else "cuda"))
         if dry_run_cpu:
             on_no_gpu(stack)
         bench = (dry_bench if dry_run_cpu else real_bench)(machine, scratch)

@@ -18,13 +18,14 @@ import click
 
 from avmodel.config import MDSA_PRESETS, STREAMS
 from avmodel.mdsa.losses import LossWeights
-from avmodel.mdsa.train import MDSATraining, train_mdsa
+from avmodel.mdsa.options import MDSATrainingOptions
+from avmodel.mdsa.train import train_mdsa
 
 NAMES = {"av": "both streams", "v": "video alone", "a": "sound alone"}
 
 
-def training(clips: Path, out: Path, *, streams: str, steps: int, seed: int) -> MDSATraining:
-    return MDSATraining(
+def training(clips: Path, out: Path, *, streams: str, steps: int, seed: int) -> MDSATrainingOptions:
+    return MDSATrainingOptions(
         clips=str(clips),
         out=str(out),
         model=replace(MDSA_PRESETS["small"], streams=streams, adversarial=False),

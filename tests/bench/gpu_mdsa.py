@@ -24,7 +24,8 @@ from avmodel.mdsa.discriminators import Discriminators
 from avmodel.mdsa.losses import LossWeights, discriminator_loss, generator_loss
 from avmodel.mdsa.lpips import LPIPS, LPIPSConfig
 from avmodel.mdsa.model import MDSA
-from avmodel.mdsa.train import MDSATraining, _Trainer, train_mdsa
+from avmodel.mdsa.options import MDSATrainingOptions
+from avmodel.mdsa.train import MDSATrainer, train_mdsa
 from avmodel.pictures import comparison
 from avprep.dsp.psnr import psnr_a, psnr_v
 from tests.bench.gpu_rows import (
@@ -51,7 +52,7 @@ class NoClips:
         return self, self
 
 
-def training(bench: Bench, clips: str, out: Path, **changes: Any) -> MDSATraining:
+def training(bench: Bench, clips: str, out: Path, **changes: Any) -> MDSATrainingOptions:
     values = {
         "clips": clips, "out": str(out), "model": bench.mdsa, "loss": LossWeights(), "lpips": None,
         "stage1_steps": FOREVER, "stage2_steps": FOREVER, "disc_start": 0, "disc_width": bench.disc_width,
@@ -60,7 +61,7 @@ def training(bench: Bench, clips: str, out: Path, **changes: Any) -> MDSATrainin
         "loader_workers": 0, "checkpoint_every": FOREVER, "eval_every": FOREVER, "eval_clips": 16,
         "checkpoint_activations": False, "compile": True, "device": bench.machine.device.type,
     }  # fmt: skip
-    return MDSATraining(**values | changes)
+    return MDSATrainingOptions(**values | changes)
 
 
 def step_tflop(bench: Bench, stage: int) -> tuple[float, str]:
@@ -100,13 +101,13 @@ def step_tflop(bench: Bench, stage: int) -> tuple[float, str]:
         return COUNTED_TFLOP["step"], "docs/model.md"
 
 
-def make_trainer(bench: Bench, stage: int, batch: int, *, recompute: bool, whole_graph: bool) -> _Trainer:
+def make_trainer(bench: Bench, stage: int, batch: int, *, recompute: bool, whole_graph: bool) -> MDSATrainer:
     """`avmodel train-mdsa`'s trainer at the first step of a stage, fed one batch again and again."""
     config = training(
         bench, "", bench.scratch / "steps", batch_size=batch, checkpoint_activations=recompute,
         stage1_steps=FOREVER if stage == 1 else 0, compile=not whole_graph,
     )  # fmt: skip
-    trainer = _Trainer(config, bench.machine, NoClips())
+    trainer = MDSATrainer(config, bench.machine, NoClips())
     trainer.lpips = LPIPS("vgg16").to(bench.machine.device)  # its weights do not change its time
     trainer._batches = itertools.repeat(made_batch(bench, batch))
     if whole_graph and bench.machine.on_gpu:

@@ -20,7 +20,8 @@ from avmodel.config import MDSAConfig, STDiTConfig
 from avmodel.data import ClipBatch
 from avmodel.mdsa.checkpoint import mdsa_payload
 from avmodel.mdsa.model import MDSA
-from avmodel.training.loop import Machine, save_checkpoint
+from avmodel.training.checkpoints import save_checkpoint
+from avmodel.training.machine import DistributedContext
 from avprep.spec import ClipSpec
 from tests.bench import bench_dit
 
@@ -39,7 +40,7 @@ class Refused(click.ClickException):
 class Bench:
     """What is measured and on what; the dry run differs in these fields."""
 
-    machine: Machine
+    machine: DistributedContext
     mdsa: MDSAConfig
     dit: STDiTConfig
     spec: ClipSpec

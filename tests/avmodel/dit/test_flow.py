@@ -16,13 +16,13 @@ from avmodel.dit.flow import (
     draw_source,
     draw_times,
     flow_loss,
-    guided,
     path,
     reflect,
     reflection_sign,
     solve,
     truncated_normal_quantile,
 )
+from avmodel.dit.guidance import guided
 from avmodel.dit.model import Captions, STDiT
 from avmodel.latents import LatentLayout
 

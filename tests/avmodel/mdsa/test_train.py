@@ -16,54 +16,20 @@ from click.testing import CliRunner
 
 from avmodel.cli import main
 from avmodel.config import MDSA_PRESETS, ConfigError
-from avmodel.data import ClipData, Steps, step_loader
+from avmodel.data import ClipData, Steps, collate, step_loader
 from avmodel.mdsa import train as module
 from avmodel.mdsa.checkpoint import open_codec
-from avmodel.mdsa.losses import LossWeights
 from avmodel.mdsa.model import Posterior
-from avmodel.mdsa.train import MDSATraining, train_mdsa
-from avmodel.training.loop import Machine, TrainingError, load_checkpoint
+from avmodel.mdsa.train import train_mdsa
+from avmodel.training.checkpoints import load_checkpoint
+from avmodel.training.errors import TrainingError
+from avmodel.training.machine import DistributedContext
+from tests.avmodel.mdsa.made_training import config, run_command
 from tests.made_clips import TINY, write_clips
 
+CPU = DistributedContext(torch.device("cpu"))
 ABLATIONS = [{}, {"mt_self_attn": False}, {"gcm_attn": False}, {"bi_block": False}]
 ABLATIONS += [{"kl": "none"}, {"kl": "data"}, {"adversarial": False}, {"streams": "v"}, {"streams": "a"}]
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory) -> Path:
-    return write_clips(tmp_path_factory.mktemp("made") / "clips", sources=6)
-
-
-def config(clips: Path, out: Path, **changes) -> MDSATraining:
-    values = {
-        "clips": str(clips),
-        "out": str(out),
-        "model": MDSA_PRESETS["tiny"],
-        "loss": LossWeights(),
-        "lpips": None,
-        "stage1_steps": 3,
-        "stage2_steps": 3,
-        "disc_start": 1,
-        "disc_width": 4,
-        "disc_layers": 1,
-        "batch_size": 2,
-        "accumulate": 1,
-        "lr": 1e-3,
-        "warmup_steps": 2,
-        "cooldown_steps": 2,
-        "clip_grad": 1.0,
-        "modality_dropout": 0.0,
-        "holdout": 0.2,
-        "seed": 0,
-        "loader_workers": 0,
-        "checkpoint_every": 2,
-        "eval_every": 3,
-        "eval_clips": 2,
-        "checkpoint_activations": False,
-        "compile": False,
-        "device": "cpu",
-    }
-    return MDSATraining(**values | changes)
 
 
 def losses(out: Path) -> list[tuple[int, float]]:
@@ -98,7 +64,7 @@ def test_an_interrupted_run_gives_the_losses_of_an_undisturbed_one(clips, tmp_pa
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     changes = {"accumulate": 2, "modality_dropout": 0.3, "loader_workers": 0}
     train_mdsa(config(clips, whole, **changes))
-    inner = module._Trainer.train_step
+    inner = module.MDSATrainer.train_step
 
     def until_stop(trainer):
         if trainer.step == stop:
@@ -106,7 +72,7 @@ def test_an_interrupted_run_gives_the_losses_of_an_undisturbed_one(clips, tmp_pa
         return inner(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Trainer, "train_step", until_stop)
+        patch.setattr(module.MDSATrainer, "train_step", until_stop)
         result = train_mdsa(config(clips, parts, **changes))
         assert result.stopped_by == signal.SIGTERM and result.step == stop + 1
     assert train_mdsa(config(clips, parts, **changes)).step == 6
@@ -117,7 +83,7 @@ def test_an_interrupted_run_gives_the_losses_of_an_undisturbed_one(clips, tmp_pa
 def test_after_a_kill_what_the_checkpoint_does_not_know_is_run_again(clips, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_mdsa(config(clips, whole))
-    inner = module._Trainer.train_step
+    inner = module.MDSATrainer.train_step
 
     def until_death(trainer):
         if trainer.step == 5:
@@ -125,7 +91,7 @@ def test_after_a_kill_what_the_checkpoint_does_not_know_is_run_again(clips, tmp_
         return inner(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Trainer, "train_step", until_death)
+        patch.setattr(module.MDSATrainer, "train_step", until_death)
         with pytest.raises(KeyboardInterrupt):
             train_mdsa(config(clips, parts))
     assert losses(parts)[-1][0] == 5  # one step beyond the checkpoint of step 4
@@ -144,7 +110,7 @@ def test_it_learns(clips, tmp_path):
 
 
 def test_a_nan_in_a_batch_leaves_the_step_out(clips, tmp_path, monkeypatch):
-    inner = module._Trainer._read
+    inner = module.MDSATrainer._read
 
     def one_bad(trainer):
         for i, batch in enumerate(inner(trainer)):
@@ -152,7 +118,7 @@ def test_a_nan_in_a_batch_leaves_the_step_out(clips, tmp_path, monkeypatch):
                 batch.mel[0, 0, 0, 0] = torch.nan
             yield batch
 
-    monkeypatch.setattr(module._Trainer, "_read", one_bad)
+    monkeypatch.setattr(module.MDSATrainer, "_read", one_bad)
     result = train_mdsa(config(clips, tmp_path))
     assert result.skipped == 1 and result.step == 6
     assert [step for step, _ in losses(tmp_path)] == [1, 3, 4, 5, 6]
@@ -175,7 +141,7 @@ def test_three_bad_steps_in_a_row_end_the_run_with_the_last_checkpoint_whole(cli
 
 
 def test_no_checkpoint_is_overwritten_by_one_with_nan(clips, tmp_path, monkeypatch):
-    inner = module._Trainer.save
+    inner = module.MDSATrainer.save
 
     def poisoned(trainer):
         if trainer.step == 4:
@@ -183,7 +149,7 @@ def test_no_checkpoint_is_overwritten_by_one_with_nan(clips, tmp_path, monkeypat
                 next(trainer.model.parameters())[0] = torch.nan
         inner(trainer)
 
-    monkeypatch.setattr(module._Trainer, "save", poisoned)
+    monkeypatch.setattr(module.MDSATrainer, "save", poisoned)
     with pytest.raises(TrainingError, match="holds NaN or Inf; the checkpoint before it is kept"):
         train_mdsa(config(clips, tmp_path))
     assert load_checkpoint(tmp_path / "mdsa.pt", "mdsa")["step"] == 2
@@ -191,7 +157,7 @@ def test_no_checkpoint_is_overwritten_by_one_with_nan(clips, tmp_path, monkeypat
 
 
 def test_streams_come_in_the_order_of_the_latents_planes(clips, tmp_path):
-    trainer = module._Trainer(config(clips, tmp_path), Machine(torch.device("cpu")), ClipData(clips))
+    trainer = module.MDSATrainer(config(clips, tmp_path), CPU, ClipData(clips))
     batch = next(iter(step_loader(trainer.data, Steps(12, 2, seed=0), workers=0, pin=False)))
     made = list(trainer._clips(batch, torch.Generator()))
     assert made == list(dict.fromkeys(plane[0] for plane in trainer.model.layout.planes)) == ["v", "a"]
@@ -200,7 +166,7 @@ def test_streams_come_in_the_order_of_the_latents_planes(clips, tmp_path):
 def test_a_bad_discriminator_step_steps_nothing(clips, tmp_path, monkeypatch):
     changes = {"stage1_steps": 0, "stage2_steps": 1, "disc_start": 0}
     told = config(clips, tmp_path, **changes)
-    trainer = module._Trainer(told, Machine(torch.device("cpu")), ClipData(clips))
+    trainer = module.MDSATrainer(told, CPU, ClipData(clips))
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     before |= {name: torch.full_like(v, -6.0) for name, v in before.items() if name.endswith("logvar.bias")}
     inner = module.DiscriminatorStep.forward
@@ -226,15 +192,15 @@ def test_saturated_latents_are_told(clips, tmp_path):
 
 
 def test_silence_reaches_the_share_of_clips_that_was_asked_for(clips, tmp_path):
-    trainer = module._Trainer(
+    trainer = module.MDSATrainer(
         config(clips, tmp_path, modality_dropout=0.5, batch_size=8),
-        module.Machine(torch.device("cpu")),
-        module.ClipData(clips),
+        CPU,
+        ClipData(clips),
     )
     silent = black = 0
     for step in range(50):
-        batch = module.collate([trainer.training[i] for i in range(8)])
-        seen = trainer._clips(batch, trainer.machine.generator(0, step))
+        batch = collate([trainer.training[i] for i in range(8)])
+        seen = trainer._clips(batch, trainer.context.generator(0, step))
         silent += int((seen["a"] == -1).flatten(1).all(1).sum())
         black += int((seen["v"] == -1).flatten(1).all(1).sum())
     assert 70 < silent < 130 and 70 < black < 130
@@ -244,17 +210,11 @@ def test_what_does_not_fit_is_a_sentence(clips, tmp_path):
     with pytest.raises(ConfigError, match="takes clips of 16 frames at 64 px; these have 4 frames at 16 px"):
         train_mdsa(config(clips, tmp_path, model=MDSA_PRESETS["small"]))
     train_mdsa(config(clips, tmp_path, stage1_steps=1, stage2_steps=0))
-    with pytest.raises(TrainingError, match="begun with lr 0.001, now it is 0.1"):
+    with pytest.raises(TrainingError, match="begun with lr = 0.001, and this run has lr = 0.1"):
         train_mdsa(config(clips, tmp_path, stage1_steps=1, stage2_steps=0, lr=0.1))
     other = replace(MDSA_PRESETS["tiny"], gcm_attn=False)
-    with pytest.raises(TrainingError, match="model.gcm_attn True, now it is False"):
+    with pytest.raises(TrainingError, match="model.gcm_attn = True, and this run has model.gcm_attn = False"):
         train_mdsa(config(clips, tmp_path, stage1_steps=1, stage2_steps=0, model=other))
-
-
-def run_command(clips: Path, out: Path, *more: str) -> list[str]:
-    options = "--preset tiny --lpips none --disc-width 4 --disc-layers 1 --batch-size 2 --eval-clips 2"
-    steps = "--stage1-steps 3 --stage2-steps 2 --loader-workers 0 --checkpoint-every 1"
-    return ["train-mdsa", "--clips", str(clips), "--out", str(out), *options.split(), *steps.split(), *more]
 
 
 def test_the_command_trains_reconstructs_and_exports(clips, tmp_path):
@@ -313,7 +273,7 @@ def test_a_signal_ends_the_command_with_its_code_and_a_checkpoint(to_group, clip
     (os.killpg if to_group else os.kill)(process.pid, signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 143, told
-    assert "run the same command again to go on" in told
+    assert "run the same command again to resume" in told
 
 
 @pytest.mark.timeout(180)
@@ -336,6 +296,7 @@ def test_two_processes_stay_in_step(clips, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("step 5: ") == 1  # rank 0 alone reports
     one = run_command(clips, tmp_path / "one", "--no-adversarial", "--kl", "none", "--accumulate", "2")
     assert CliRunner().invoke(main, one).exit_code == 0
     steps = zip(losses(tmp_path / "two")[:3], losses(tmp_path / "one")[:3], strict=True)
@@ -346,7 +307,7 @@ def test_two_processes_stay_in_step(clips, tmp_path):
 def test_the_codec_gives_back_what_reconstruct_measures(clips, tmp_path):
     train_mdsa(config(clips, tmp_path))
     codec = open_codec(tmp_path / "mdsa.pt", device="cpu", batch_size=4, compile=True)
-    batch = module.collate([module.ClipData(clips)[i] for i in range(4)])
+    batch = collate([ClipData(clips)[i] for i in range(4)])
     latents = codec.encode(batch.frames, batch.mel)
     assert latents.mean.shape == (4, *codec.header.shape) and latents.mean.abs().max() < 1
     padding = torch.from_numpy(codec.header.padding())

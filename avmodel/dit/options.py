@@ -1,0 +1,58 @@
+"""The options of the STDiT's training and of sampling.
+
+Light: the command line reads the defaults here without torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from avmodel.config import STDiTConfig
+from avmodel.training.options import Device, TrainingOptions, runtime
+
+Solver = Literal["euler", "midpoint"]
+SOLVERS: tuple[Solver, ...] = ("euler", "midpoint")
+LONGEST_WARMUP = 5000  # steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTTrainingOptions(TrainingOptions):
+    """How an STDiT is trained.
+
+    Raises:
+        TrainingError: a value out of range.
+    """
+
+    latents: Path = runtime()  # an output of `avprep encode`; what it holds is compared, not where it lies
+    model: STDiTConfig
+    steps: int = runtime(4000)
+    batch_size: int = 64
+    warmup_steps: int | None = None  # None: 5000, or a tenth of `steps` if that is less
+    ema: float = 0.9999  # decay per step
+    mdsa: Path | None = runtime(None)  # to log pictures of samples
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup_steps is None:
+            object.__setattr__(self, "warmup_steps", min(LONGEST_WARMUP, self.steps // 10))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    dit: Path
+    mdsa: Path
+    out: Path
+    labels: tuple[str, ...] = ()  # of every clip; () draws them as the training set has them
+    caption: str = ""
+    captions_file: Path | None = None  # embeddings of captions, where the model reads those
+    n: int = 8
+    steps: int = 30  # of the solver
+    solver: Solver = "euler"
+    guidance: float = 4.0  # scale of classifier-free guidance; 1 is none
+    seed: int = 0
+    given_video: Path | None = None  # its sound is made
+    given_audio: Path | None = None  # its pictures are made
+    batch_size: int = 16
+    device: Device = "auto"

@@ -1,0 +1,40 @@
+"""What a training learns from, as entries of its identity: the bytes of its shards, not only their number."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from avprep.shards.ledger import finished_shards, read_record
+from avprep.shards.store import open_store
+
+
+def shards_identity(folder: str | Path, keys: Iterable[str]) -> dict[str, str]:
+    """`keys`: a SHA-256 of the clips' keys. `shards`: one of the checksums that the ledgers give the shards,
+    which cover everything in them: pictures, sound, latents, labels and captions.
+
+    Both in the order of the shards. The ledgers are read, the shards are not.
+
+    Raises:
+        ShardError: a damaged ledger.
+    """
+    store = open_store(folder)
+    records = (read_record(store, number) for number in finished_shards(store))
+    return {
+        "keys": _sha256(keys),
+        "shards": _sha256(f"{record.name} {record.sha256}" for record in records if record.name),
+    }
+
+
+def file_identity(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256(lines: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(f"{line}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,93 @@
+"""What a resumed MDSA training must have in common with the one that began."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from avmodel.cli import main
+from avmodel.data import ClipData
+from avmodel.mdsa import train as module
+from avmodel.mdsa.train import train_mdsa
+from avmodel.training.checkpoints import load_checkpoint
+from avmodel.training.errors import TrainingError
+from avmodel.training.machine import DistributedContext
+from avprep.shards.layout import ShardError
+from avprep.shards.lock import lock
+from avprep.shards.store import open_store
+from tests.avmodel.mdsa.made_training import config, run_command
+from tests.made_clips import write_clips
+
+CPU = DistributedContext(torch.device("cpu"))
+
+
+def test_clips_of_other_sources_are_another_training(tmp_path):
+    """Of equal number and options: nothing but the clips themselves differs."""
+    made = write_clips(tmp_path / "clips", sources=4, clips_each=3)
+    train_mdsa(config(made, tmp_path / "out", stage1_steps=1, stage2_steps=0))
+    shutil.rmtree(made)
+    write_clips(made, sources=6, clips_each=2)
+    spec = json.loads((made / "spec.json").read_text())
+    (made / "spec.json").write_text(json.dumps(spec | {"fingerprint": "made-0-4-3"}))
+    with pytest.raises(TrainingError, match="begun with clips.keys = "):
+        train_mdsa(config(made, tmp_path / "out", stage1_steps=1, stage2_steps=0))
+
+
+def test_sources_whose_content_changed_are_another_training(tmp_path):
+    """Their names, and so the clips' keys, are the same."""
+    made = write_clips(tmp_path / "clips")
+    train_mdsa(config(made, tmp_path / "out", stage1_steps=1, stage2_steps=0))
+    shutil.rmtree(made)
+    write_clips(made, seed=1)
+    spec = json.loads((made / "spec.json").read_text())
+    (made / "spec.json").write_text(json.dumps(spec | {"fingerprint": "made-0-4-3"}))
+    with pytest.raises(TrainingError, match="begun with clips.shards = "):
+        train_mdsa(config(made, tmp_path / "out", stage1_steps=1, stage2_steps=0))
+
+
+def test_clips_may_move_between_two_runs(clips, tmp_path):
+    shutil.copytree(clips, tmp_path / "moved")
+    train_mdsa(config(clips, tmp_path / "out", stage1_steps=1, stage2_steps=0, cooldown_steps=0))
+    moved = config(tmp_path / "moved", tmp_path / "out", stage1_steps=1, stage2_steps=1, cooldown_steps=0)
+    assert train_mdsa(moved).step == 2
+
+
+def test_the_end_is_compared_only_where_a_cooldown_counts_from_it(clips, tmp_path):
+    train_mdsa(config(clips, tmp_path, stage1_steps=1, stage2_steps=1, cooldown_steps=1))
+    with pytest.raises(TrainingError, match="begun with stage2_steps = 1, and this run has stage2_steps = 2"):
+        train_mdsa(config(clips, tmp_path, stage1_steps=1, stage2_steps=2, cooldown_steps=1))
+
+
+@pytest.mark.parametrize(("then", "now"), [("none", None), ("vgg16", {"backbone": "vgg16"})])
+def test_the_lpips_entry_of_the_last_version_is_read(clips, tmp_path, then, now):
+    trainer = module.MDSATrainer(config(clips, tmp_path), CPU, ClipData(clips))
+    assert trainer.upgraded({"lpips": then, "lr": 1}) == {"lpips": now, "lr": 1}
+
+
+def test_two_trainings_into_one_folder_are_one_too_many(clips, tmp_path):
+    with lock(open_store(tmp_path)), pytest.raises(ShardError, match="is writing there"):
+        train_mdsa(config(clips, tmp_path))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_to_resume_from(clips, tmp_path, monkeypatch):
+    inner, calls = torch.save, []
+
+    def full(payload, file):
+        calls.append(payload["kind"])
+        if len(calls) == 3:  # mdsa.pt of step 4
+            file.write(b"begun")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        inner(payload, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        done = CliRunner().invoke(main, run_command(clips, tmp_path / "parts"))
+    assert done.exit_code == 1 and "mdsa.pt: No space left on device" in done.output
+    assert load_checkpoint(tmp_path / "parts" / "mdsa.pt", "mdsa")["step"] == 1
+    assert load_checkpoint(tmp_path / "parts" / "state.pt", module.STATE_KIND)["step"] == 1
+    assert CliRunner().invoke(main, run_command(clips, tmp_path / "parts")).exit_code == 0
