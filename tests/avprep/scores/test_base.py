@@ -55,6 +55,12 @@ def test_a_value_that_is_not_of_the_column_is_refused(values: dict, words: str):
         opened(values)(clip_of())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_refused_where_there_are_no_bounds(value: float):
+    with pytest.raises(ScoreError, match="column x"):
+        Column(name="x", kind="float", unit="", meaning="").check(value)
+
+
 @pytest.mark.parametrize(
     "kind, high, good, bad",
     [("bool", None, True, 1), ("int", 3, 3, True), ("bits", 16, b"ab", b"abc"), ("text", None, "a", b"a")],

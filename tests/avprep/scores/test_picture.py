@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from avprep.media.cuts import adaptive_cuts, content_changes
 from avprep.scores.picture import BARS, CUT, FROZEN, LUMA, SHARPNESS
 from tests.avprep.scores.made import SPEC, clip_of, colour, texture, values_of
 
@@ -95,6 +96,14 @@ def test_a_low_frame_rate_s_repeated_pictures_are_no_cuts():
 def test_a_slide_show_has_cuts():
     frames = np.stack([colour(texture(SIZE, SIZE, seed=i // 5)) for i in range(SPEC.frames)])
     assert values_of(CUT, clip_of(frames=frames))["cut"] is True
+
+
+@pytest.mark.parametrize("at", [1, 8, 14])
+def test_a_shot_of_a_single_picture_does_not_hide_its_cuts(at: int):
+    shots = [still(texture(SIZE, SIZE, seed)) for seed in (1, 2, 3)]
+    frames = np.concatenate([shots[0][:at], shots[1][at : at + 1], shots[2][at + 1 :]])
+    steps = adaptive_cuts(content_changes(clip_of(frames=frames).small_frames))
+    assert steps == [at - 1, at]
 
 
 def test_bars_are_a_share_of_the_area():

@@ -53,6 +53,12 @@ def test_a_quarter_silent():
     assert values_of(SILENCE, clip_of(waveform=waveform))["silent_share"] == pytest.approx(0.25, abs=0.01)
 
 
+@pytest.mark.parametrize("level_db, share", [(-59, 0), (-61, 1), (-55, 0), (-90, 1)])
+def test_silence_begins_at_minus_60_dbfs(level_db: float, share: float):
+    waveform = tone(1000, 2**0.5 * 10 ** (level_db / 20))  # the RMS of a sine is 3 dB below its peak
+    assert values_of(SILENCE, clip_of(waveform=waveform))["silent_share"] == share
+
+
 @pytest.mark.parametrize(
     "header, share",
     [({"sounding_s": 0.4}, 0.25), ({"sounding_s": 0}, 0), ({"sounding_s": 1.6}, 1), ({}, None)],
