@@ -24,6 +24,10 @@ COMMANDS = {
         "Mel stacks (a clips directory, a shard or a .npy) to .wav files.",
         "avprep.cli.sound:invert_audio",
     ),
+    "report": (
+        "Write one page that shows an output or a training folder: clips that play, counts, failures.",
+        "avprep.cli.report:report",
+    ),
     "status": (
         "Print the ledger's sums and every failure's reason, with the command that tries it alone.",
         "avprep.cli.status:status",
@@ -37,7 +41,7 @@ COMMANDS = {
         "avprep.cli.status:verify",
     ),
 }
-REFUSALS = frozenset({"avprep.shards.layout.ShardError"})
+REFUSALS = frozenset({"avprep.report.config.ReportError", "avprep.shards.layout.ShardError"})
 
 
 @click.group(cls=ErrorReportingGroup, lazy=COMMANDS, refusals=REFUSALS, context_settings=CONTEXT)
