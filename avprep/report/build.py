@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +16,10 @@ from avprep.report.output import add_output
 from avprep.report.page import FolderMedia, InlineMedia, Media, Page, render
 from avprep.report.training import METRICS_FILE, read_curves, read_pictures
 from avprep.shards.layout import HEADER_FILE, LEDGER_FOLDER
-from avprep.shards.store import LocalStore, Store, open_store, whole_file
+from avprep.shards.store import LocalStore, Store, open_store
 
 _MARK = '<meta name="generator" content="avprep report">'
-_MEDIA = "media"
+_PAGE, _MEDIA = "index.html", "media"
 _MOST_CURVES = 6  # in a chart
 _TABLE_FOLDERS = ("", "evaluation")
 
@@ -38,34 +40,51 @@ def write_report(out: str, to: Path, config: ReportConfig) -> tuple[Path, Page]:
         raise ReportError(f"{store.uri} holds no {HEADER_FILE}, no ledger and no {METRICS_FILE}: no report")
     if isinstance(store, LocalStore) and to.absolute().is_relative_to(store.root):
         raise ReportError(f"{to} lies in {out}: a report is written beside what it shows")
-    with _target(to, config) as (path, media):
-        page = Page(title=store.uri.rstrip("/").rpartition("/")[2], kind="training")
-        if is_output:
-            add_output(page, store, config, media)
-        if store.exists(METRICS_FILE):
-            _add_training(page, store, media)
-        page.tables = read_tables(store, _TABLE_FOLDERS, page.add_damage)
-        with whole_file(path) as file:
-            file.write(render(page).encode("utf-8", "backslashreplace"))
-    return path, page
+    _refuse_other(to, config)
+    with _whole_folder(to.parent) as folder:
+        media = InlineMedia() if config.is_single_file else FolderMedia(folder / _MEDIA)
+        page = _page_of(store, config, media, is_output=is_output)
+        made = folder / _PAGE
+        made.write_bytes(render(page).encode("utf-8", "backslashreplace"))
+        if config.is_single_file:
+            os.replace(made, to)
+            return to, page
+        if to.exists():
+            shutil.rmtree(to)
+        os.replace(folder, to)
+    return to / _PAGE, page
+
+
+def _page_of(store: Store, config: ReportConfig, media: Media, *, is_output: bool) -> Page:
+    page = Page(title=store.uri.rstrip("/").rpartition("/")[2], kind="training")
+    if is_output:
+        add_output(page, store, config, media)
+    if store.exists(METRICS_FILE):
+        _add_training(page, store, media)
+    page.tables = read_tables(store, _TABLE_FOLDERS, page.add_damage)
+    return page
 
 
 @contextmanager
-def _target(to: Path, config: ReportConfig) -> Iterator[tuple[Path, Media]]:
-    """The page's path and where its media go. Raises ReportError where something else is."""
-    page = to if config.is_single_file else to / "index.html"
+def _whole_folder(parent: Path) -> Iterator[Path]:
+    """A folder for what is being made; whatever is not moved out of it is removed."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".report-", dir=parent))
+    try:
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_other(to: Path, config: ReportConfig) -> None:
+    """Raises ReportError where something else than an earlier report is."""
     if to.exists() and to.is_dir() == config.is_single_file:
         raise ReportError(f"{to} is {'a folder' if to.is_dir() else 'a file'}: give another place")
+    page = to if config.is_single_file else to / _PAGE
     is_in_use = to.is_file() or (to.is_dir() and any(to.iterdir()))
     if is_in_use and not _is_report(page):
         raise ReportError(f"{to} holds something else than a report: give another place")
-    if config.is_single_file:
-        yield page, InlineMedia()
-        return
-    media = to / _MEDIA
-    shutil.rmtree(media, ignore_errors=True)
-    media.mkdir(parents=True)
-    yield page, FolderMedia(media)
 
 
 def _is_report(page: Path) -> bool:

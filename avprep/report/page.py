@@ -123,6 +123,7 @@ class FolderMedia:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._count = folder, 0
+        folder.mkdir()
 
     def add(self, kind: str, data: bytes) -> str:
         suffix, _ = _TYPES.get(kind, _PNG)
