@@ -38,8 +38,10 @@ ET.register_namespace("", _SVG)
 ET.register_namespace("xlink", _LINK)
 
 
-def histogram(found: Histogram, *, name: str, unit: str = "", thresholds: Sequence[float] = ()) -> Markup:
-    """A histogram; each threshold is a dashed line."""
+def histogram(
+    found: Histogram, *, name: str, unit: str = "", counted: str = "clips", thresholds: Sequence[float] = ()
+) -> Markup:
+    """A histogram of what is `counted`; each threshold is a dashed line."""
     counts, edges = found.bins()
 
     def draw(axes: Axes) -> None:
@@ -47,7 +49,7 @@ def histogram(found: Histogram, *, name: str, unit: str = "", thresholds: Sequen
         for threshold in thresholds:
             axes.axvline(threshold, color=_MARK, linestyle="--", linewidth=1.2)
         axes.set_xlabel(shown(unit or name, 40))
-        axes.set_ylabel("clips")
+        axes.set_ylabel(counted)
         axes.margins(x=0.02)
 
     where = "".join(f", threshold {threshold:g}" for threshold in thresholds)

@@ -24,7 +24,8 @@ def read_tables(store: Store, folders: tuple[str, ...], on_damage: Callable[[str
     """The CSV tables in these folders of a store; a file that is no table goes to `on_damage`."""
     tables = []
     for folder in folders:
-        for name in store.names(folder):
+        for listed in store.names(folder):
+            name = listed.lstrip("/")  # of the output's own folder
             if not name.endswith(".csv"):
                 continue
             try:

@@ -129,15 +129,15 @@ def _histograms(summary: Summary, thresholds: dict[str, list[float]]) -> list:
     per_source = Histogram()
     per_source.add(summary.sources.counts())
     measured = [
-        ("residual", "ms between a frame's instant and its picture", "ms", summary.residual_ms, ()),
-        ("clips per source", "written", "clips of one source", per_source, ()),
+        ("residual", "ms between a frame's instant and its picture", "ms", "clips", summary.residual_ms, ()),
+        ("clips per source", "written", "clips of one source", "sources", per_source, ()),
     ]
     for name, found in sorted(summary.scores.items()):
         undefined = f"{found.undefined:,} without a value" if found.undefined else ""
-        measured.append((name, undefined, "", found, tuple(thresholds.get(name, ()))))
+        measured.append((name, undefined, "", "clips", found, tuple(thresholds.get(name, ()))))
     return [
-        (name, meaning, charts.histogram(found, name=name, unit=unit, thresholds=marks))
-        for name, meaning, unit, found, marks in measured
+        (name, meaning, charts.histogram(found, name=name, unit=unit, counted=counted, thresholds=marks))
+        for name, meaning, unit, counted, found, marks in measured
         if found.count
     ]
 

@@ -149,11 +149,11 @@ def add_players(page: Page, players: Sequence[Player], media: Media) -> None:
     labels = {label: i for i, label in enumerate(page.labels)}
     for player in players:
         header = player.header
-        texts = (header["source"], header["caption"], player.key, *header["labels"])
+        texts = (player.key, *header["labels"], header["caption"], header["source"])
         card = Card(
             player=player,
             media={kind: media.add(kind, data) for kind, data in player.media.items()},
-            find=shown(" ".join(texts).lower(), 2000),
+            find=shown(" ".join(texts).lower(), 1000),
             labels=sorted({labels[label] for label in header["labels"]}),
             why=[page.reasons.index(why) for why in player.why],
             scores={str(page.scores.index(name)): value for name, value in player.scores.items()},
