@@ -92,8 +92,8 @@ def test_a_clip_plays_to_its_end_with_sound_and_the_playhead_follows(browser, ad
         card = page.locator(".card").nth(1)
         card.focus()
         page.keyboard.press("Space")
-        page.wait_for_function("document.querySelectorAll('video')[1].ended", timeout=60_000)
         video = card.locator("video")
+        video.evaluate("v => v.ended || new Promise(resolve => v.addEventListener('ended', resolve))")
         length = video.evaluate("v => v.duration")
         assert video.evaluate("v => v.currentTime") == pytest.approx(length) == pytest.approx(1.6, abs=0.05)
         assert video.evaluate("v => v.webkitAudioDecodedByteCount") > 0
@@ -106,7 +106,7 @@ def test_filters_show_the_clips_that_match(browser, address):
         page.fill("#text", "CAPTION 1 &")
         assert seen(page) == 1 and page.inner_text("#shown") == "1 of 8 clips"
         page.click("button[type=reset]")
-        page.wait_for_function("document.getElementById('shown').textContent === '8 of 8 clips'")
+        playwright.expect(page.locator("#shown")).to_have_text("8 of 8 clips")
         page.select_option("#label", label=LABELS[0])
         assert seen(page) == 4
         page.select_option("#label", "")
