@@ -35,8 +35,8 @@ train-mdsa: setup ## train or resume the autoencoder (CLIPS=folder RUN=folder AR
 train-dit: setup ## train or resume the transformer (LATENTS=folder RUN=folder ARGS=options)
 	$(BIN)/avmodel train-dit --latents $(LATENTS) --out $(RUN)/dit $(ARGS)
 
-test: setup lint ## lint, and the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test: setup lint ## lint, and the fast tests, two at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: setup ## all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow"

@@ -20,6 +20,8 @@ STEPS = (
      f"avprep verify {OUT}/clips"),
     ("the sound back from eight mel stacks",
      f"avprep invert-audio {OUT}/clips --out {OUT}/wav --limit 8"),
+    ("the report: one page with counts, histograms and clips that play",
+     f"avprep report {OUT}/clips --to {OUT}/report"),
 )
 
 
@@ -28,6 +30,7 @@ def main() -> int:
     if not code:
         print(f"\nLook at {OUT}/scenes/*/*.mp4 (with sound), {OUT}/clips/shards/*.tar (plain WebDataset: "
               f"tar tf) and {OUT}/wav/*.wav.")
+        print(f"The report, to open in a browser: {(OUT / 'report' / 'index.html').absolute()}")
     return code
 
 

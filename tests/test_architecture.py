@@ -36,6 +36,13 @@ FLOORS = {
         "avprep.stages",
         "avprep.execution",
     ),
+    "avprep.report": (
+        "avprep.spec",
+        "avprep.reasons",
+        "avprep.dsp",
+        "avprep.media.mux",
+        "avprep.shards",
+    ),
     "avprep.api": (
         "avprep.spec",
         "avprep.reasons",

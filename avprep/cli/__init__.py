@@ -24,6 +24,10 @@ COMMANDS = {
         "Mel stacks (a clips directory, a shard or a .npy) to .wav files.",
         "avprep.cli.sound:invert_audio",
     ),
+    "report": (
+        "Write one page that shows an output or a training folder: clips that play, counts, failures.",
+        "avprep.cli.report:report",
+    ),
     "status": (
         "Print the ledger's sums and every failure's reason, with the command that tries it alone.",
         "avprep.cli.status:status",

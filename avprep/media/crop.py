@@ -1,4 +1,4 @@
-"""The ways to fit a picture to the square. Apart from the code, so that the help of the command line does not import av."""
+"""The ways to fit a picture to the square. A module of its own, so that printing help does not import av."""
 
 from __future__ import annotations
 

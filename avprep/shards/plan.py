@@ -82,13 +82,17 @@ class PlanReader:
         self._held: tuple[int, pa.Table, np.ndarray] | None = None  # a group, its rows and their shards
 
     def rows(self, shard: int) -> list[PlanRow]:
+        return [PlanRow(**row) for row in self.table(shard).to_pylist()]
+
+    def table(self, shard: int) -> pa.Table:
+        """The rows of a shard, with the columns of SCHEMA; empty where the plan has no such shard."""
         group = bisect_right(self._firsts, shard) - 1
         if self._held is None or self._held[0] != group:
             table = self._file.read_row_group(group, use_threads=False)
             self._held = group, table, table["shard"].to_numpy()
         _, table, numbers = self._held
         first, stop = np.searchsorted(numbers, [shard, shard + 1]).tolist()
-        return [PlanRow(**row) for row in table.slice(first, stop - first).to_pylist()]
+        return table.slice(first, stop - first)
 
     def clips_of(self, shards: Iterable[int]) -> int:
         """How many clips these shards have together."""
