@@ -35,6 +35,12 @@ def require_between(name: str, value: object, lowest: float, highest: float) -> 
         raise ArgumentError(f"{name} must be from {lowest:g} to {highest:g}, not {value!r}")
 
 
+def require_decibels(name: str, value: object) -> None:
+    """A level relative to full scale, which no sound exceeds: above 0, a minus sign was forgotten."""
+    if not isinstance(value, numbers.Real) or not value <= 0:
+        raise ArgumentError(f"{name} must be at most 0 dB of full scale, not {value!r}")
+
+
 def require_spec(spec: object) -> None:
     if not isinstance(spec, ClipSpec):
         raise ArgumentError(f"spec must be a ClipSpec, not {spec!r}")

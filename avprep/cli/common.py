@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from avprep.cli.group import Refused
@@ -22,11 +24,32 @@ def existing(out: str) -> Store:
     return store
 
 
+NO_CLIPS = 3  # exit code of a run that leaves an output without any clip
+
+
+def exit_without_clips(sums: Sums, out: str) -> None:
+    """Ends the program where an output holds no clip: to be called last, so that nothing hides the message.
+
+    Args:
+        sums: of the whole output: a resumed run that adds no clip to those of an earlier one has not failed.
+    """
+    if sums.by_status["written"]:
+        return
+    (reason, count), *_ = sums.by_reason.most_common(1) or [("", 0)]
+    why = f" {count:,} of them: {explained(Reason(reason))}" if count else ""
+    click.echo(f"NO CLIP WAS WRITTEN: {out} holds none of {sums.planned:,} planned clips.{why}", err=True)
+    sys.exit(NO_CLIPS)
+
+
 def print_sums(sums: Sums) -> None:
     counts = ", ".join(f"{sums.by_status[status]:,} {status}" for status in STATUSES)
     click.echo(f"{sums.planned:,} planned = {counts}")
+    print_reasons(sums)
+
+
+def print_reasons(sums: Sums) -> None:
     for reason, count in sums.by_reason.most_common():
-        click.echo(f"  {count:>9,} {told_reason(Reason(reason))}")
+        click.echo(f"  {count:>9,} {explained(Reason(reason))}")
 
 
 # The options that a reason's meaning and advice are about.
@@ -42,7 +65,7 @@ _OPTIONS = {
 }
 
 
-def told_reason(reason: Reason) -> str:
+def explained(reason: Reason) -> str:
     """What it means and what to do, in one line."""
     option = f" ({_OPTIONS[reason]})" if reason in _OPTIONS else ""
     return f"{reason}: {reason.meaning}. To do: {reason.advice}{option}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from avprep.cli.common import print_sums, readable_bytes
+from avprep.cli.common import exit_without_clips, print_reasons, print_sums, readable_bytes
 from avprep.cli.group import Refused
 from avprep.cli.job import reported_run
 from avprep.cli.media import listed_media
@@ -19,8 +19,8 @@ from avprep.jobs.clip import dry_run, run_clip_job
 from avprep.jobs.config import ClipJobConfig, runner_config
 from avprep.jobs.output import absolute
 from avprep.jobs.progress import ClipReport
-from avprep.reasons import Reason
 from avprep.shards.layout import VideoCodec
+from avprep.shards.ledger import Sums, status_of
 from avprep.shards.plan import PlanRow
 from avprep.spec import ClipSpec
 
@@ -44,40 +44,45 @@ def run(options: dict[str, Any]) -> None:
             return
         report = run_clip_job(config, progress)
     _print_report(report, out)
+    exit_without_clips(report.sums, out)
 
 
 class _PlanCounts:
     """What a dry run says of a plan, counted shard by shard."""
 
     def __init__(self, shards: Iterable[list[PlanRow]]) -> None:
-        self.shards = self.clips = self.sources = 0
-        self.reasons: Counter[str] = Counter()
+        self.shards = self.clips = self.files = 0
+        self.sums = Sums()  # of the rows for which the ledger will say why there is no clip
         self.longest = ("", 0)  # source, clips
         here: Counter[str] = Counter()
         names: set[str] = set()
         for rows in shards:
             self.shards += 1
             names, last = {row.source for row in rows}, names
-            self.sources += len(names - last)
+            self.files += len(names - last)
             before, here = here, Counter(row.source for row in rows if not row.reason)
             self.clips += here.total()
             here.update({source: before[source] for source in here})  # a long source spans shards
             self.longest = max([self.longest, *here.most_common(1)], key=itemgetter(1))
-            self.reasons.update(row.reason for row in rows if row.reason)
+            self.sums.count(Counter((status_of(row.reason), row.reason) for row in rows if row.reason))
 
 
 def _print_plan(plan: _PlanCounts, spec: ClipSpec, codec: VideoCodec) -> None:
     default = ClipSpec()
     scale = spec.frames * spec.size**2 / (default.frames * default.size**2)
     click.echo(
-        f"plan: {plan.clips:,} clips of {float(spec.seconds):g} s from {plan.sources:,} sources in "
+        f"plan: {plan.clips:,} clips of {float(spec.seconds):g} s from {plan.files:,} files in "
         f"{plan.shards:,} shards"
     )
     if plan.clips:
         source, clips = plan.longest
         click.echo(f"  at most {clips:,} of one source, {source}; --clips-per-source caps it")
-    for reason, number in sorted(plan.reasons.items()):
-        click.echo(f"  {number:,} sources give none: {reason} ({Reason(reason).meaning})")
+    without = plan.sums.by_status
+    click.echo(
+        f"{plan.clips + plan.sums.planned:,} planned = {plan.clips:,} to make, "
+        f"{without['filtered']:,} filtered, {without['failed']:,} failed"
+    )
+    print_reasons(plan.sums)
     size = readable_bytes(plan.clips * _BYTES_PER_CLIP[codec] * scale)
     click.echo(f"disk: about {size} as {codec}; nothing was written")
 

@@ -10,7 +10,7 @@ import torch
 from click.core import ParameterSource
 
 from avprep.cli.checkpoint import open_checkpoint
-from avprep.cli.common import print_sums
+from avprep.cli.common import exit_without_clips, print_sums
 from avprep.cli.group import Refused
 from avprep.cli.job import reported_run
 from avprep.cli.media import listed_media
@@ -39,6 +39,7 @@ def run(context: click.Context, options: dict[str, Any]) -> None:
     _print_report(report, config.out)
     if report.damaged:
         sys.exit(1)
+    exit_without_clips(report.sums, config.out)
     if options["text_encoder"]:
         _embed_captions(open_store(config.out), options["text_encoder"])
 

@@ -21,7 +21,10 @@ _SHOWN = 3  # failed rows of a reason, unless all are asked for
 @click.option("--all", "show_all", is_flag=True, help="Every failed row, not the first of each reason.")
 @click.option("--try", "key", metavar="KEY", help="Make this one clip again, here and now; write nothing.")
 def status(out: str, show_all: bool, key: str | None) -> None:
-    """Print the ledger's sums and every failure's reason, with the command that tries it alone."""
+    """Print the ledger's sums and every failure's reason, with the command that tries it alone.
+
+    With --try: exit 1 if the clip still fails.
+    """
     from avprep.cli.common import existing, print_sums
     from avprep.shards.layout import kind_of, read_header
     from avprep.shards.ledger import finished_shards
@@ -31,7 +34,10 @@ def status(out: str, show_all: bool, key: str | None) -> None:
     if key is not None:
         from avprep.cli.try_clip import try_again
 
-        click.echo(try_again(store, key))
+        outcome = try_again(store, key)
+        click.echo(outcome.text)
+        if not outcome.is_read:
+            sys.exit(1)
         return
     sums, failed = _sums_and_failed(store, show_all)
     plan = PlanReader(store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +21,16 @@ from avprep.spec import ClipSpec
 from avprep.stages.clip import read_source
 
 
-def try_again(store: Store, key: str) -> str:
-    """Decodes one planned clip and says what came of it."""
+@dataclass(frozen=True)
+class Outcome:
+    """Whether a clip that was tried again could be read, and the line that says so."""
+
+    is_read: bool
+    text: str
+
+
+def try_again(store: Store, key: str) -> Outcome:
+    """Decodes one planned clip. Raises Refused where the output has no such clip."""
     header = read_header(store)
     if kind_of(header) != "clips":
         raise Refused(
@@ -34,17 +43,17 @@ def try_again(store: Store, key: str) -> str:
         raise Refused(f"--try {key}: the plan of {store.uri} has no such clip")
     spec = ClipSpec.from_dict(header["spec"])
     path = Path(header["root"]) / row.source
+    place = f"{path} at {row.start / spec.sample_rate:.3f} s"
     began = time.monotonic()
     try:
         # In a process of its own: a clip that is tried may be one that crashes it.
         with closing(Child()) as child:
-            told = child.call(partial(_read_one, row.start, spec, header["options"]["crop"]), str(path))
-        told = f"read in {time.monotonic() - began:.2f} s, {told}"
+            found = child.call(partial(_read_one, row.start, spec, header["options"]["crop"]), str(path))
     except MediaError as error:
-        told = str(error)
+        return Outcome(False, f"{place}: {error}")
     except ChildDied as death:
-        told = f"{Reason.CRASHED}: decoding it ended the process ({death.detail})"
-    return f"{path} at {row.start / spec.sample_rate:.3f} s: {told}"
+        return Outcome(False, f"{place}: {Reason.CRASHED}: decoding it ended the process ({death.detail})")
+    return Outcome(True, f"{place}: read in {time.monotonic() - began:.2f} s, {found}")
 
 
 def _read_one(start: int, spec: ClipSpec, crop: Crop, path: str) -> str:

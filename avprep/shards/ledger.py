@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from avprep.reasons import FILTERED, MediaError
+from avprep.reasons import FILTERED, MediaError, Reason
 from avprep.shards.layout import (
     CLIPS,
     LATENTS,
@@ -38,6 +38,11 @@ SCHEMA = pa.schema(
 )
 
 
+def status_of(reason: str) -> str:
+    """The status of a clip that was not written for this reason."""
+    return "filtered" if Reason(reason) in FILTERED else "failed"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerRow:
     key: str
@@ -52,13 +57,12 @@ class LedgerRow:
     @classmethod
     def lost(cls, error: MediaError, *, key: str, shard: int, source: str, start_s: float) -> LedgerRow:
         """The row of a clip that was not written: filtered or failed, by the reason."""
-        status = "filtered" if error.reason in FILTERED else "failed"
         return cls(
             key=key,
             shard=shard,
             source=source,
             start_s=start_s,
-            status=status,
+            status=status_of(error.reason),
             reason=error.reason.value,
             detail=error.detail,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from avprep.checks import require_between, require_one_of
+from avprep.checks import require_between, require_decibels, require_one_of
 from avprep.dsp.defaults import ITERATIONS, MOMENTUM
 from avprep.media.crop import CROPS, Crop
 from avprep.spec import ClipSpec
@@ -33,10 +33,11 @@ class ClipOptions:
             limit = getattr(self, name)
             if limit is not None:
                 require_between(name, limit, lowest, highest)
+        if self.drop_silent_db is not None:
+            require_decibels("drop_silent_db", self.drop_silent_db)
 
 
 _LIMITS = (
-    ("drop_silent_db", -math.inf, math.inf),
     ("drop_static", 0, 255),
     ("drop_black", 0, 255),
     ("max_residual_ms", 0, math.inf),

@@ -71,6 +71,12 @@ def test_encode_status_verify_decode(clips, ckpt, tmp_path):
     assert "nothing to do" in encode(clips, ckpt, out).output
 
 
+def test_a_run_without_any_clip_exits_with_3(ckpt, tmp_path):
+    done = encode(write_clips(tmp_path / "clips", sources=0), ckpt, tmp_path / "out")
+    assert done.exit_code == 3
+    assert done.output.splitlines()[-1].startswith("NO CLIP WAS WRITTEN: ")
+
+
 def test_decode_compares_with_the_clips(clips, ckpt, tmp_path):
     encode(clips, ckpt, tmp_path / "latents")
     done = avprep(

@@ -132,7 +132,9 @@ def test_status_gives_sums_reasons_and_the_command_that_tries_one(finished):
     assert "12 planned = 10 written, 0 filtered, 2 failed" in result.output
     assert "empty.webm at 0.000 s, not_media: the file is empty (0 bytes)" in result.output
     key = result.output.split("--try ")[1].split()[0]
-    assert ": not_media:" in avprep("status", finished, "--try", key).output
+    tried = avprep("status", finished, "--try", key)
+    assert ": not_media:" in tried.output
+    assert tried.exit_code == 1
 
 
 def abort(*_: object) -> None:
@@ -142,10 +144,11 @@ def abort(*_: object) -> None:
 
 def test_a_clip_that_crashes_its_decoder_can_be_tried_alone(finished, monkeypatch):
     key = next(row.key for row in rows_of(finished) if row.status == "written")
-    assert "s of sound, residual" in avprep("status", finished, "--try", key).output
+    tried = avprep("status", finished, "--try", key)
+    assert "s of sound, residual" in tried.output and tried.exit_code == 0
     monkeypatch.setattr("avprep.cli.try_clip._read_one", abort)
     result = avprep("status", finished, "--try", key)
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     assert "crashed: decoding it ended the process (killed by SIGABRT)" in result.output
 
 
@@ -537,20 +540,55 @@ def test_an_output_among_the_media_is_refused(root, out, words, clip_root, tmp_p
 
 def test_dry_run_prints_the_plan_and_writes_nothing(clip_root, tmp_path):
     result = clip(clip_root, tmp_path / "out", "--dry-run")
-    assert "plan: 10 clips of 1.6 s from 6 sources in 4 shards" in result.output
+    assert "plan: 10 clips of 1.6 s from 6 files in 4 shards" in result.output
+    assert "12 planned = 10 to make, 0 filtered, 2 failed" in result.output
     assert "at most 3 of one source, " in result.output and "scene 1.mp4; --clips-per-source" in result.output
     assert not (tmp_path / "out").exists()
 
 
 def test_dry_run_counts_a_source_of_many_shards_as_one(clip_root, tmp_path):
     result = clip(clip_root, tmp_path / "out", "--dry-run", "--stride", "0.1")
-    assert "from 6 sources" in result.output
+    assert "from 6 files" in result.output
     assert "at most 42 of one source" in result.output  # (5.7 s - 1.6 s) / 0.1 s + 1, in shards of 3
+
+
+def test_dry_run_counts_a_list_as_the_run_does(clip_root, tmp_path):
+    """Two spans of one file, one behind its end, and a file that is not there."""
+    rows = "alpha/scene 0.mp4,0,2\nalpha/scene 0.mp4,60,70\nbeta/scene 0.mp4,0,3.4\ngone.mp4,,\n"
+    (tmp_path / "manifest.csv").write_text(f"path,start,stop\n{rows}")
+    listing = ["--dataset", "manifest", "--list", tmp_path / "manifest.csv"]
+    planned = clip(clip_root, tmp_path / "out", *listing, "--dry-run").output
+    made = clip(clip_root, tmp_path / "out", *listing).output
+    assert "5 planned = 3 to make, 1 filtered, 1 failed\n" in planned
+    assert "3 clips of 1.6 s from 3 files" in planned
+    assert "5 planned = 3 written, 1 filtered, 1 failed\n" in made
+    reasons = [line for line in made.splitlines() if "To do:" in line]
+    assert len(reasons) == 2
+    assert [line for line in planned.splitlines() if "To do:" in line] == reasons
+
+
+def test_a_run_without_any_clip_says_so_last_and_exits_with_3(clip_root, tmp_path):
+    args = ("--drop-black", 254, "--video-codec", "raw")
+    for _ in ("made", "nothing to do"):
+        result = clip(clip_root, tmp_path / "out", *args)
+        assert result.exit_code == 3
+        last = result.output.splitlines()[-1]
+        assert last.startswith(f"NO CLIP WAS WRITTEN: {tmp_path / 'out'} holds none of 12 planned clips.")
+        assert "10 of them: black: the pictures are black" in last and "--drop-black" in last
+
+
+def test_a_resumed_run_that_adds_no_clip_to_those_that_are_there_succeeds(finished, clip_root, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    index = next(i for i, rows, _ in read_ledgers(open_store(out)) if any(r.status == "failed" for r in rows))
+    (out / "ledger" / f"{index:06d}.parquet").unlink()
+    result = clip(clip_root, out, "--label-from-folder")
+    assert result.exit_code == 0 and "NO CLIP" not in result.output
 
 
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (["--drop-silent", "60"], "Error: --drop-silent must be at most 0 dB of full scale, not 60.0"),
         (["--hop", "96"], "hop 80 or 100"),
         (["--fps", "0"], "Error: --fps must be a whole number from 1"),
         (["--split", "train"], "--split 'train': folder has no such split"),

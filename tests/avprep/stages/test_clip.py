@@ -184,7 +184,8 @@ def test_a_source_that_is_quarantined_is_not_opened(media, tmp_path):
     [
         ({"drop_black": 256}, "drop_black must be from 0 to 255, not 256"),
         ({"drop_static": float("nan")}, "drop_static must be from 0 to 255, not nan"),
-        ({"drop_silent_db": float("nan")}, "drop_silent_db must be from -inf to inf, not nan"),
+        ({"drop_silent_db": 60.0}, "drop_silent_db must be at most 0 dB of full scale, not 60.0"),
+        ({"drop_silent_db": float("nan")}, "drop_silent_db must be at most 0 dB of full scale, not nan"),
         ({"max_residual_ms": -1}, "max_residual_ms must be from 0 to inf, not -1"),
         ({"crop": "centre"}, "crop must be one of center, pad, stretch, not 'centre'"),
     ],
