@@ -21,7 +21,7 @@ from avprep.stages.captions import texts_of, write_captions
 from tests.fake_encoder import OpenFake
 from tests.made_clips import TINY, write_clips
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(autouse=True)

@@ -389,7 +389,7 @@ def test_a_signal_finishes_what_is_in_hand(clips, finished, tmp_path):
     while not list(out.glob("shards/.*.tmp")) and running.poll() is None:
         time.sleep(0.02)
     running.send_signal(signal.SIGTERM)
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate(timeout=240)
     assert "Stopped" in said  # the job's exception: the command says it in words
     assert list(verify(open_store(out))) == []
     encode(clips, out, fake=FAKE)
