@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import unicodedata
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avprep.report.text import LONGEST, shown
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(), max_size=400))
 def test_no_control_or_format_character_is_left(text):
     categories = {unicodedata.category(character) for character in shown(text)}
