@@ -24,6 +24,10 @@ COMMANDS = {
         "Mel stacks (a clips directory, a shard or a .npy) to .wav files.",
         "avprep.cli.sound:invert_audio",
     ),
+    "score": (
+        "Score finished clips: loudness, motion, cuts, bars, tags and more, in a table to select by.",
+        "avprep.cli.score:score",
+    ),
     "status": (
         "Print the ledger's sums and every failure's reason, with the command that tries it alone.",
         "avprep.cli.status:status",

@@ -122,6 +122,21 @@ class EncodeJobConfig:
             require_whole("batch_size", self.batch_size, least=1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoreJobConfig:
+    """What the score job is asked to do."""
+
+    clips: str  # a finished output of the clip job
+    only: tuple[str, ...] = ()  # names of scores; () = all
+    weights_yamnet: Path | None = None  # the .npz of YAMNet's layers, with its class map beside it
+    runner: RunnerConfig = field(default_factory=lambda: RunnerConfig(workers=available_cpus()))
+    clip_timeout_s: float = 120.0  # for the scores of one clip
+    rebuild: bool = False  # computes what is stored again
+
+    def __post_init__(self) -> None:
+        require_number("clip_timeout_s", self.clip_timeout_s, above=0)
+
+
 def runner_config(workers: int | None, address: str | None) -> RunnerConfig:
     """`workers` None: one per CPU of this machine, or, with an address, all of the cluster's.
 
