@@ -137,6 +137,33 @@ class ScoreJobConfig:
         require_number("clip_timeout_s", self.clip_timeout_s, above=0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig:
+    """Which finished clips are selected.
+
+    Raises:
+        ArgumentError: a value out of range.
+    """
+
+    clips: str  # a finished output of the clip job
+    query: str
+    name: str  # of the selection
+    per_label: int | None = None  # clips of each label, at most; None = all
+    limit: int | None = None  # clips, at most; None = all
+    order: str = "random"  # or a column of the scores: COLUMN or -COLUMN
+    seed: int = 0
+    rebuild: bool = False  # replaces a selection of that name
+
+    def __post_init__(self) -> None:
+        for name in ("per_label", "limit"):
+            value = getattr(self, name)
+            if value is not None:
+                require_whole(name, value, least=1)
+        require_whole("seed", self.seed, least=0)
+        if self.seed >= 2**64:
+            raise ArgumentError(f"seed must be below 2^64, not {self.seed}")
+
+
 def runner_config(workers: int | None, address: str | None) -> RunnerConfig:
     """`workers` None: one per CPU of this machine, or, with an address, all of the cluster's.
 
