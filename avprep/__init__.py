@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from avprep.api.data import ClipDataset, LatentDataset, read_ledger, web_dataset
     from avprep.api.encode_run import encode_dataset
     from avprep.api.runs import RunProgress, RunReport
+    from avprep.api.score_run import score_dataset
+    from avprep.api.selecting import select
     from avprep.api.sound import invert_mel, mel_stack
     from avprep.datasets.source import Source
     from avprep.errors import AvprepError
@@ -38,6 +40,8 @@ _MODULES = {
     "mel_stack": "avprep.api.sound",
     "read_clips": "avprep.api.clips",
     "read_ledger": "avprep.api.data",
+    "score_dataset": "avprep.api.score_run",
+    "select": "avprep.api.selecting",
     "web_dataset": "avprep.api.data",
 }
 # Written out, so that type checkers and linters read it; a test holds it against the table.
@@ -58,6 +62,8 @@ __all__ = [
     "mel_stack",
     "read_clips",
     "read_ledger",
+    "score_dataset",
+    "select",
     "web_dataset",
 ]
 

@@ -24,7 +24,14 @@ FLOORS = {
     "avprep.datasets": ("avprep.shards.layout",),  # the prompt of labels stands there, for avmodel too
     "avprep.shards": ("avprep.spec", "avprep.reasons"),
     "avprep.scores": ("avprep.spec", "avprep.dsp", "avprep.media"),
-    "avprep.stages": ("avprep.spec", "avprep.reasons", "avprep.dsp", "avprep.media", "avprep.shards"),
+    "avprep.stages": (
+        "avprep.spec",
+        "avprep.reasons",
+        "avprep.dsp",
+        "avprep.media",
+        "avprep.shards",
+        "avprep.scores",
+    ),
     "avprep.execution": ("avprep.reasons",),
     "avprep.jobs": (
         "avprep.spec",
@@ -33,6 +40,7 @@ FLOORS = {
         "avprep.media",
         "avprep.datasets",
         "avprep.shards",
+        "avprep.scores",
         "avprep.stages",
         "avprep.execution",
     ),
@@ -50,6 +58,7 @@ FLOORS = {
         "avprep.media",
         "avprep.datasets",
         "avprep.shards",
+        "avprep.scores",
         "avprep.stages",
         "avprep.execution",
         "avprep.jobs",

@@ -28,6 +28,14 @@ COMMANDS = {
         "Write one page that shows an output or a training folder: clips that play, counts, failures.",
         "avprep.cli.report:report",
     ),
+    "score": (
+        "Score finished clips: loudness, motion, cuts, bars, tags and more, in a table to select by.",
+        "avprep.cli.score:score",
+    ),
+    "select": (
+        "Choose finished clips by their scores: a list of keys, and how many each step removed.",
+        "avprep.cli.select:select",
+    ),
     "status": (
         "Print the ledger's sums and every failure's reason, with the command that tries it alone.",
         "avprep.cli.status:status",

@@ -16,10 +16,13 @@ from avprep.media.source import MediaGone
 
 
 @contextmanager
-def reported_run(out: str) -> Iterator[Progress]:
+def reported_run(out: str, named: str = "--out") -> Iterator[Progress]:
     """Draws a bar from the progress that it gives, and removes it before the end of the run is reported.
 
     Errors of an argument pass: the click group reports them.
+
+    Args:
+        named: what the command line calls `out`.
     """
     bar = BarProgress()
     try:
@@ -36,15 +39,15 @@ def reported_run(out: str) -> Iterator[Progress]:
         sys.exit(128 + stopped.signal_number)
     except OSError as error:
         bar.close()
-        raise failed_file(error, out) from error
+        raise failed_file(error, out, named) from error
     finally:
         bar.close()
 
 
-def failed_file(error: OSError, out: str) -> click.ClickException:
+def failed_file(error: OSError, out: str, option: str = "--out") -> click.ClickException:
     """The message of a run that a file system ended: the output's, unless the error names another's file."""
     named, why = str(error.filename or out), error.strerror or error
-    where = f"--out {out} cannot be written" if named.startswith(out) else named
+    where = f"{option} {out} cannot be written" if named.startswith(out) else named
     return click.ClickException(
         f"{where}: {why}. No shard is half done; when that is mended, run the same command again."
     )

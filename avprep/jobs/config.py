@@ -122,6 +122,48 @@ class EncodeJobConfig:
             require_whole("batch_size", self.batch_size, least=1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoreJobConfig:
+    """What the score job is asked to do."""
+
+    clips: str  # a finished output of the clip job
+    only: tuple[str, ...] = ()  # names of scores; () = all
+    weights_yamnet: Path | None = None  # the .npz of YAMNet's layers, with its class map beside it
+    runner: RunnerConfig = field(default_factory=lambda: RunnerConfig(workers=available_cpus()))
+    clip_timeout_s: float = 120.0  # for the scores of one clip
+    rebuild: bool = False  # computes what is stored again
+
+    def __post_init__(self) -> None:
+        require_number("clip_timeout_s", self.clip_timeout_s, above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig:
+    """Which finished clips are selected.
+
+    Raises:
+        ArgumentError: a value out of range.
+    """
+
+    clips: str  # a finished output of the clip job
+    query: str
+    name: str  # of the selection
+    per_label: int | None = None  # clips of each label, at most; None = all
+    limit: int | None = None  # clips, at most; None = all
+    order: str = "random"  # or a column of the scores: COLUMN or -COLUMN
+    seed: int = 0
+    rebuild: bool = False  # replaces a selection of that name
+
+    def __post_init__(self) -> None:
+        for name in ("per_label", "limit"):
+            value = getattr(self, name)
+            if value is not None:
+                require_whole(name, value, least=1)
+        require_whole("seed", self.seed, least=0)
+        if self.seed >= 2**64:
+            raise ArgumentError(f"seed must be below 2^64, not {self.seed}")
+
+
 def runner_config(workers: int | None, address: str | None) -> RunnerConfig:
     """`workers` None: one per CPU of this machine, or, with an address, all of the cluster's.
 

@@ -14,7 +14,7 @@ from avprep.jobs.config import FromMedia
 from avprep.jobs.progress import Progress
 from avprep.reasons import MediaError
 from avprep.shards.ledger import LedgerRow
-from avprep.stages.tasks import ProbeTask, ShardResult, ShardTask
+from avprep.stages.tasks import ProbeTask, ScoreResult, ScoreTask, ShardResult, ShardTask
 
 if TYPE_CHECKING:
     from avprep.media.probe import MediaInfo
@@ -73,6 +73,18 @@ class DecodeStage:
         return decode_piece(piece, guard=lambda: watchdog(self.watchdog_s))
 
 
+@dataclass(frozen=True)
+class ScoreStage:
+    """`score_shard` with a watchdog per clip."""
+
+    watchdog_s: float | None
+
+    def __call__(self, task: ScoreTask) -> ScoreResult:
+        from avprep.stages.score import score_shard  # torch and av, in the worker alone
+
+        return score_shard(task, guard=lambda: watchdog(self.watchdog_s))
+
+
 def watchdog_s(source: FromMedia) -> float | None:
     """Seconds after which a worker process is ended over one source; None where there is no such process."""
     return quarantine.watchdog_s(source.source_timeout_s, source.runner)
@@ -96,8 +108,17 @@ def clip_quarantine(limit_s: float | None) -> Quarantine:
     )
 
 
-def tell_lost(progress: Progress) -> Callable[[ShardTask | ProbeTask, WorkerLost], None]:
-    def tell(task: ShardTask | ProbeTask, lost: WorkerLost) -> None:
+def score_quarantine(limit_s: float | None) -> Quarantine:
+    """Finds the clip of a shard that takes its process down."""
+    return Quarantine(
+        parts=lambda task: task.keys,
+        trial=lambda task, keys: task.trial(keys),
+        without=lambda task, lost: task.without({key: verdict(was, limit_s) for key, was in lost.items()}),
+    )
+
+
+def tell_lost(progress: Progress) -> Callable[[ShardTask | ProbeTask | ScoreTask, WorkerLost], None]:
+    def tell(task: ShardTask | ProbeTask | ScoreTask, lost: WorkerLost) -> None:
         progress.worker_lost(f"task {task.index}: {lost.detail} after {lost.seconds:.0f} s")
 
     return tell

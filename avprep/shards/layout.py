@@ -6,6 +6,8 @@
       shards/clips-000000.tar (latents-000000.tar): KEY.SUFFIX for each file of each clip
       ledger/000000.parquet   committed last: its presence means that the shard is whole
       stats.json              counts of the whole output
+      scores/000000.parquet   a row per written clip of the shard; may be added or replaced at any time
+      selections/NAME.parquet the keys of chosen clips, with the query and the funnel in its metadata
       captions.safetensors    embeddings of the distinct texts, beside latents
 
 Nothing else in the project spells these names. This module loads no library, so that the command line can
@@ -32,6 +34,7 @@ PLAN_FILE = "plan.parquet"
 STATS_FILE = "stats.json"
 CAPTIONS_FILE = "captions.safetensors"
 SHARDS_FOLDER, LEDGER_FOLDER = "shards", "ledger"
+SCORES_FOLDER, SELECTIONS_FOLDER = "scores", "selections"
 # What a run writes besides shards and ledgers; the header last, as it says whose the others are.
 OUTPUT_FILES = (PLAN_FILE, STATS_FILE, CAPTIONS_FILE, HEADER_FILE)
 
@@ -73,6 +76,10 @@ def prompt_of(*labels: str) -> str:
 
 def ledger_name(index: int) -> str:
     return f"{LEDGER_FOLDER}/{index:06d}.parquet"
+
+
+def scores_name(index: int) -> str:
+    return f"{SCORES_FOLDER}/{index:06d}.parquet"
 
 
 def ledger_index(name: str) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
@@ -20,9 +20,11 @@ from avprep.shards.layout import (
     ledger_name,
     shard_name,
 )
+from avprep.shards.parquet import opened_parquet
 from avprep.shards.store import Store
 
 MOST_ROWS = 1 << 22  # of a shard
+_REMEDY = "remove it and run the command that wrote it: that shard is made again"
 STATUSES = ("written", "filtered", "failed")
 SCHEMA = pa.schema(
     [
@@ -161,21 +163,8 @@ def read_record(store: Store, index: int) -> ShardRecord:
         return _record(ledger.schema_arrow.metadata, index)
 
 
-@contextmanager
-def _opened(store: Store, index: int) -> Iterator[pq.ParquetFile]:
-    name = ledger_name(index)
-    try:
-        with store.open(name) as file:
-            yield pq.ParquetFile(file, pre_buffer=False)
-    except ShardError as error:
-        raise ShardError(f"{store.uri}/{name} {error}") from error
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the machine's; Arrow's own OSErrors, of damaged files, have no number
-        raise ShardError(
-            f"{store.uri}/{name} is damaged ({error}); remove it and run the command that wrote "
-            f"it: that shard is made again"
-        ) from error
+def _opened(store: Store, index: int) -> AbstractContextManager[pq.ParquetFile]:
+    return opened_parquet(store, ledger_name(index), remedy=_REMEDY)
 
 
 def _table(ledger: pq.ParquetFile, columns: list[str] | None = None) -> pa.Table:

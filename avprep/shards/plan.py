@@ -117,6 +117,15 @@ class PlanReader:
             found.update(table.filter(pc.is_in(table["source"], values))["key"].to_pylist())
         return found
 
+    def labels_of(self, keys: set[str]) -> dict[str, tuple[str, ...]]:
+        """The labels of the rows with these keys."""
+        found: dict[str, tuple[str, ...]] = {}
+        values = pa.array(sorted(keys), pa.string())
+        for table in self._tables("key", "labels"):
+            rows = table.filter(pc.is_in(table["key"], values)).to_pydict()
+            found.update(zip(rows["key"], map(tuple, rows["labels"]), strict=True))
+        return found
+
     def texts(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
         """(source, labels, caption) of every row, as often as neighbouring rows differ."""
         last = None

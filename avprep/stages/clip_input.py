@@ -74,7 +74,7 @@ def read_clip_shard(shard: ClipShard) -> Iterator[InputClip | LedgerRow]:
     except FileNotFoundError:
         raise ClipShardDamaged(f"{record.name} is not there, though its ledger says it is whole") from None
     with file, ThreadPoolExecutor(_THREADS, "decode") as pool:
-        hashing = _HashingReader(file)
+        hashing = HashingReader(file)
         try:
             clips = _in_order(pool, _decode(shard.spec), read_shard(hashing, largest_clip(shard.spec)))
             for row in rows:
@@ -132,7 +132,7 @@ def _in_order(pool: ThreadPoolExecutor, work: Callable, items: Iterator) -> Iter
             future.cancel()
 
 
-class _HashingReader:
+class HashingReader:
     """A file for a tar to read, and the SHA-256 of all of it."""
 
     def __init__(self, file: BinaryIO) -> None:

@@ -5,11 +5,14 @@ A job imports this alone, without torch or av; the stages' code is imported wher
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from avprep.reasons import MediaError
 from avprep.shards.layout import VideoCodec
 from avprep.shards.ledger import Sums
+from avprep.spec import ClipSpec
 from avprep.stages.options import ClipOptions
 
 
@@ -75,3 +78,36 @@ class ShardResult:
     size: int  # bytes of the tar
     seconds: Counter[str] = field(default_factory=Counter)  # by what was done
     counts: Counter[str] = field(default_factory=Counter)  # of what is rare: see `read_clips`
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTask:
+    """The scores of one finished clip shard."""
+
+    index: int
+    clips: str  # the output
+    spec: ClipSpec
+    name: str  # of the tar
+    sha256: str  # of the tar, by its ledger
+    keys: tuple[str, ...]  # of its clips, in order
+    scores: tuple[str, ...]  # to compute
+    kept: Mapping[str, str] = field(default_factory=dict)  # stored, with their weights' SHA-256
+    weights_yamnet: Path | None = None
+    weights_sha256: str = ""  # of that file
+    verdicts: tuple[tuple[str, MediaError], ...] = ()  # clips found to take their process down
+    # A trial computes the scores of `keys` and writes nothing: see ShardTask.
+    is_trial: bool = False
+
+    def trial(self, keys: tuple[str, ...]) -> ScoreTask:
+        return replace(self, keys=keys, is_trial=True)
+
+    def without(self, verdicts: dict[str, MediaError]) -> ScoreTask:
+        return replace(self, verdicts=self.verdicts + tuple(verdicts.items()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreResult:
+    index: int
+    clips: int = 0
+    problems: int = 0  # clips of which a score could not be computed
+    damage: str = ""  # what is wrong with the clip shard, whose scores were not written

@@ -95,8 +95,8 @@ def test_every_exported_name_is_there_typed_and_documented():
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="module 'avprep' has no attribute 'select'"):
-        _ = avprep.select
+    with pytest.raises(AttributeError, match="module 'avprep' has no attribute 'selekt'"):
+        _ = avprep.selekt
 
 
 def test_the_version_is_written_once():

@@ -185,7 +185,7 @@ def test_a_mistyped_command_is_answered_with_the_nearest():
 
 def test_the_shell_completes_commands_and_their_options():
     shell = ShellComplete(avprep.cli.main, {}, "avprep", "_AVPREP_COMPLETE")
-    assert [item.value for item in shell.get_completions([], "s")] == ["status", "synth"]
+    assert [item.value for item in shell.get_completions([], "s")] == ["score", "select", "status", "synth"]
     assert [item.value for item in shell.get_completions(["clip"], "--cro")] == ["--crop"]
 
 

@@ -1,0 +1,204 @@
+"""A selection: which finished clips to train on, chosen by their scores. No media is opened.
+
+    the scored clips -> each term of the query, in order -> the order -> per_label -> limit
+
+Every step leaves a row in the funnel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from avprep.errors import ArgumentError
+from avprep.jobs.config import SelectConfig
+from avprep.jobs.output import JobError
+from avprep.jobs.query import Term, parse_query
+from avprep.jobs.score import stored_scores
+from avprep.scores.base import Column
+from avprep.scores.catalogue import COLUMNS, SCORES
+from avprep.shards.dataset import header_of
+from avprep.shards.layout import CLIPS
+from avprep.shards.ledger import finished_shards, read_ledger, read_record
+from avprep.shards.lock import lock
+from avprep.shards.plan import PlanReader
+from avprep.shards.scores import TYPES, read_scores, read_scores_record
+from avprep.shards.selection import (
+    SCHEMA,
+    FunnelStep,
+    SelectionHeader,
+    digest_of,
+    read_selection,
+    selection_name,
+    write_selection,
+)
+from avprep.shards.store import Store, open_store
+
+RANDOM = "random"
+_COLUMNS = {column.name: column for column in COLUMNS}
+
+
+def run_select(config: SelectConfig) -> SelectionHeader:
+    """Chooses the clips and writes the selection.
+
+    Raises:
+        ArgumentError: a query or an order that cannot be, with the columns that there are.
+        JobError: another selection has the name; or the shards' scores are missing or stale.
+        OutputInUse: another run holds the output.
+        ShardError: no output of clips, or a damaged file of it.
+        OSError: the output cannot be written.
+    """
+    store, header = open_store(config.clips), header_of(config.clips, CLIPS)
+    name = selection_name(config.name)
+    terms = parse_query(config.query)
+    for term in terms:
+        term.require(TYPES[_column("query", term.column, str(term)).kind])
+    by, _ = _sorting(config.order)
+    needed = dict.fromkeys([term.column for term in terms] + ([by] if by else []))
+    with lock(store):
+        table = _candidates(store, list(needed))
+        funnel = [FunnelStep(step="finished clips", removed=0, kept=len(table))]
+        for term in terms:
+            table = _filtered(table, term, funnel)
+        table = _capped(store, _ordered(table, config), config, funnel)
+        options = {n: getattr(config, n) for n in ("order", "seed", "per_label", "limit")}
+        made = SelectionHeader(
+            query=config.query,
+            options=options,
+            funnel=tuple(funnel),
+            fingerprint=str(header.get("fingerprint", "")),
+            digest=digest_of(table["key"].to_pylist()),
+        )
+        if store.exists(name) and not config.rebuild:
+            _refuse_another(store, config.name, made)
+        write_selection(store, config.name, table.select(SCHEMA.names), made)
+    return made
+
+
+def _refuse_another(store: Store, name: str, made: SelectionHeader) -> None:
+    """A selection that a model was trained on is not replaced by accident."""
+    _, found = read_selection(store, name)
+    if (found.digest, found.options) != (made.digest, made.options):
+        raise JobError(
+            f"name = {name}: it is there, of the query {found.query!r}; give another name, or rebuild=True "
+            f"to replace it"
+        )
+
+
+def _column(argument: str, name: str, given: str) -> Column:
+    if name not in _COLUMNS:
+        raise ArgumentError(
+            f"{argument} = {given}: there is no column {name}; the columns are {', '.join(_COLUMNS)}"
+        )
+    return _COLUMNS[name]
+
+
+def _sorting(order: str) -> tuple[str | None, str]:
+    """The column that sorts (None: at random), and Arrow's word for the direction."""
+    if order == RANDOM:
+        return None, ""
+    name = order.removeprefix("-")
+    if _column("order", name, order).kind == "bits":
+        raise ArgumentError(f"order = {order}: {name} holds bits, which have no order")
+    return name, "descending" if order.startswith("-") else "ascending"
+
+
+# --- the candidates --------------------------------------------------------------------------------------
+
+
+def _candidates(store: Store, columns: list[str]) -> pa.Table:
+    """key, shard and the columns of every written clip of the finished shards, ascending by key.
+
+    Raises:
+        JobError: a shard has no scores of itself for one of the columns.
+    """
+    schema = pa.schema([*SCHEMA, *(pa.field(name, TYPES[_COLUMNS[name].kind]) for name in columns)])
+    owners = [score.name for score in SCORES if any(c.name in columns for c in score.columns)]
+    tables, lacking = [schema.empty_table()], Counter[str]()
+    indices = finished_shards(store)
+    for index in indices:
+        record = read_record(store, index)
+        if not record.name:
+            continue
+        stored = stored_scores(read_scores_record(store, index), record) if owners else {}
+        lacking.update(name for name in owners if name not in stored)
+        if not lacking:
+            tables.append(_shard_rows(store, index, columns).cast(schema))
+    if lacking:
+        missing = ", ".join(f"{name} of {shards:,} shards" for name, shards in lacking.items())
+        raise JobError(f"{store.uri}: of {len(indices):,} shards, scores are missing: {missing}; score first")
+    table = pa.concat_tables(tables).sort_by("key")
+    if len(pc.unique(table["key"])) < len(table):
+        raise JobError(f"{store.uri}: a key is there twice; verify the output")
+    return table
+
+
+def _shard_rows(store: Store, index: int, columns: list[str]) -> pa.Table:
+    if columns:
+        rows = read_scores(store, index, ["key", *columns]).replace_schema_metadata(None)
+        shard = pa.array(np.full(len(rows), index, np.int32))
+        return rows.add_column(1, "shard", shard)
+    keys = [row.key for row in read_ledger(store, index)[0] if row.status == "written"]
+    return pa.table({"key": keys, "shard": pa.array([index] * len(keys), pa.int32())})
+
+
+# --- the steps -------------------------------------------------------------------------------------------
+
+
+def _filtered(table: pa.Table, term: Term, funnel: list[FunnelStep]) -> pa.Table:
+    """The clips of which the term holds; of a null it does not."""
+    mask = term.holds(table[term.column])
+    kept = table.filter(mask)
+    removed = len(table) - len(kept)
+    step = FunnelStep(step=str(term), removed=removed, undefined=mask.null_count, kept=len(kept))
+    funnel.append(step)
+    return kept
+
+
+def _ordered(table: pa.Table, config: SelectConfig) -> pa.Table:
+    """In the order asked for; equal ones, and all at random, by what follows from the key alone.
+
+    A random order ranks each clip by a hash of seed and key: clips that are added later, or removed, change
+    the order of no others.
+    """
+    by, direction = _sorting(config.order)
+    if by is not None:
+        keys = [(by, direction), ("key", "ascending")]  # nulls last
+        return table.take(pc.sort_indices(table, sort_keys=keys))
+    salt = config.seed.to_bytes(8)
+    ranks = [hashlib.blake2b(k.encode(), digest_size=8, key=salt).digest() for k in table["key"].to_pylist()]
+    numbers = np.frombuffer(b"".join(ranks), ">u8").astype(np.uint64)
+    return table.take(pa.array(np.argsort(numbers, kind="stable")))
+
+
+def _capped(store: Store, table: pa.Table, config: SelectConfig, funnel: list[FunnelStep]) -> pa.Table:
+    """At most `per_label` clips of each label, then `limit` in all, the first in order."""
+    if config.per_label is not None:
+        kept = table.take(_first_of_labels(store, table["key"].to_pylist(), config.per_label))
+        removed = len(table) - len(kept)
+        funnel.append(FunnelStep(step=f"{config.per_label} per label", removed=removed, kept=len(kept)))
+        table = kept
+    if config.limit is not None:
+        kept = table.slice(0, config.limit)
+        removed = len(table) - len(kept)
+        funnel.append(FunnelStep(step=f"limit of {config.limit}", removed=removed, kept=len(kept)))
+        table = kept
+    return table
+
+
+def _first_of_labels(store: Store, keys: list[str], most: int) -> pa.Array:
+    """The positions of the clips of which no label has `most` clips before them. Clips without a label count
+    as of one label of their own."""
+    labels = PlanReader(store).labels_of(set(keys))
+    taken: Counter[str] = Counter()
+    positions = []
+    for position, key in enumerate(keys):
+        own = set(labels.get(key, ())) or {""}
+        if all(taken[label] < most for label in own):
+            taken.update(own)
+            positions.append(position)
+    return pa.array(positions, pa.int64())

@@ -1,0 +1,98 @@
+"""selections/NAME.parquet: the keys of chosen clips in the order of the choice, and how they were chosen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from avprep.errors import ArgumentError
+from avprep.shards.layout import SELECTIONS_FOLDER, ShardError
+from avprep.shards.parquet import opened_parquet
+from avprep.shards.store import Store
+
+SCHEMA = pa.schema([("key", pa.string()), ("shard", pa.int32())])
+MOST_ROWS = 1 << 28
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+_REMEDY = "run avprep select again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunnelStep:
+    """What a step of a selection left of the clips before it."""
+
+    step: str  # a term of the query, or what else removes clips
+    removed: int
+    undefined: int = 0  # of the removed: the column is null
+    kept: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionHeader:
+    """How a selection was made, and of what."""
+
+    query: str
+    options: Mapping[str, object]  # order, seed, per_label, limit
+    funnel: tuple[FunnelStep, ...]
+    fingerprint: str  # of the output of clips
+    digest: str  # SHA-256 of the set of keys: see `digest_of`
+
+
+def digest_of(keys: Iterable[str]) -> str:
+    """The SHA-256 of the keys, sorted, each with a line end: equal for equal sets, in any order."""
+    digest = hashlib.sha256()
+    for key in sorted(keys):
+        digest.update(f"{key}\n".encode())
+    return digest.hexdigest()
+
+
+def selection_name(name: str) -> str:
+    """The file of a selection. Raises ArgumentError for a name that could be a path."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ArgumentError(f"name must be of up to 64 letters, digits, '_' and '-', not {name!r}")
+    return f"{SELECTIONS_FOLDER}/{name}.parquet"
+
+
+def write_selection(store: Store, name: str, table: pa.Table, header: SelectionHeader) -> None:
+    """Writes the file whole. `table` has the columns of SCHEMA."""
+    metadata = {"selection": json.dumps(asdict(header))}
+    with store.write(selection_name(name)) as file:
+        pq.write_table(table.cast(SCHEMA).replace_schema_metadata(metadata), file)
+
+
+def read_selection(store: Store, name: str) -> tuple[pa.Table, SelectionHeader]:
+    """The chosen clips in order, and how they were chosen.
+
+    Raises:
+        ArgumentError: a name that could be a path.
+        ShardError: there is no such selection, it is damaged, or its keys are not those of its digest.
+    """
+    file_name = selection_name(name)
+    try:
+        with opened_parquet(store, file_name, remedy=_REMEDY) as file:
+            if not file.schema_arrow.equals(SCHEMA):
+                raise ShardError(f"has the columns {file.schema_arrow.names[:20]}, not those of a selection")
+            if file.metadata.num_rows > MOST_ROWS:
+                raise ShardError(f"has {file.metadata.num_rows:,} rows; at most {MOST_ROWS:,} are read")
+            header = _header(file.schema_arrow.metadata or {})
+            table = file.read(use_threads=False).replace_schema_metadata(None)
+            keys = table["key"].to_pylist()
+            if None in keys or len(set(keys)) < len(keys) or digest_of(keys) != header.digest:
+                raise ShardError(f"is damaged: its keys are not those of its digest; {_REMEDY}")
+    except FileNotFoundError:
+        raise ShardError(f"{store.uri} holds no selection {name}") from None
+    return table, header
+
+
+def _header(metadata: Mapping[bytes, bytes]) -> SelectionHeader:
+    try:
+        found = json.loads(metadata[b"selection"])
+        found["funnel"] = tuple(FunnelStep(**step) for step in found["funnel"])
+        return SelectionHeader(**found)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ShardError(f"is damaged: no header of a selection ({error}); {_REMEDY}") from error
