@@ -1,4 +1,4 @@
-"""Evaluation tables: the CSV files that `avmodel evaluate --out` leaves beside an output or a model."""
+"""Evaluation tables: the CSV files that an evaluation leaves beside an output or a model."""
 
 from __future__ import annotations
 

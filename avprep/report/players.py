@@ -223,7 +223,7 @@ def planes_picture(latent: np.ndarray, encoder: EncoderHeader) -> bytes:
 
 
 def compared(video: bytes, spec: ClipSpec) -> list[str]:
-    """The PSNR between the halves of a video that `avprep decode --compare` wrote: original, decoded."""
+    """The PSNR between the halves of a video that `avprep decode` wrote to compare: original, decoded."""
     from torch import from_numpy
 
     from avprep.dsp.psnr import psnr_v

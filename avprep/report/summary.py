@@ -12,12 +12,11 @@ import pyarrow.parquet as pq
 
 from avprep.report.tally import BoundedCounter, Histogram, Lowest
 from avprep.shards.integrity import size_damage
-from avprep.shards.layout import SHARDS_FOLDER, ShardError
+from avprep.shards.layout import SCORES_FOLDER, SHARDS_FOLDER, ShardError
 from avprep.shards.ledger import LedgerRow, Sums, finished_shards, read_shard_table
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import Store
 
-SCORES_FOLDER = "scores"
 FAILURES_EACH = 5  # rows shown of a reason
 MOST_DAMAGES = 200  # listed; all are counted
 _MOST_COLUMNS = 64  # of scores

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from avprep.shards.clips import pack_clip
 from avprep.shards.layout import CLIPS, clips_header, shard_name
 from avprep.shards.ledger import LedgerRow, write_ledger
 from avprep.shards.plan import PlanRow, write_plan
+from avprep.shards.selection import FunnelStep, SelectionHeader, digest_of, write_selection
 from avprep.shards.store import LocalStore, open_store
 from avprep.shards.tar import Members
 from avprep.shards.writer import write_header, write_shard, write_stats
@@ -112,8 +112,15 @@ def _members(row: PlanRow, place: int) -> Members:
 
 
 def _write_selection(store: LocalStore, plan: list[list[PlanRow]]) -> None:
-    funnel = [{"term": "all", "clips": 8}, {"term": "loudness > -15", "clips": 4}]
-    metadata = {"query": "loudness > -15 and 0.5 >= cut", "digest": "abc", "funnel": json.dumps(funnel)}
     keys = [row.key for row in plan[0][:4]]
-    with store.write("selections/loud.parquet") as file:
-        pq.write_table(pa.table({"key": keys}).replace_schema_metadata(metadata), file)
+    header = SelectionHeader(
+        query="loudness > -15 and 0.5 >= cut",
+        options={},
+        funnel=(
+            FunnelStep(step="all", removed=0, kept=8),
+            FunnelStep(step="loudness > -15", removed=4, kept=4),
+        ),
+        fingerprint="made",
+        digest=digest_of(keys),
+    )
+    write_selection(store, "loud", pa.table({"key": keys, "shard": [0] * len(keys)}), header)
