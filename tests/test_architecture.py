@@ -132,7 +132,7 @@ def test_a_machine_that_only_trains_needs_neither_ray_nor_pyav_nor_a_sound_libra
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(TOP)))
 def test_only_the_command_line_speaks_of_options(path: Path):
-    """Messages and docstrings elsewhere name arguments: they are read in Python, too. The report shows commands."""
+    """Messages and docstrings elsewhere name arguments: they are read in Python, too."""
     place = path.relative_to(TOP).parts
     if place[0] == "avmodel" or place[:2] in (("avprep", "cli"), ("avprep", "report")):
         pytest.skip("speaks of options")
