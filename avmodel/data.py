@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from avmodel.latents import LatentLayout
 from avprep.dsp.mel import stack_to_frames
 from avprep.media.mux import decode_frames
+from avprep.shards.damage import OnDamage
 from avprep.shards.dataset import ClipDataset, LatentDataset, shuffled
 from avprep.shards.index import ShardIndex
-from avprep.shards.integrity import OnDamage
 from avprep.shards.latents import EncoderHeader
 from avprep.shards.layout import ShardError
 

@@ -9,7 +9,7 @@ import click
 
 from avmodel.cli.options import device_option, option
 from avmodel.training.options import TrainingEnd
-from avprep.shards.integrity import ON_DAMAGE
+from avprep.shards.damage import ON_DAMAGE
 
 POSITIVE = click.FloatRange(0, min_open=True)
 SHARE = click.FloatRange(0, 1, max_open=True)

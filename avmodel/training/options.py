@@ -13,10 +13,12 @@ import dataclasses
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from avmodel.training.errors import TrainingError
-from avprep.shards.integrity import OnDamage
+
+if TYPE_CHECKING:
+    from avprep.shards.damage import OnDamage
 
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")

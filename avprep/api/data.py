@@ -13,9 +13,10 @@ from avprep.checks import require_whole
 from avprep.errors import ArgumentError
 from avprep.media.mux import decode_frames
 from avprep.shards import dataset as shards
+from avprep.shards.damage import OnDamage
 from avprep.shards.dataset import LatentDataset
 from avprep.shards.decoders import ClipDecoder, Item, LatentDecoder, decoded
-from avprep.shards.integrity import OnDamage, size_damage
+from avprep.shards.integrity import size_damage
 from avprep.shards.latents import EncoderHeader
 from avprep.shards.layout import LATENTS, SHARDS_FOLDER, ShardError, kind_of, spec_of
 from avprep.shards.ledger import finished_shards, read_record, read_table

@@ -25,7 +25,7 @@ COMMANDS = {
         "avprep.cli.sound:invert_audio",
     ),
     "report": (
-        "Write one page that shows an output or a training folder: clips that play, counts, failures.",
+        "Write one page that shows OUT: clips, latents, samples or a training folder.",
         "avprep.cli.report:report",
     ),
     "score": (

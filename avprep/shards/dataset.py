@@ -18,9 +18,9 @@ import numpy as np
 
 from avprep.errors import ArgumentError, ClipNotFound
 from avprep.shards.clips import DecodeH264
+from avprep.shards.damage import ON_DAMAGE, OnDamage
 from avprep.shards.decoders import ClipDecoder, Item, LatentDecoder, decoded
 from avprep.shards.index import ClipReader, ShardIndex, index_shards
-from avprep.shards.integrity import ON_DAMAGE, OnDamage
 from avprep.shards.latents import EncoderHeader
 from avprep.shards.layout import CLIPS, LATENTS, Kind, ShardError, kind_of, read_header, spec_of
 from avprep.shards.store import open_store

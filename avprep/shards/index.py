@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from avprep.shards.integrity import OnDamage, damage_of, size_damage
+from avprep.shards.damage import OnDamage
+from avprep.shards.integrity import damage_of, size_damage
 from avprep.shards.layout import ShardError
 from avprep.shards.ledger import ShardRecord, finished_shards, read_record
 from avprep.shards.store import LocalStore, Store

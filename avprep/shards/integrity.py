@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from avprep.shards.layout import SHARDS_FOLDER, ShardError, ledger_name
 from avprep.shards.ledger import ShardRecord, finished_shards, read_record
@@ -17,8 +17,6 @@ _CHUNK = 1 << 20  # bytes
 _SHARE = 0.05  # of the time that the background check is busy
 
 # What reading does where a shard is not as its ledger says: raise ShardError, or leave that shard out.
-OnDamage = Literal["end", "skip"]
-ON_DAMAGE: tuple[OnDamage, ...] = ("end", "skip")
 
 
 def sha256_of(file: BinaryIO) -> str:
