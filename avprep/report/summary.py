@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from avprep.report.tally import BoundedCounter, Histogram, Lowest
 from avprep.shards.integrity import size_damage
-from avprep.shards.layout import SCORES_FOLDER, SHARDS_FOLDER, ShardError
+from avprep.shards.layout import SCORES_FOLDER, SHARDS_FOLDER, ShardError, scores_name
 from avprep.shards.ledger import LedgerRow, Sums, finished_shards, read_shard_table
 from avprep.shards.plan import PlanReader
+from avprep.shards.scores import read_scores
 from avprep.shards.store import Store
 
 FAILURES_EACH = 5  # rows shown of a reason
@@ -84,9 +84,8 @@ class _Pass:
             self._count(ledger, index, is_readable=damage is None)
             if plan is not None:
                 self._count_labels(plan, ledger, index)
-            name = f"{SCORES_FOLDER}/{index:06d}.parquet"
-            if name in has_scores:
-                self._count_scores(name, index, is_readable=damage is None)
+            if scores_name(index) in has_scores:
+                self._count_scores(index, is_readable=damage is None)
         return summary
 
     def _plan(self) -> PlanReader | None:
@@ -131,10 +130,10 @@ class _Pass:
         written = planned.filter(pc.is_in(planned["key"], keys))
         self.summary.labels.add_column(pc.list_flatten(written["labels"]))
 
-    def _count_scores(self, name: str, index: int, *, is_readable: bool) -> None:
+    def _count_scores(self, index: int, *, is_readable: bool) -> None:
         try:
-            table = read_scores(self._store, name)
-        except ShardError as error:
+            table = _numbers(read_scores(self._store, index))
+        except (ShardError, OSError) as error:
             self.summary.add_damage(str(error))
             return
         for column in table.column_names[1:]:
@@ -153,28 +152,18 @@ class _Pass:
             self.summary.picks.setdefault(why, Lowest(_EXTREMES)).offer(rank, index, keys)
 
 
-def read_scores(store: Store, name: str) -> pa.Table:
-    """'key' and the columns of numbers and flags of one file of scores. Raises ShardError."""
-    try:
-        with store.open(name) as file:
-            parquet = pq.ParquetFile(file, pre_buffer=False)
-            schema = parquet.schema_arrow
-            if "key" not in schema.names or schema.field("key").type != pa.string():
-                raise ShardError(f"{name} has no column of keys")
-            numbers = [entry.name for entry in schema if _is_number(entry.type) and entry.name != "key"]
-            return parquet.read(["key", *numbers], use_threads=False).select(["key", *numbers])
-    except (pa.ArrowException, OSError) as error:
-        raise ShardError(f"{name} is damaged: {error}") from error
+def _numbers(table: pa.Table) -> pa.Table:
+    """'key' and the columns of numbers and flags of a shard's scores."""
+    return table.select(["key", *(entry.name for entry in table.schema if _is_number(entry.type))])
 
 
 def scores_of(store: Store, shard: int, keys: set[str]) -> dict[str, dict[str, float]]:
     """Key to its scores, those that are defined; {} where the shard has no scores that can be read."""
-    name = f"{SCORES_FOLDER}/{shard:06d}.parquet"
-    if not store.exists(name):
+    if not store.exists(scores_name(shard)):
         return {}
     try:
-        table = read_scores(store, name)
-    except ShardError:
+        table = _numbers(read_scores(store, shard))
+    except (ShardError, OSError):
         return {}  # the pass has listed it
     rows = table.filter(pc.is_in(table["key"], pa.array(sorted(keys), pa.string()))).to_pylist()
     found: dict[str, dict[str, float]] = defaultdict(dict)

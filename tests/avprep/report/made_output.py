@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from avprep.shards.clips import pack_clip
 from avprep.shards.layout import CLIPS, clips_header, shard_name
 from avprep.shards.ledger import LedgerRow, write_ledger
 from avprep.shards.plan import PlanRow, write_plan
+from avprep.shards.scores import PROBLEMS, write_scores
 from avprep.shards.selection import FunnelStep, SelectionHeader, digest_of, write_selection
 from avprep.shards.store import LocalStore, open_store
 from avprep.shards.tar import Members
@@ -75,10 +75,11 @@ def _write_shard(store: LocalStore, index: int, rows: list[PlanRow]) -> None:
             "loudness": [-10.0 * (index + 1) - place for place in range(len(written))],
             "cut": [place % 2 == 0 for place in range(len(written))],
             "tag": ["text"] * len(written),
+            "problems": pa.array([[]] * len(written), PROBLEMS.type),
         }
     )
-    with store.write(f"scores/{index:06d}.parquet") as file:
-        pq.write_table(table, file)
+    scores = {name: "" for name in ("loudness", "cut", "tag")}
+    write_scores(store, index, table, clips_sha256=record.sha256, scores=scores)
 
 
 def _ledger_row(row: PlanRow, **values) -> LedgerRow:
