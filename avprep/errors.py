@@ -3,9 +3,9 @@
 Each class stands where it is raised. A fault of the machine (a full disk, a file without permission) is an
 OSError and is not one of them.
 
-Messages name arguments of the public functions in two forms, which the command line turns into the names of
+Messages name arguments of the public functions in three forms, which the command line turns into the names of
 its options (`avprep.cli.group.with_options`): at the beginning, `NAME = VALUE: sentence`, `NAME must be ...`
-or `NAME needs ...`; elsewhere as in a call, `NAME=VALUE`.
+or `NAME needs ...`; elsewhere as in a call, NAME=VALUE, or in backquotes, `NAME`.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import click
 
-from avmodel.cli.options import OptionNamingGroup
-from avprep.cli.group import CONTEXT
+from avprep.cli.group import CONTEXT, ErrorReportingGroup
 
 COMMANDS = {
     "info": (
@@ -47,7 +46,7 @@ REFUSALS = frozenset(
 )
 
 
-@click.group(cls=OptionNamingGroup, lazy=COMMANDS, refusals=REFUSALS, context_settings=CONTEXT)
+@click.group(cls=ErrorReportingGroup, lazy=COMMANDS, refusals=REFUSALS, context_settings=CONTEXT)
 @click.version_option(package_name="avprep")
 def main() -> None:
     """Trains on what avprep prepares: the MDSA autoencoder, and the STDiT that generates its latents."""

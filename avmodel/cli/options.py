@@ -1,19 +1,14 @@
-"""Click options whose defaults are those of the dataclass fields they set, and option names in errors."""
+"""Click options whose defaults are those of the dataclass fields they set."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from avmodel.training.options import DEVICES
-from avprep.cli.group import ErrorReportingGroup, Refused
-
-# An argument in a message of the library: its first word before ' = ' or ' must ', or any word in backquotes.
-_ARGUMENT = re.compile(r"^(?P<first>[a-z]\w*)(?= = | must )|`(?P<quoted>[a-z]\w*)`")
 
 
 def option(config: type, field: str, *flags: str, **attributes: Any) -> Callable:
@@ -34,27 +29,3 @@ def default_of(config: type, field: str) -> Any:
 
 def device_option(config: type) -> Callable:
     return option(config, "device", type=click.Choice(DEVICES), help="auto: a GPU if there is one.")
-
-
-class OptionNamingGroup(ErrorReportingGroup):
-    """Names options where an error of the library names arguments: 'batch_size must be ...' becomes
-    '--batch-size must be ...'. The names are those of the command's own parameters."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except Refused as refused:
-            command = self.commands.get(ctx.invoked_subcommand or "")
-            parameters = command.load().params if command is not None else ()
-            refused.message = with_option_names(refused.message, parameters)
-            raise
-
-
-def with_option_names(message: str, parameters: Iterable[click.Parameter]) -> str:
-    """The message with the option's name for each argument of the command that it names."""
-    names = {parameter.name: parameter.opts[0] for parameter in parameters}
-
-    def named(match: re.Match[str]) -> str:
-        return names.get(match["first"] or match["quoted"], match[0])
-
-    return _ARGUMENT.sub(named, message)

@@ -34,6 +34,7 @@ def with_options(message: str, command: click.Command | None = None) -> str:
         shard_size must be ...    ->  --shard-size must be ...
         limit = 0: ...            ->  --limit 0: ...
         ..., rebuild=True ...     ->  ..., --rebuild ...
+        ... `batch_size` = 8 ...  ->  ... --batch-size 8 ...
 
     Args:
         command: whose parameters' names are the arguments' names; None: the one that runs.
@@ -51,11 +52,18 @@ def with_options(message: str, command: click.Command | None = None) -> str:
         name, is_flag = found.groups()
         return options[name] + ("" if is_flag else " ") if name in options else found[0]
 
-    return _KEYWORD.sub(named, message)
+    message = _KEYWORD.sub(named, message)
+
+    def quoted(found: re.Match[str]) -> str:
+        name, is_given = found.groups()
+        return options[name] + (" " if is_given else "") if name in options else found[0]
+
+    return _QUOTED.sub(quoted, message)
 
 
 _LEADING = re.compile(r"(\w+)( = True(?=:)| = |(?= must )|(?= needs ))")
 _KEYWORD = re.compile(r"(?<![\w/.=-])([a-z]\w*)=(True\b)?")
+_QUOTED = re.compile(r"`([a-z]\w*)`( = )?")
 
 
 class LazyCommand(click.Command):

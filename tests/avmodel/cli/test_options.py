@@ -14,10 +14,10 @@ from click.testing import CliRunner
 
 import avmodel
 from avmodel.cli import COMMANDS, main
-from avmodel.cli.options import with_option_names
 from avmodel.config import MDSAConfig, STDiTConfig
 from avmodel.dit.options import DiTTrainingOptions, SampleOptions
 from avmodel.mdsa.options import LossWeights, LPIPSConfig, MDSATrainingOptions, ReconstructOptions
+from avprep.cli.group import with_options
 
 SOURCES = {
     "train-mdsa": (MDSATrainingOptions, LPIPSConfig, MDSAConfig),
@@ -65,14 +65,14 @@ PARAMETERS = [
     ("message", "expected"),
     [
         ("batch_size must be above 0, not -1", "--batch-size must be above 0, not -1"),
-        ("labels = cat: unknown; give `batch_size`", "--label = cat: unknown; give --batch-size"),
+        ("labels = cat: unknown; give `batch_size`", "--label cat: unknown; give --batch-size"),
         ("/a/n = 3: n must be there", "/a/n = 3: n must be there"),
         ("out = x: `other` and `compile`", "out = x: `other` and --compile"),
         ("n is below batch_size", "n is below batch_size"),  # names are marked where they are names
     ],
 )
 def test_arguments_are_named_as_the_commands_options(message, expected):
-    assert with_option_names(message, PARAMETERS) == expected
+    assert with_options(message, click.Command("made", params=PARAMETERS)) == expected
 
 
 def test_an_error_of_the_library_names_the_option(tmp_path):
@@ -87,7 +87,7 @@ def test_an_error_of_the_library_names_the_option(tmp_path):
     ]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 2
-    assert "Error: --stage1-steps = 0 and --stage2-steps = 0: nothing is trained" in done.output
+    assert "Error: --stage1-steps 0 and --stage2-steps 0: nothing is trained" in done.output
 
 
 def strings_of(path: Path) -> list[str]:
