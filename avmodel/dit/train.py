@@ -82,7 +82,7 @@ class DiTTrainer(Trainer):
             "latents' fingerprint": self.data.header["fingerprint"],
             "number of latents": len(self.data),
             "texts": self._texts_identity,
-            "latents": shards_identity(self.data.folder, self.data.index.keys),
+            "latents": shards_identity(self.data.index),
         }
 
     def state(self) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class Reconstruction:
         self._options, self._codec, self._data = options, codec, data
         count = min(options.limit or len(data), len(data))
         chosen = [int(i * len(data) / count) for i in range(count)]
-        self._request = {"ckpt": codec.header.weights, "clips": shards_identity(data.folder, data.index.keys)}
+        self._request = {"ckpt": codec.header.weights, "clips": shards_identity(data.index)}
         known = self._known()
         keys = data.index.keys
         self.done = [known[keys[position]] for position in chosen if keys[position] in known]

@@ -112,7 +112,7 @@ class MDSATrainer(Trainer):
             "processes": self.context.world,
             "clips' fingerprint": self.data.header["fingerprint"],
             "number of clips": len(self.data),
-            "clips": shards_identity(self.data.folder, self.data.index.keys),
+            "clips": shards_identity(self.data.index),
         }
 
     def upgraded(self, identity: dict[str, Any]) -> dict[str, Any]:

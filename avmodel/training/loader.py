@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -48,21 +48,33 @@ def check_shared_memory(sample: tuple, *, batch_size: int, batches: int, workers
         )
 
 
-def with_checksums(batches: Iterator[Batch], index: ShardIndex, steps: Steps) -> Iterator[Batch]:
+def with_checksums(batches: Iterator[Batch], index: ShardIndex, steps: Steps) -> Generator[Batch, None, None]:
     """The batches, while a thread takes each shard's checksum once. The ranks share the shards. Nothing is
     taken if the index was made with all checksums.
 
     Args:
-        batches: an iterator whose loader processes have started. Forking beside a thread may deadlock.
+        batches: a DataLoader's iterator, whose processes have started: forking beside a thread may deadlock.
+            They end with this generator.
 
     Raises:
         ShardError: a shard's bytes are not those written.
     """
     own = steps.share_of(0 if index.is_checked else len(index.paths))
-    with BackgroundCheck([index.paths[i] for i in own], [index.records[i] for i in own]) as check:
-        for batch in batches:
-            check.raise_damage()
-            yield batch
+    try:
+        with BackgroundCheck([index.paths[i] for i in own], [index.records[i] for i in own]) as check:
+            for batch in batches:
+                check.raise_damage()
+                yield batch
+    finally:
+        _end_processes(batches)
+
+
+def _end_processes(batches: Iterator[Batch]) -> None:
+    """Ends the loader processes. PyTorch does so when the iterator is freed; but while a traceback holds it,
+    the interpreter's exit waits for them forever, because they ignore SIGTERM."""
+    shut_down = getattr(batches, "_shutdown_workers", None)  # none if this process reads
+    if shut_down is not None:
+        shut_down()
 
 
 @contextmanager

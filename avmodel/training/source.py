@@ -6,24 +6,18 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from avprep.shards.ledger import finished_shards, read_record
-from avprep.shards.store import open_store
+from avprep.shards.index import ShardIndex
 
 
-def shards_identity(folder: str | Path, keys: Iterable[str]) -> dict[str, str]:
+def shards_identity(index: ShardIndex) -> dict[str, str]:
     """`keys`: a SHA-256 of the clips' keys. `shards`: one of the checksums that the ledgers give the shards,
     which cover everything in them: pictures, sound, latents, labels and captions.
 
-    Both in the order of the shards. The ledgers are read, the shards are not.
-
-    Raises:
-        ShardError: a damaged ledger.
+    Both in the order of the shards. Damaged shards that the index leaves out count in neither.
     """
-    store = open_store(folder)
-    records = (read_record(store, number) for number in finished_shards(store))
     return {
-        "keys": _sha256(keys),
-        "shards": _sha256(f"{record.name} {record.sha256}" for record in records if record.name),
+        "keys": _sha256(index.keys),
+        "shards": _sha256(f"{record.name} {record.sha256}" for record in index.records),
     }
 
 

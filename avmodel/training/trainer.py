@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -57,7 +57,7 @@ class Trainer(ABC):
         self.guard = NonFiniteGuard(context)
         self.step = 0  # steps done
         self._data, self._batches_per_step = data, batches_per_step
-        self._batches: Iterator[Any] | None = None  # opened at the first step
+        self._batches: Generator[Any, None, None] | None = None  # opened at the first step
         if options.loader_workers and len(data):
             check_shared_memory(
                 data[0],
@@ -99,10 +99,11 @@ class Trainer(ABC):
             CheckpointError: it is damaged. TrainingError: it is another run's.
         """
         path = self.out / STATE_FILE
+        self._identity = self.identity()  # hashes the keys of all clips: once per run, not per checkpoint
         if path.exists():
             state = load_checkpoint(path, self.state_kind)
             begun = self.upgraded(entry(state, "run", dict, path))
-            refuse_differences(begun, self.identity(), path)
+            refuse_differences(begun, self._identity, path)
             self.step = entry(state, "step", int, path)
             self.guard.skipped = entry(state, "skipped", int, path)
             self.load_state(state, path)
@@ -113,7 +114,7 @@ class Trainer(ABC):
             return
         self.save_model()
         # state.pt is last: where it says that a step is done, the model's own checkpoint is there.
-        progress = {"run": self.identity(), "step": self.step, "skipped": self.guard.skipped}
+        progress = {"run": self._identity, "step": self.step, "skipped": self.guard.skipped}
         save_checkpoint(self.out / STATE_FILE, {"kind": self.state_kind} | progress | self.state())
 
     def report_left_out(self) -> None:
@@ -129,7 +130,13 @@ class Trainer(ABC):
                 leave_dead_processes_to_the_next_read()
             return [next(self._batches) for _ in range(self._batches_per_step)]
 
-    def _read(self) -> Iterator[Any]:
+    def close(self) -> None:
+        """Ends the reading and the log."""
+        if self._batches is not None:
+            self._batches.close()
+        self.log.close()
+
+    def _read(self) -> Generator[Any, None, None]:
         steps = Steps(
             len(self._data),
             self.options.batch_size,
@@ -164,7 +171,7 @@ def run_training(
             try:
                 run_steps(trainer, _schedule(trainer, steps), context, stop)
             finally:
-                trainer.log.close()
+                trainer.close()
     return trainer, TrainingEnd(
         step=trainer.step, skipped=trainer.guard.skipped, stopped_by=stop.number, reports=context.is_first
     )

@@ -20,6 +20,7 @@ from avmodel.dit.train import train_dit
 from avmodel.mdsa.checkpoint import read_codec_header
 from avmodel.training.checkpoints import load_checkpoint, save_checkpoint
 from avmodel.training.errors import CheckpointError, LoaderError, TrainingError
+from avprep.errors import ArgumentError
 from avprep.shards.layout import ShardError
 from avprep.shards.lock import lock
 from avprep.shards.store import open_store
@@ -89,6 +90,24 @@ def test_more_latents_than_the_run_began_with_are_another_run(mdsa, tmp_path, mo
     monkeypatch.setattr(LatentData, "__len__", lambda self: 25)
     with pytest.raises(TrainingError, match="number of latents = 24, and this run has .* = 25"):
         train_dit(config(folder, tmp_path / "out"))
+
+
+def test_a_damaged_shard_ends_the_training_or_is_left_out_and_named(mdsa, tmp_path, capsys):
+    folder = write_latents(tmp_path / "latents", read_codec_header(mdsa))
+    shard = folder / "shards" / "latents-000001.tar"
+    shard.write_bytes(shard.read_bytes()[:-512])
+    with pytest.raises(ShardError, match=r"latents-000001\.tar has .* bytes"):
+        train_dit(config(folder, tmp_path / "out"))
+    assert train_dit(config(folder, tmp_path / "out", on_damage="skip")).step == 6
+    assert f"not trained on: {shard} has" in capsys.readouterr().err
+    with pytest.raises(ArgumentError, match="^on_damage must be one of end, skip, not 'x'"):
+        train_dit(config(folder, tmp_path / "other", on_damage="x"))
+
+
+def test_a_damaged_ledger_is_left_out_too(mdsa, tmp_path):
+    folder = write_latents(tmp_path / "latents", read_codec_header(mdsa))
+    (folder / "ledger" / "000001.parquet").write_bytes(b"PAR1")
+    assert train_dit(config(folder, tmp_path / "out", on_damage="skip", steps=1)).step == 1
 
 
 def test_caption_embeddings_are_read_where_the_latents_carry_them(latents, mdsa, tmp_path):

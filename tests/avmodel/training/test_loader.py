@@ -6,6 +6,7 @@ from collections import namedtuple
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -19,6 +20,7 @@ from avmodel.training.loader import (
     reading,
     with_checksums,
 )
+from avprep.shards.index import ShardIndex
 from avprep.shards.layout import ShardError
 from tests.hostile.shard_corpus import MELS, change_members
 from tests.made_clips import write_clips
@@ -95,9 +97,11 @@ def fault() -> None:
 
 
 def read_all(action, workers: int) -> None:
-    loader = step_loader(Data(37, action), Steps(100, 4, seed=0), workers=workers, pin=False)
+    steps = Steps(100, 4, seed=0)
+    loaded = iter(step_loader(Data(37, action), steps, workers=workers, pin=False))
+    no_shards = ShardIndex((), (), (), *[np.empty(0, np.int64)] * 3)
     with reading(workers):
-        list(islice(loader, 30))
+        list(islice(with_checksums(loaded, no_shards, steps), 30))
 
 
 @pytest.mark.timeout(60)
@@ -149,6 +153,18 @@ def read_clips(data: ClipData, batch: int, workers: int, batches: int) -> None:
     with reading(workers):
         for _ in islice(with_checksums(loaded, data.index, steps), batches):
             pass
+
+
+@pytest.mark.timeout(60)
+def test_the_loader_processes_end_with_the_batches_though_the_iterator_is_kept(tmp_path):
+    data, steps = ClipData(write_clips(tmp_path / "clips")), Steps(12, 2, seed=0)
+    loaded = iter(step_loader(data, steps, workers=1, pin=False))
+    [reader] = loaded._workers
+    batches = with_checksums(loaded, data.index, steps)
+    next(batches)
+    assert reader.is_alive()
+    batches.close()
+    assert not reader.is_alive()
 
 
 def flip_a_bit(out: Path) -> None:

@@ -9,7 +9,7 @@ from tests.made_clips import write_clips
 
 
 def identity(folder) -> dict[str, str]:
-    return shards_identity(folder, index_shards(LocalStore(str(folder))).keys)
+    return shards_identity(index_shards(LocalStore(str(folder))))
 
 
 def test_equal_outputs_are_equal_wherever_they_lie(tmp_path):
