@@ -73,7 +73,7 @@ def test_kinds_of_columns(kind: str, high: float | None, good: object, bad: obje
 
 
 def test_a_score_whose_package_is_missing_is_left_out_with_what_to_install():
-    missing = replace(LEVEL, name="other", modules=("no_such_module",), extra="scores")
+    missing = replace(LEVEL, name="other", modules=("no_such_module",), extra="tags")
     found, left_out = open_scores([LEVEL, missing])
     assert [score.score.name for score in found] == ["level"]
     assert [item.why for item in left_out] == [
