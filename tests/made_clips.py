@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from avprep.shards.clips import clip_key, pack_clip
-from avprep.shards.layout import CLIPS, clips_header
+from avprep.shards.layout import CLIPS, VideoCodec, clips_header
 from avprep.shards.plan import PlanRow
 from avprep.shards.store import open_store
 from avprep.shards.tar import Members
@@ -25,6 +26,8 @@ def write_clips(
     clips_each: int = 3,
     shard_size: int = 5,
     seed: int = 0,
+    labels_of: Callable[[str], tuple[str, ...]] = lambda source: (source[-1],),
+    codec: VideoCodec = "raw",
 ) -> Path:
     """An output of raw clips: moving gradients whose colour and pitch go together, to be learnt."""
     out.mkdir(parents=True, exist_ok=True)
@@ -38,19 +41,26 @@ def write_clips(
         for n in range(clips_each)
     )
     shards = [planned[i : i + shard_size] for i in range(0, len(planned), shard_size)]
-    writer.plan([_plan_row(i, clip) for clip in shard] for i, shard in enumerate(shards))
+    writer.plan([_plan_row(i, clip, labels_of) for clip in shard] for i, shard in enumerate(shards))
     for i, shard in enumerate(shards):
-        members = (_members(source, start, spec, rng) for _, source, start in shard)
+        members = (_members(source, labels_of(source), start, spec, rng, codec) for _, source, start in shard)
         writer.shard(i, members, sample_rate=spec.sample_rate)
     return out
 
 
-def _plan_row(shard: int, clip: tuple[str, str, int]) -> PlanRow:
+def _plan_row(shard: int, clip: tuple[str, str, int], labels_of: Callable[[str], tuple[str, ...]]) -> PlanRow:
     key, source, start = clip
-    return PlanRow(key=key, shard=shard, source=source, start=start, labels=(source[-1],), caption="")
+    return PlanRow(key=key, shard=shard, source=source, start=start, labels=labels_of(source), caption="")
 
 
-def _members(source: str, start: int, spec: ClipSpec, rng: np.random.Generator) -> Members:
+def _members(
+    source: str,
+    labels: tuple[str, ...],
+    start: int,
+    spec: ClipSpec,
+    rng: np.random.Generator,
+    codec: VideoCodec,
+) -> Members:
     hue = rng.random()
     t, y, x = np.meshgrid(*(np.linspace(0, 1, n) for n in spec.frames_shape[:3]), indexing="ij")
     shade = (x + y + t * rng.random()) / 3
@@ -61,7 +71,7 @@ def _members(source: str, start: int, spec: ClipSpec, rng: np.random.Generator) 
         "source": source,
         "start_s": start / spec.sample_rate,
         "stop_s": (start + spec.samples) / spec.sample_rate,
-        "labels": [source[-1]],
+        "labels": list(labels),
         "caption": "",
         "fps": spec.fps,
         "frame_times_s": [0.0] * spec.frames,
@@ -76,6 +86,6 @@ def _members(source: str, start: int, spec: ClipSpec, rng: np.random.Generator) 
         waveform=waveform,
         sample_rate=spec.sample_rate,
         frames=frames,
-        codec="raw",
+        codec=codec,
         encode_h264=lambda frames: b"",
     )

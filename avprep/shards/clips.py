@@ -13,7 +13,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from avprep.shards.tar import Members
 from avprep.spec import ClipSpec
 
 JPEG_QUALITY = 95
+NO_LABEL = ""  # in KEY.json, of a clip without labels
 
 # An H.264 mp4 and the shape (frames, H, W, RGB) that its frames must have -> uint8 frames of that shape.
 DecodeH264 = Callable[[bytes, tuple[int, ...]], np.ndarray]
@@ -72,7 +73,7 @@ def pack_clip(
     """A clip's files. mel (frames, n_mels, W); waveform (samples,); frames uint8 (frames, H, W, RGB)."""
     members = {
         AUDIO: _flac(waveform, sample_rate),
-        CLIP_HEADER: json.dumps(header, ensure_ascii=False, sort_keys=True).encode(),
+        CLIP_HEADER: pack_clip_header(header),
         MEL: save_npy(mel.astype(np.float16)),
     }
     if codec == "raw":
@@ -84,6 +85,22 @@ def pack_clip(
     else:
         raise ValueError(f"video codec {codec!r} is none of {', '.join(VIDEO_CODECS)}")
     return dict(sorted(members.items()))
+
+
+def pack_clip_header(header: dict[str, Any]) -> bytes:
+    """The bytes of KEY.json.
+
+    A clip without labels is stored with the one label '': an empty list has no type in JSON, and a reader
+    that infers types from the first clips (Hugging Face datasets) refuses the first label after them.
+    `known_labels` removes it.
+    """
+    labels = list(header["labels"]) or [NO_LABEL]
+    return json.dumps(header | {"labels": labels}, ensure_ascii=False, sort_keys=True).encode()
+
+
+def known_labels(labels: Sequence[str]) -> list[str]:
+    """The labels of a clip, without the one that stands for none."""
+    return [] if list(labels) == [NO_LABEL] else list(labels)
 
 
 def unpack_frames(members: Members, shape: tuple[int, ...], decode_h264: DecodeH264) -> np.ndarray:

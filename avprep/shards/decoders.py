@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from avprep.shards.clips import DecodeH264, load_npy, load_waveform, unpack_frames
+from avprep.shards.clips import DecodeH264, known_labels, load_npy, load_waveform, unpack_frames
 from avprep.shards.latents import CLIP_FIELDS, EncoderHeader, unpack
 from avprep.shards.layout import AUDIO, CLIP_HEADER, LATENT, LOGVAR, MEL, ShardError
 from avprep.shards.tar import Members
@@ -99,7 +99,7 @@ class LatentDecoder:
 
 
 def load_clip_header(data: bytes) -> dict[str, Any]:
-    """The clip header in KEY.json.
+    """The clip header in KEY.json; `labels` is empty where the file has none or the one that stands for none.
 
     Raises:
         ShardError: no JSON object, or one of `CLIP_FIELDS` missing or of another type.
@@ -120,7 +120,7 @@ def load_clip_header(data: bytes) -> dict[str, Any]:
             raise ShardError(f"a clip header with {name} = {_short(value)}, which is no {kind.__name__}")
     if not all(type(label) is str for label in header["labels"]):
         raise ShardError(f"a clip header with labels = {_short(header['labels'])}, which are not all text")
-    return header
+    return header | {"labels": known_labels(header["labels"])}
 
 
 def decoded(name: str, decode: Callable[[Members], Item], members: Members) -> Item:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from avprep.shards.clips import save_npy
+from avprep.shards.clips import known_labels, pack_clip_header, save_npy
 from avprep.shards.layout import CLIP_HEADER, FORMAT_VERSION, LATENT, LATENTS, LOGVAR, ShardError, spec_of
 from avprep.shards.tar import Members
 from avprep.spec import ClipSpec
@@ -133,9 +133,7 @@ def pack_clip_latents(
 ) -> Members:
     """A clip's files. `latent` and `logvar` float16 (C, P, rows, columns), their padding zero."""
     members = {
-        CLIP_HEADER: json.dumps(
-            {name: clip[name] for name in CLIP_FIELDS}, ensure_ascii=False, sort_keys=True
-        ).encode(),
+        CLIP_HEADER: pack_clip_header({name: clip[name] for name in CLIP_FIELDS}),
         LATENT: save_npy(pack(latent, header) if packed else latent),
     }
     if logvar is not None:
@@ -210,7 +208,7 @@ class LatentSums:
                 total=[[sum(channel) for channel in plane] for plane in rows.swapaxes(0, 1).tolist()],
                 squares=[[sum(channel) for channel in plane] for plane in squares.swapaxes(0, 1).tolist()],
                 saturated=beyond.tolist(),
-                labels=Counter(labels),
+                labels=Counter(known_labels(labels)),
             )
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from avprep.shards.clips import DecodeH264, load_npy
+from avprep.shards.clips import DecodeH264, known_labels, load_npy
 from avprep.shards.decoders import ClipDecoder, Item, LatentDecoder, decoded
 from avprep.shards.integrity import content_damage, sha256_of, size_damage
 from avprep.shards.latents import SUMS_ENTRY, EncoderHeader, LatentSums
@@ -210,5 +210,5 @@ def _text_damage(name: str, item: Item, planned: PlanRow | None) -> Iterator[Dam
     stated = item["json"]
     if stated["source"] != planned.source or stated["caption"] != planned.caption:
         yield Damage(name, f"its source or caption is not the plan's: {stated['source'][:80]!r}")
-    if list(stated["labels"]) != list(planned.labels):
+    if stated["labels"] != known_labels(planned.labels):
         yield Damage(name, f"labels {stated['labels'][:5]!r} are not the plan's {list(planned.labels)[:5]!r}")

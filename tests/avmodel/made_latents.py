@@ -25,8 +25,10 @@ def write_latents(
     packed: bool = False,
     noise: float = 0.05,
     levels: dict[str, float] = LEVELS,
+    unlabelled: int = 0,
 ) -> Path:
-    """`count` latents, by turns of label 'low' (values near -0.5) and 'high' (near 0.5), in two shards."""
+    """`count` latents, by turns of label 'low' (values near -0.5) and 'high' (near 0.5), in two shards. The
+    first `unlabelled` have no label."""
     out.mkdir(parents=True, exist_ok=True)
     rng, sums = np.random.default_rng(0), LatentSums()
     entries = header.output_header(packed=packed, posterior=False)
@@ -34,15 +36,16 @@ def write_latents(
     keys = sorted(hashlib.sha256(str(i).encode()).hexdigest()[:16] + "_00000000000" for i in range(count))
     halves = [keys[: count // 2], keys[count // 2 :]]
     labels = {key: list(levels)[i % 2] for i, key in enumerate(keys)}
+    named = {key: [] if i < unlabelled else [labels[key]] for i, key in enumerate(keys)}
     writer.plan(
-        [PlanRow(key=k, shard=i, source=k, start=0, labels=(labels[k],), caption="") for k in half]
+        [PlanRow(key=k, shard=i, source=k, start=0, labels=tuple(named[k]), caption="") for k in half]
         for i, half in enumerate(halves)
     )
 
     def members(key: str, pack: LatentPacker) -> Members:
         latent = rng.normal(levels[labels[key]], noise, header.shape).clip(-1, 1).astype(np.float16)
         latent[:, header.padding()] = 0
-        clip = {"labels": [labels[key]], "caption": "", "source": key, "start_s": 0.0, "stop_s": 1.0}
+        clip = {"labels": named[key], "caption": "", "source": key, "start_s": 0.0, "stop_s": 1.0}
         return pack(clip | {"has_audio": True}, latent)
 
     for i, half in enumerate(halves):

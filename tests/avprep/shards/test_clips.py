@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import tarfile
 from collections import Counter
 
@@ -19,8 +20,10 @@ from avprep.shards.clips import (
     load_waveform,
     merge,
     pack_clip,
+    pack_clip_header,
     unpack_frames,
 )
+from avprep.shards.decoders import load_clip_header
 from avprep.shards.layout import ShardError
 from avprep.shards.ledger import ShardRecord, read_record, write_ledger
 from avprep.shards.store import open_store
@@ -66,6 +69,32 @@ def test_a_clip_comes_back(codec):
     assert error.max() == 0 if codec == "raw" else error.mean() < 3
     assert np.array_equal(load_npy(members["mel.npy"]), given_clip["mel"].astype(np.float16))
     assert np.abs(load_waveform(members["audio.flac"], SPEC) - given_clip["waveform"]).max() <= 1 / 32768
+
+
+HEADER = {"source": "a.mp4", "start_s": 0.0, "stop_s": 1.6, "caption": "", "has_audio": True}
+
+
+@pytest.mark.parametrize("labels", [[], ["dog"], ["dog", "cat"], ["", "dog"]])
+def test_the_labels_of_a_clip_come_back_and_have_one_type_in_the_file(labels):
+    data = pack_clip_header(HEADER | {"labels": labels})
+    stored = json.loads(data)["labels"]
+    assert stored and all(type(label) is str for label in stored)
+    assert load_clip_header(data) == HEADER | {"labels": labels}
+
+
+def test_a_clip_without_labels_of_an_older_output_is_read():
+    assert load_clip_header(json.dumps(HEADER | {"labels": []}).encode())["labels"] == []
+
+
+def test_the_header_of_a_clip_with_labels_has_the_bytes_that_it_always_had():
+    header = HEADER | {"labels": ["dög"]}
+    assert (
+        pack_clip_header(header)
+        == (
+            '{"caption": "", "has_audio": true, "labels": ["dög"], "source": "a.mp4", '
+            '"start_s": 0.0, "stop_s": 1.6}'
+        ).encode()
+    )
 
 
 @given(
