@@ -50,7 +50,7 @@ _MEDIA_OPTIONS = (
         "--list",
         type=click.Path(path_type=Path),
         metavar="PATH",
-        help="The list, where it does not lie under the root; of manifest a csv, tsv, jsonl or parquet.",
+        help="The list, where it does not lie under the root; manifest: csv, tsv, jsonl, json or parquet.",
     ),
     option(
         DatasetOptions,

@@ -1,5 +1,5 @@
-"""A list of your own: csv, tsv, JSON lines or parquet with the columns path, start, stop, labels, caption and
-split.
+"""A list of your own: csv, tsv, JSON lines, JSON or parquet with the columns path, start, stop, labels,
+caption and split.
 
 Only `path` is required. start and stop are seconds of the file; labels are separated by '|' (or a list in
 parquet and JSON). Paths are relative to the root, or absolute.
@@ -20,14 +20,22 @@ from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listin
 if TYPE_CHECKING:
     from avprep.datasets.table import Cell, Row
 
-NAMES = ("manifest.csv", "manifest.tsv", "manifest.parquet", "manifest.jsonl", "manifest.ndjson")
+NAMES = (
+    "manifest.csv",
+    "manifest.tsv",
+    "manifest.parquet",
+    "manifest.jsonl",
+    "manifest.ndjson",
+    "manifest.json",
+)
 LAYOUT = (
-    "Expected: a manifest.csv, .tsv, .jsonl or .parquet under the root (or given by list_file=FILE), with a "
-    "column 'path' and, if known, start, stop (seconds), labels (separated by '|'), caption and split."
+    "Expected: a manifest.csv, .tsv, .jsonl, .json or .parquet under the root (or given by list_file=FILE), "
+    "with a column 'path' and, if known, start, stop (seconds), labels (separated by '|'), caption and split."
 )
 COLUMNS = ("path", "start", "stop", "labels", "caption", "split")
 MAX_START_S = 24 * 3600  # no file is believed to be longer
 _MAX_PATH = 4096  # PATH_MAX
+_SPANS_SHOWN = 5
 
 NO_PATH = "rows without a usable path (empty, or one that leaves the root by '..')"
 NO_SPAN = "rows whose start and stop are no span in seconds"
@@ -49,31 +57,51 @@ def list_sources(options: DatasetOptions) -> Listing:
     notes: Counter[str] = Counter()
     sources, splits = [], set()
     roots = _spellings(options.root)
-    for row in read_table(path, COLUMNS, notes):
+    no_spans: list[str] = []  # the first of them, for the note
+    for line, row in read_table(path, COLUMNS, notes):
         splits.add(row["split"])
         if options.split is not None and row["split"] != options.split:
             continue
-        source = _source(row, roots, notes)
-        if source is not None:
-            sources.append(source)
+        file = _path(row["path"], roots)
+        if file is None:
+            notes[NO_PATH] += 1
+            continue
+        try:
+            start_s, stop_s = _span(row, notes)
+        except (ValueError, TypeError) as error:
+            notes[NO_SPAN] += 1
+            if len(no_spans) < _SPANS_SHOWN:
+                no_spans.append(f"line {line}: {error}")
+            continue
+        sources.append(_source(file, start_s, stop_s, row, line))
     if options.split is not None and options.split not in splits:
         found = ", ".join(sorted(str(s) for s in splits if s)) or "none"
         raise DatasetError(f"split = {options.split!r}: {path} has no such split; there are: {found}")
-    return Listing(options.root, unique(sources, notes), dict(notes))
+    return Listing(options.root, unique(sources, notes), _with_lines(notes, no_spans))
 
 
-def _source(row: Row, roots: tuple[str, ...], notes: Counter[str]) -> Source | None:
-    path = _path(row["path"], roots)
-    if path is None:
-        notes[NO_PATH] += 1
-        return None
-    try:
-        start_s, stop_s = _seconds(row["start"], notes) or 0.0, _seconds(row["stop"], notes)
-    except (ValueError, TypeError):
-        start_s, stop_s = math.nan, None
-    if not (0 <= start_s <= MAX_START_S and (stop_s is None or start_s < stop_s < math.inf)):
-        notes[NO_SPAN] += 1
-        return None
+def _with_lines(notes: Counter[str], no_spans: list[str]) -> dict[str, int]:
+    """The notes, with the first rows that are no span by their lines."""
+    if not no_spans:
+        return dict(notes)
+    more = "; ..." if notes[NO_SPAN] > len(no_spans) else ""
+    named = f"{NO_SPAN} ({'; '.join(no_spans)}{more})"
+    return {named if note == NO_SPAN else note: count for note, count in notes.items()}
+
+
+def _span(row: Row, notes: Counter[str]) -> tuple[float, float | None]:
+    """`[start_s, stop_s)`. Raises ValueError or TypeError, with the cells, for what is none."""
+    start_s, stop_s = _seconds(row["start"], notes) or 0.0, _seconds(row["stop"], notes)
+    if not 0 <= start_s <= MAX_START_S:
+        raise ValueError(f"start {start_s:g} is not between 0 and {MAX_START_S} s")
+    if stop_s is not None and not math.isfinite(stop_s):
+        raise ValueError(f"stop {stop_s:g} is not finite")
+    if stop_s is not None and not start_s < stop_s:
+        raise ValueError(f"start {start_s:g} is not before stop {stop_s:g}")
+    return start_s, stop_s
+
+
+def _source(path: str, start_s: float, stop_s: float | None, row: Row, line: int) -> Source:
     labels = _same(_labels(row["labels"]))
     return Source(
         path=path,
@@ -81,6 +109,7 @@ def _source(row: Row, roots: tuple[str, ...], notes: Counter[str]) -> Source | N
         stop_s=stop_s,
         labels=labels,
         caption=_text(row["caption"]) or caption_of(labels),
+        line=line,
     )
 
 
@@ -113,14 +142,17 @@ def _path(cell: Cell, roots: tuple[str, ...]) -> str | None:
 def _text(cell: Cell) -> str | None:
     """A cell of a column that holds no lists. Raises TypeError for a list."""
     if isinstance(cell, list):
-        raise TypeError(f"a list where text is expected: {cell!r}")
+        raise TypeError(f"a list where text is expected: {repr(cell)[:60]}")
     return cell
 
 
 def _seconds(cell: Cell, notes: Counter[str]) -> float | None:
     """Raises ValueError or TypeError for what is no number."""
     text = _text(cell)
-    seconds = None if text is None else float(text)
+    try:
+        seconds = None if text is None else float(text)
+    except ValueError as error:
+        raise ValueError(f"{text[:60]!r} is no number of seconds") from error
     if seconds is None or not math.isnan(seconds):
         return seconds
     notes[NAN_CELLS] += 1

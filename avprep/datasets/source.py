@@ -33,6 +33,7 @@ class Source:
     maybe_trimmed: bool = False
     labels: tuple[str, ...] = ()
     caption: str = ""
+    line: int | None = None  # of the list that names it, for messages; None = no list, or not known
 
 
 @dataclass(frozen=True)

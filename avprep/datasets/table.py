@@ -1,4 +1,4 @@
-"""Rows of a table: csv, tsv, JSON lines or parquet.
+"""Rows of a table: csv, tsv, JSON lines, JSON or parquet.
 
 Only the columns that are asked for are read, as text: the type of no other column is guessed, and nothing in
 it can refuse the file. The file may be damaged or hostile: every line and cell is bounded, and a row that
@@ -23,10 +23,12 @@ from avprep.datasets.source import DatasetError
 
 Cell = str | list[str | None] | None  # a list column of parquet or JSON; None = nothing is known
 Row = dict[str, Cell]
+NumberedRow = tuple[int, Row]  # and the line that it ends at
 
 LISTS = ("labels",)  # columns that may hold lists
 MAX_CELL = 131_072  # characters: the bound of Python's csv module
 _MAX_LINE = 16 << 20  # characters
+_MAX_JSON = 256 << 20  # bytes of a file that is parsed at once
 _ROWS_AT_ONCE = 1 << 14  # of parquet
 _NAMES_SHOWN = 10
 
@@ -36,11 +38,13 @@ LONG_ROWS = f"rows with a cell of more than {MAX_CELL:,} characters"
 NO_UTF8_ROWS = "rows that are no UTF-8"
 
 
-def read_table(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[Row]:
-    """The rows, each with exactly these columns; None where there is no such column or an empty cell.
+def read_table(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[NumberedRow]:
+    """The rows with their line numbers. Each has exactly these columns; None where there is no such column or
+    an empty cell.
 
     A column's name is found whatever its case and the blanks around it. Cells of csv and tsv come without
-    blanks around them. Only the column 'labels' may hold lists.
+    blanks around them. Only the column 'labels' may hold lists. Lines are counted from 1, and so are rows of
+    JSON and parquet.
 
     Raises:
         DatasetError: the file cannot be read as what its suffix says, does not have the first of the columns,
@@ -50,10 +54,10 @@ def read_table(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Ite
     if read is None:
         raise DatasetError(f"{path} has none of the suffixes {', '.join(_READERS)}")
     try:
-        for row in read(path, columns, notes):
+        for line, row in read(path, columns, notes):
             fault = _fault(row)
             if fault is None:
-                yield row
+                yield line, row
             else:
                 notes[fault] += 1
     except (pa.ArrowException, csv.Error, OSError, ValueError) as error:
@@ -101,7 +105,7 @@ def _note_unread(names: Iterable[str], notes: Counter[str]) -> None:
 
 def _csv_rows(
     path: Path, columns: tuple[str, ...], notes: Counter[str], delimiter: str = ","
-) -> Iterator[Row]:
+) -> Iterator[NumberedRow]:
     with _opened(path) as file:
         rows = csv.reader(_lines(file), delimiter=delimiter, skipinitialspace=True)
         header = next(rows, [])
@@ -109,10 +113,13 @@ def _csv_rows(
         try:
             for cells in rows:
                 if len(cells) == len(header):
-                    yield {
-                        name: cells[places[name]].strip() or None if name in places else None
-                        for name in columns
-                    }
+                    yield (
+                        rows.line_num,
+                        {
+                            name: cells[places[name]].strip() or None if name in places else None
+                            for name in columns
+                        },
+                    )
                 elif any(cells):
                     notes[OVERFULL_ROWS] += 1
         except csv.Error as error:
@@ -121,7 +128,7 @@ def _csv_rows(
             ) from error
 
 
-def _tsv_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[Row]:
+def _tsv_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[NumberedRow]:
     return _csv_rows(path, columns, notes, "\t")
 
 
@@ -137,13 +144,34 @@ def _lines(file: TextIO) -> Iterator[str]:
         yield line
 
 
-# --- JSON lines --------------------------------------------------------------------------------------------
+# --- JSON --------------------------------------------------------------------------------------------------
 
 
-def _json_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[Row]:
+def _json_list_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[NumberedRow]:
+    if path.stat().st_size > _MAX_JSON:
+        raise ValueError(f"it has more than {_MAX_JSON:,} bytes; JSON lines (.jsonl) may have any number")
     unread: dict[str, None] = {}
     with _opened(path) as file:
-        for line in _lines(file):
+        try:
+            found = json.load(file, object_pairs_hook=_Object)
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, list) or isinstance(found, _Object):
+        raise ValueError("it is not a list of objects, [{...}, {...}]")
+    for number, item in enumerate(found, 1):
+        try:
+            row = _json_row(item, columns, unread)
+        except ValueError:
+            notes[UNREADABLE_ROWS] += 1
+        else:
+            yield number, row
+    _note_unread(unread, notes)
+
+
+def _json_lines_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[NumberedRow]:
+    unread: dict[str, None] = {}
+    with _opened(path) as file:
+        for number, line in enumerate(_lines(file), 1):
             if line.isspace():
                 continue
             try:
@@ -151,7 +179,7 @@ def _json_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Ite
             except (ValueError, RecursionError):
                 notes[UNREADABLE_ROWS] += 1
             else:
-                yield row
+                yield number, row
     _note_unread(unread, notes)
 
 
@@ -189,19 +217,21 @@ def _json_text(value: object) -> str | None:
 # --- parquet -----------------------------------------------------------------------------------------------
 
 
-def _parquet_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[Row]:
+def _parquet_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[NumberedRow]:
     with pq.ParquetFile(path, pre_buffer=False) as file:
         schema = file.schema_arrow
         places = _places(schema.names, columns, path, notes)
         wanted = {name: schema.field(place) for name, place in places.items()}
         as_text = {name: _caster(name, field, path) for name, field in wanted.items()}
         names = [field.name for field in wanted.values()]
+        number = 0
         for batch in file.iter_batches(_ROWS_AT_ONCE, columns=names, use_threads=False):
             read = {
                 name: as_text[name](batch.column(field.name)).to_pylist() for name, field in wanted.items()
             }
             for i in range(len(batch)):
-                yield {name: read[name][i] or None if name in read else None for name in columns}
+                number += 1
+                yield number, {name: read[name][i] or None if name in read else None for name in columns}
 
 
 def _caster(name: str, field: pa.Field, path: Path) -> Callable[[pa.Array], pa.Array]:
@@ -220,7 +250,8 @@ _READERS = {
     ".csv": _csv_rows,
     ".txt": _csv_rows,
     ".tsv": _tsv_rows,
-    ".jsonl": _json_rows,
-    ".ndjson": _json_rows,
+    ".jsonl": _json_lines_rows,
+    ".ndjson": _json_lines_rows,
+    ".json": _json_list_rows,
     ".parquet": _parquet_rows,
 }

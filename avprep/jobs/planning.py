@@ -117,9 +117,20 @@ def _source_rows(
     ]
     if starts:
         return [_row(source, start, None) for start in spread(starts, options.clips_per_source)]
-    longest_s = max((float(stop_s - start_s) for start_s, stop_s in spans), default=0.0)
-    short = MediaError(Reason.TOO_SHORT, f"{longest_s:.3f} s of video, a clip is {float(spec.seconds):g} s")
+    short = MediaError(Reason.TOO_SHORT, _shortness(source, info, spans, spec))
     return [_row(source, _first_sample(source, spec), short)]
+
+
+def _shortness(
+    source: Source, info: MediaInfo, spans: list[tuple[Fraction, Fraction]], spec: ClipSpec
+) -> str:
+    """Why a source gives no clip, and the line of the list that names it."""
+    where = "" if source.line is None else f"line {source.line} of the list: "
+    end_s = float(max(part.stop_s for part in info.parts))
+    if not spans and source.start_s >= end_s:  # a file that was trimmed to its span has other times
+        return f"{where}the span starts at {source.start_s:g} s, behind the end of the video at {end_s:.3f} s"
+    longest_s = max((float(stop_s - start_s) for start_s, stop_s in spans), default=0.0)
+    return f"{where}{longest_s:.3f} s of video, a clip is {float(spec.seconds):g} s"
 
 
 def _first_sample(source: Source, spec: ClipSpec) -> int:

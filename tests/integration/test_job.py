@@ -104,6 +104,8 @@ def test_spans_past_the_end_of_a_file_end_with_it(clip_root, tmp_path):
         ("beta/scene 0.mp4", 2.0, "written", ""),
         ("beta/scene 1.mp4", 50.0, "filtered", "too_short"),
     ]
+    (short,) = [row.detail for row in rows_of(tmp_path / "out") if row.reason]
+    assert short == "line 4 of the list: the span starts at 50 s, behind the end of the video at 5.720 s"
 
 
 def test_a_limit_asks_for_no_more_headers_than_it_needs(clip_root, tmp_path, monkeypatch):

@@ -94,6 +94,9 @@ def parquet_with_a_column_twice() -> bytes:
         ("m.parquet", parquet(path=["a"], labels=[[["b"]]]), "'labels' holds list<"),
         ("m.parquet", parquet(path=["a"], caption=[["b"]]), "'caption' holds list<"),
         ("m.parquet", parquet_with_a_column_twice(), "column 'path' 2 times"),
+        ("m.json", '{"path": "a.mp4"}', "not a list of objects"),
+        ("m.json", '[{"path": "a.mp4"}', "cannot be read"),
+        ("m.json", "[" * 100_000, "nested too deeply"),
         ("m.yaml", "- a.mp4\n", "none of the suffixes .csv"),
     ],
     ids=lambda value: None if not isinstance(value, str) or len(value) > 60 else value,
@@ -111,12 +114,21 @@ def test_what_is_no_manifest_is_one_sentence(name, content, words, tmp_path):
         ("m.csv", b"path,caption\nb\xffd.mp4,x\na.mp4,\xe9\ngood.mp4,z\n", {NO_UTF8_ROWS: 2}),
         ("m.csv", b"path,caption\na\0.mp4,x\ngood.mp4,z\n", {NO_PATH: 1}),
         ("m.csv", b"path,caption\n" + b"a" * 5000 + b".mp4,x\ngood.mp4,z\n", {NO_PATH: 1}),
-        ("m.csv", b"path,start,stop\na,3,2\nb,-1,2\nc,5,5\nd,x,\ne,1e9,\ngood.mp4,0,1\n", {NO_SPAN: 5}),
+        (
+            "m.csv",
+            b"path,start,stop\ngood.mp4,0,1\na,3,2\n",
+            {f"{NO_SPAN} (line 3: start 3 is not before stop 2)": 1},
+        ),
         ("m.csv", b"path,start,stop\ngood.mp4,nan,NaN\n", {NAN_CELLS: 2}),
         (
             "m.jsonl",
             b'{"path": "good.mp4"}\n[1]\n7\n{"path"\n{"path": {"a": 1}}\n' + b"[" * 100_000,
             {UNREADABLE_ROWS: 5},
+        ),
+        (
+            "m.json",
+            b'[{"path": "good.mp4"}, 7, [["path", "a"]], {"path": {}}, {"PATH": "b", "path": "c"}]',
+            {UNREADABLE_ROWS: 4},
         ),
         (
             "m.jsonl",
@@ -131,12 +143,44 @@ def test_what_is_no_manifest_is_one_sentence(name, content, words, tmp_path):
         ),
         ("m.parquet", parquet(path=["a", "good.mp4"], caption=["x" * 10_000_000, ""]), {LONG_ROWS: 1}),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_a_row_that_cannot_be_used_is_counted_and_the_rest_is_read(name, content, note, tmp_path):
     found = listing(tmp_path / name, content)
     assert paths(found) == ["good.mp4"]
     assert found.notes == note
+
+
+def test_rows_that_are_no_span_are_named_by_line_and_reason(tmp_path):
+    rows = [
+        'path,caption,start,stop,labels\n"a","two\nlines",3,2,',
+        "b,,-1,2,",
+        "c,,5,5,",
+        "d,,x,,",
+        "\ne,,,inf,",
+        "f,,9,1,",
+    ]
+    found = listing(tmp_path / "m.csv", "\n".join(rows) + "\ngood.mp4,,0,1,\n")
+    assert [(source.path, source.line) for source in found.sources] == [("good.mp4", 10)]
+    assert found.notes == {
+        f"{NO_SPAN} (line 3: start 3 is not before stop 2; line 4: start -1 is not between 0 and 86400 s; "
+        "line 5: start 5 is not before stop 5; line 6: 'x' is no number of seconds; "
+        "line 8: stop inf is not finite; ...)": 6
+    }
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet"])
+def test_rows_are_counted_from_1(suffix, tmp_path):
+    rows = [{"path": "a", "start": 3, "stop": 2}, {"path": "b", "start": 0, "stop": 2}]
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet")
+    else:
+        text = json.dumps(rows) if suffix == "json" else "\n".join(map(json.dumps, rows))
+        (tmp_path / f"m.{suffix}").write_text(text)
+    path = tmp_path / f"m.{suffix}"
+    found = listing(path, path.read_bytes())
+    assert [(source.path, source.line) for source in found.sources] == [("b", 2)]
+    assert found.notes == {f"{NO_SPAN} (line 1: start 3 is not before stop 2)": 1}
 
 
 def test_however_a_file_is_spelt_it_is_one_source(tmp_path):
@@ -178,11 +222,13 @@ def test_every_form_of_a_table_reads_the_same(rows, tmp_path):
         writer = csv.DictWriter(file, COLUMNS, delimiter="\t", quoting=csv.QUOTE_ALL)
         writer.writeheader()
         writer.writerows(rows)
+    (tmp_path / "t.json").write_text(json.dumps(rows))
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
     expected = [{name: cell or None for name, cell in row.items()} for row in rows]
-    for suffix in ("csv", "tsv", "jsonl", "parquet"):
-        assert list(read_table(tmp_path / f"t.{suffix}", COLUMNS, Counter())) == expected
+    for suffix in ("csv", "tsv", "jsonl", "json", "parquet"):
+        found = [row for _, row in read_table(tmp_path / f"t.{suffix}", COLUMNS, Counter())]
+        assert found == expected
 
 
 def test_a_cell_of_the_greatest_length_is_read(tmp_path):
