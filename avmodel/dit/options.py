@@ -11,6 +11,7 @@ from typing import Literal
 
 from avmodel.config import STDiTConfig
 from avmodel.training.options import Device, TrainingOptions, runtime
+from avprep.credentials import require_no_credentials_in
 
 Solver = Literal["euler", "midpoint"]
 SOLVERS: tuple[Solver, ...] = ("euler", "midpoint")
@@ -56,3 +57,6 @@ class SampleOptions:
     given_audio: Path | None = None  # its pictures are made
     batch_size: int = 16
     device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        require_no_credentials_in(self)

@@ -12,6 +12,7 @@ from typing import Literal
 from avmodel.config import MDSAConfig
 from avmodel.training.errors import TrainingError
 from avmodel.training.options import Device, TrainingOptions, runtime
+from avprep.credentials import require_no_credentials_in
 
 Backbone = Literal["vgg16", "squeezenet1_1", "alexnet"]
 BACKBONES: tuple[Backbone, ...] = ("vgg16", "squeezenet1_1", "alexnet")
@@ -98,3 +99,6 @@ class ReconstructOptions:
     limit: int | None = None  # clips, spread over all; None: all
     batch_size: int = 8
     device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        require_no_credentials_in(self)

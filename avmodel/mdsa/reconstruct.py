@@ -7,7 +7,6 @@ was asked for, then a line of measures per finished clip. The same command conti
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from avprep.shards.clips import load_waveform
 from avprep.shards.layout import AUDIO
 from avprep.shards.lock import lock
 from avprep.shards.store import open_store
+from avprep.shards.whole import whole_path
 
 RECORD_FILE = "reconstructions.jsonl"
 
@@ -138,6 +138,5 @@ def _write_pair(
 ) -> None:
     """Writes KEY.mp4 whole or not at all. sound: (2, samples)."""
     pair = torch.cat([original, frames], dim=2).numpy()
-    temporary = out / f".{key}.mp4.{os.getpid()}.tmp"
-    write_mp4(temporary, pair, sound, fps=data.spec.fps, sample_rate=data.spec.sample_rate)
-    os.replace(temporary, out / f"{key}.mp4")
+    with whole_path(out / f"{key}.mp4") as path:
+        write_mp4(path, pair, sound, fps=data.spec.fps, sample_rate=data.spec.sample_rate)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from avmodel.training.errors import CheckpointError, TrainingError
 from avmodel.training.log import naming
-from avprep.shards.store import whole_file
+from avprep.shards.whole import whole_file
 
 _MOST_NAMES = 3  # of tensors in a message
 Model = TypeVar("Model", bound=nn.Module)

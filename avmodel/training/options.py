@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from avmodel.training.errors import TrainingError
+from avprep.credentials import require_no_credentials_in
 
 if TYPE_CHECKING:
     from avprep.shards.damage import OnDamage
@@ -41,6 +42,7 @@ class TrainingOptions:
 
     Raises:
         TrainingError: a value out of range.
+        ArgumentError: an address with credentials.
     """
 
     out: Path = runtime()  # folder for checkpoints and logs
@@ -57,6 +59,7 @@ class TrainingOptions:
     device: Device = runtime("auto")
 
     def __post_init__(self) -> None:
+        require_no_credentials_in(self)
         for name in ("batch_size", "lr", "clip_grad", "checkpoint_every", "eval_every"):
             if not getattr(self, name) > 0:
                 raise TrainingError(f"{name} must be above 0, not {getattr(self, name)}")

@@ -28,6 +28,7 @@ def clip_dataset(
     list_file: AnyPath | None = DatasetOptions.list_file,
     label_from_folder: bool = DatasetOptions.label_from_folder,
     follow_links: bool = DatasetOptions.follow_links,
+    allow_outside: bool = DatasetOptions.allow_outside,
     spec: ClipSpec = ClipOptions.spec,
     stride_s: float | None = None,
     clips_per_source: int | None = PlanOptions.clips_per_source,
@@ -57,7 +58,8 @@ def clip_dataset(
             labels and a caption), under `root`.
         out: a folder, made if need be, or a URI that pyarrow.fs opens. Not in or around the media.
         root: the folder of listed files. Paths are kept relative to it: they are the sources' identity.
-        dataset, split, list_file, label_from_folder, follow_links: how a root folder is listed.
+        dataset, split, list_file, label_from_folder, follow_links, allow_outside: how a root folder is
+            listed.
         spec: what a clip is.
         stride_s: seconds from one clip's start to the next's; None = a clip's length.
         clips_per_source: at most, spread over the source; None = all.
@@ -107,6 +109,7 @@ def clip_dataset(
         list_file=None if list_file is None else Path(list_file),
         label_from_folder=label_from_folder,
         follow_links=follow_links,
+        allow_outside=allow_outside,
     )
     listed = listed_sources(sources, root, dataset, listing)
     require_apart(out, listed.root)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from avprep.checks import require_number, require_one_of, require_spec, require_whole, samples_of
+from avprep.credentials import require_no_credentials
 from avprep.dsp.mel import mel_stack
 from avprep.errors import ArgumentError
 from avprep.media.crop import CROPS, Crop
@@ -91,6 +92,7 @@ def read_clips(
     if starts is not None and (stride_s is not None or clips is not None):
         raise ArgumentError("starts says which clips are read; stride_s and clips go without it")
     begins = None if starts is None else _ascending(starts, spec)
+    require_no_credentials("path", path)
     path, deadline = os.fspath(path), Deadline(timeout_s)
     return _read(path, begins, spec, crop, stride, clips, deadline, on_failure or _raise)
 

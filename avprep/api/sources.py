@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from avprep.checks import require_one_of
+from avprep.credentials import require_no_credentials
 from avprep.datasets import DATASETS, list_dataset
 from avprep.datasets.source import DatasetOptions, Source, caption_of
 from avprep.errors import ArgumentError
@@ -38,13 +39,16 @@ def listed_sources(
         DatasetError: the folder cannot be listed, or holds no source.
     """
     require_one_of("dataset", dataset, tuple(DATASETS))
+    require_no_credentials("root", root)
+    require_no_credentials("list_file", options.list_file)
     if isinstance(sources, (str, os.PathLike)):
+        require_no_credentials("sources", sources)
         return _of_folder(Path(sources), root, dataset, options)
     if root is None:
         raise ArgumentError("root needs a value for a list of sources: their paths are kept relative to it")
     if options != DatasetOptions(root=options.root) or dataset != "folder":
         raise ArgumentError(
-            "dataset, split, list_file, label_from_folder and follow_links go with a folder, "
+            "dataset, split, list_file, label_from_folder, follow_links and allow_outside go with a folder, "
             "not with a list of sources"
         )
     if not os.path.isdir(root):
@@ -69,6 +73,7 @@ def _checked(sources: Iterable[Source | AnyPath], root: Path) -> list[Source]:
     found: dict[tuple[str, float], Source] = {}
     for i, given in enumerate(sources):
         source = given if isinstance(given, Source) else Source(path=os.fspath(given))
+        require_no_credentials(f"sources[{i}]", source.path)
         name = f"sources[{i}] = {source.path!r}"
         source = _source(name, source, root)
         if (source.path, source.start_s) in found:

@@ -10,6 +10,7 @@ import click
 
 from avprep.cli.bar import BarProgress
 from avprep.cli.group import with_options
+from avprep.credentials import scrubbed
 from avprep.jobs.output import Stopped
 from avprep.jobs.progress import Progress
 from avprep.media.source import MediaGone
@@ -49,5 +50,5 @@ def failed_file(error: OSError, out: str, option: str = "--out") -> click.ClickE
     named, why = str(error.filename or out), error.strerror or error
     where = f"{option} {out} cannot be written" if named.startswith(out) else named
     return click.ClickException(
-        f"{where}: {why}. No shard is half done; when that is mended, run the same command again."
+        scrubbed(f"{where}: {why}. No shard is half done; when that is mended, run the same command again.")
     )

@@ -60,6 +60,13 @@ _MEDIA_OPTIONS = (
         help="folder: the parent folder's name is the label.",
     ),
     option(DatasetOptions, "follow_links", "--follow-links", is_flag=True, help="Enter links to folders."),
+    option(
+        DatasetOptions,
+        "allow_outside",
+        "--allow-outside",
+        is_flag=True,
+        help="manifest: read files outside of the root, too.",
+    ),
     option(ClipSpec, "fps", "--fps", type=int, help="Frames per second."),
     option(ClipSpec, "frames", "--frames", type=int, help="Frames per clip."),
     option(ClipSpec, "size", "--size", type=int, help="Pixels, height and width."),

@@ -2,7 +2,8 @@
 caption and split.
 
 Only `path` is required. start and stop are seconds of the file; labels are separated by '|' (or a list in
-parquet and JSON). Paths are relative to the root, or absolute.
+parquet and JSON). Paths are relative to the root, or absolute. A list may come from others: files outside of
+the root are read only where `allow_outside` says so.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from avprep.credentials import REMEDY, credentials_in
 from avprep.datasets.listing import find_list, unique
 from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listing, Source, caption_of
 
@@ -36,8 +38,11 @@ COLUMNS = ("path", "start", "stop", "labels", "caption", "split")
 MAX_START_S = 24 * 3600  # no file is believed to be longer
 _MAX_PATH = 4096  # PATH_MAX
 _SPANS_SHOWN = 5
+_SPLITS_SHOWN = 20
 
-NO_PATH = "rows without a usable path (empty, or one that leaves the root by '..')"
+NO_PATH = "rows without a usable path (empty, too long, or with a NUL in it)"
+OUTSIDE = "rows whose file lies outside of the root (allow_outside=True reads them)"
+SECRET_ROWS = f"rows that hold credentials ({REMEDY})"
 NO_SPAN = "rows whose start and stop are no span in seconds"
 NAN_CELLS = "start and stop cells that say NaN, taken for empty"
 
@@ -59,12 +64,18 @@ def list_sources(options: DatasetOptions) -> Listing:
     roots = _spellings(options.root)
     no_spans: list[str] = []  # the first of them, for the note
     for line, row in read_table(path, COLUMNS, notes):
+        if any(map(_holds_credentials, row.values())):
+            notes[SECRET_ROWS] += 1
+            continue
         splits.add(row["split"])
         if options.split is not None and row["split"] != options.split:
             continue
         file = _path(row["path"], roots)
         if file is None:
             notes[NO_PATH] += 1
+            continue
+        if file.startswith("/") and not options.allow_outside:
+            notes[OUTSIDE] += 1
             continue
         try:
             start_s, stop_s = _span(row, notes)
@@ -75,7 +86,9 @@ def list_sources(options: DatasetOptions) -> Listing:
             continue
         sources.append(_source(file, start_s, stop_s, row, line))
     if options.split is not None and options.split not in splits:
-        found = ", ".join(sorted(str(s) for s in splits if s)) or "none"
+        names = sorted(str(s)[:50] for s in splits if s)
+        more = ", ..." if len(names) > _SPLITS_SHOWN else ""
+        found = ", ".join(names[:_SPLITS_SHOWN]) + more or "none"
         raise DatasetError(f"split = {options.split!r}: {path} has no such split; there are: {found}")
     return Listing(options.root, unique(sources, notes), _with_lines(notes, no_spans))
 
@@ -122,7 +135,8 @@ def _spellings(root: Path) -> tuple[str, ...]:
 
 
 def _path(cell: Cell, roots: tuple[str, ...]) -> str | None:
-    """The path relative to the root where the file is under it, written in one way; None for no usable one.
+    """The path relative to the root where the file is under it, else absolute, written in one way; None for
+    no usable one.
 
     However a row spells a file ('x', './x', 'a/../x', '/root/x'), it is one source, and its clips have one
     key.
@@ -130,10 +144,18 @@ def _path(cell: Cell, roots: tuple[str, ...]) -> str | None:
     if not isinstance(cell, str) or "\0" in cell or len(cell) > _MAX_PATH:
         return None
     path = posixpath.normpath(cell)
+    if path.split("/", 1)[0] == "..":
+        path = posixpath.normpath(roots[0] + path)
     if path.startswith("/"):
         path = "/" + path.lstrip("/")
         path = next((path.removeprefix(root) for root in roots if path.startswith(root)), path)
-    return None if path in (".", "/") or path.split("/", 1)[0] == ".." else path
+    return None if path in (".", "/") or path + "/" in roots else path
+
+
+def _holds_credentials(cell: Cell) -> bool:
+    """Of any column: cells end up in the plan, in messages and in the ledger."""
+    parts = cell if isinstance(cell, list) else [cell]
+    return any(part is not None and credentials_in(part) is not None for part in parts)
 
 
 # --- cells -------------------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ class DatasetOptions:
     list_file: Path | None = None  # the list, where it does not lie at its usual place under root
     label_from_folder: bool = False  # `folder` only: the parent folder's name is the label
     follow_links: bool = False  # links to folders are entered
+    allow_outside: bool = False  # `manifest` only: files that lie outside of the root are read, too
 
 
 # A dataset is one function from options to a listing, and the names of its splits.

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from avprep.credentials import scrubbed
 from avprep.datasets.listing import is_utf8
 from avprep.datasets.source import DatasetError
 
@@ -31,6 +32,7 @@ _MAX_LINE = 16 << 20  # characters
 _MAX_JSON = 256 << 20  # bytes of a file that is parsed at once
 _ROWS_AT_ONCE = 1 << 14  # of parquet
 _NAMES_SHOWN = 10
+_LONGEST_NAME = 4096  # characters that are looked at
 
 UNREADABLE_ROWS = "rows that cannot be read"
 OVERFULL_ROWS = "rows with more or fewer cells than the header"
@@ -61,7 +63,7 @@ def read_table(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Ite
             else:
                 notes[fault] += 1
     except (pa.ArrowException, csv.Error, OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:500]
+        why = scrubbed(" ".join(str(error).split())[:_LONGEST_NAME])[:500]
         raise DatasetError(f"{path} cannot be read: {why}") from error
 
 
@@ -83,7 +85,8 @@ def _places(
 ) -> dict[str, int]:
     """The position of each column among those found."""
     names = [name.strip().lower() for name in found]
-    shown = ", ".join(repr(name[:50]) for name in names[:_NAMES_SHOWN])
+    # Without a header, this is the first row of data.
+    shown = ", ".join(f"'{_shown(name)}'" for name in names[:_NAMES_SHOWN])
     for column in columns:
         if names.count(column) > 1:
             raise DatasetError(f"{path} has the column {column!r} {names.count(column)} times ({shown})")
@@ -94,10 +97,16 @@ def _places(
 
 
 def _note_unread(names: Iterable[str], notes: Counter[str]) -> None:
-    unread = list(dict.fromkeys(name[:50] for name in names))
+    unread = list(dict.fromkeys(names))
     if unread:
         more = ", ..." if len(unread) > _NAMES_SHOWN else ""
-        notes[f"columns that are not read ({', '.join(unread[:_NAMES_SHOWN])}{more})"] = len(unread)
+        shown = ", ".join(map(_shown, unread[:_NAMES_SHOWN]))
+        notes[f"columns that are not read ({shown}{more})"] = len(unread)
+
+
+def _shown(name: str) -> str:
+    """A column's name in a message: short, on one line, without credentials."""
+    return repr(scrubbed(name[:_LONGEST_NAME], {})[:50])[1:-1]
 
 
 # --- csv and tsv -------------------------------------------------------------------------------------------

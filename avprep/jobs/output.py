@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from avprep.credentials import require_no_credentials
 from avprep.errors import ArgumentError, AvprepError
 from avprep.shards.layout import (
     HEADER_FILE,
@@ -38,8 +39,9 @@ def absolute(name: str, uri: str | os.PathLike[str]) -> str:
     """An output's place, as workers find it that run in another folder. `name`: of the argument.
 
     Raises:
-        ArgumentError: no place is named.
+        ArgumentError: no place is named, or one with credentials.
     """
+    require_no_credentials(name, uri)
     if not isinstance(uri, (str, os.PathLike)) or not os.fspath(uri).strip():
         raise ArgumentError(f"{name} must name a folder, not {uri!r}")
     return os.fspath(uri) if is_remote(os.fspath(uri)) else os.path.abspath(uri)

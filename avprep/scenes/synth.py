@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from avprep.errors import AvprepError
 from avprep.media.mux import write_mp4
 from avprep.scenes.scenes import SCENES
 from avprep.scenes.sketch import Timeline, levelled, paint
+from avprep.shards.whole import whole_path
 
 CLASSES = tuple(scene.__name__ for scene in SCENES)
 
@@ -100,9 +100,10 @@ def write_scenes(
         scene = render_scene(index, seed=seed, timeline=timeline)
         path = out_dir / scene.label / f"{scene.label}_{index:04d}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        write_mp4(partial, scene.frames, scene.waveform, fps=fps, sample_rate=sample_rate, preset="superfast")
-        os.replace(partial, path)
+        with whole_path(path) as partial:
+            write_mp4(
+                partial, scene.frames, scene.waveform, fps=fps, sample_rate=sample_rate, preset="superfast"
+            )
         paths.append(path)
         events[path.relative_to(out_dir).as_posix()] = {
             "class": scene.label,

@@ -22,9 +22,9 @@ class OutputInUse(ShardError):
 
 
 @contextmanager
-def lock(store: Store, *, sweeps: bool = True) -> Iterator[None]:
+def lock(store: Store) -> Iterator[None]:
     """Holds the lock of a local output, which ends with its process, however that ends. Temporary files that
-    lost writers left are removed, if `sweeps`. An object store offers no lock: there this does nothing.
+    lost writers left are removed. An object store offers no lock: there this does nothing.
 
     Raises:
         OutputInUse: another run holds it.
@@ -40,11 +40,9 @@ def lock(store: Store, *, sweeps: bool = True) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()
-        if sweeps:
-            store.sweep()
+        store.sweep()
         yield
-        if sweeps:
-            store.sweep()  # what workers that were lost had begun
+        store.sweep()  # what workers that were lost had begun
         file.truncate(0)
 
 

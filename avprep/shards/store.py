@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,11 @@ from typing import BinaryIO, Protocol
 import pyarrow as pa
 from pyarrow import fs
 
-from avprep.shards.layout import ShardError
+from avprep.credentials import require_no_credentials, scrubbed
+from avprep.shards.layout import LEDGER_FOLDER, SCORES_FOLDER, SELECTIONS_FOLDER, SHARDS_FOLDER, ShardError
+from avprep.shards.whole import is_temporary, remove_temporary, whole_file
+
+_FOLDERS = ("", SHARDS_FOLDER, LEDGER_FOLDER, SCORES_FOLDER, SELECTIONS_FOLDER)  # that files are written into
 
 
 class Store(Protocol):
@@ -23,12 +29,17 @@ class Store(Protocol):
         """A context manager that gives a binary file; the file appears under `name` when it ends well."""
 
     def open(self, name: str) -> BinaryIO:
-        """The file for reading. Raises FileNotFoundError."""
+        """The file for reading.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ShardError: it is no regular file.
+        """
 
     def exists(self, name: str) -> bool: ...
 
     def names(self, folder: str) -> list[str]:
-        """The finished files of a folder, sorted; [] where there is no such folder."""
+        """The finished files of a folder ('': the root), sorted; [] where there is no such folder."""
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Bytes of each finished file of a folder, by name; {} where there is no such folder."""
@@ -42,28 +53,15 @@ def is_remote(uri: str) -> bool:
 
 
 def open_store(uri: str | os.PathLike[str]) -> Store:
-    """A local folder, or a URI such as s3://bucket/path (credentials as pyarrow.fs finds them)."""
+    """A local folder, or a URI such as s3://bucket/path (credentials as pyarrow.fs finds them).
+
+    Raises:
+        ArgumentError: the URI holds credentials.
+        ShardError: pyarrow.fs does not know such a URI.
+    """
+    require_no_credentials("an output's address", uri)
     uri = os.fspath(uri)
     return ArrowStore(uri) if is_remote(uri) else LocalStore(uri)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears at `path` when it ends well: written under a temporary name, fsynced, renamed.
-
-    Otherwise what stands at `path` is kept. `LocalStore.sweep` removes what a killed process leaves.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _fsync_folder(path.parent)
 
 
 class LocalStore:
@@ -82,7 +80,12 @@ class LocalStore:
             yield file
 
     def open(self, name: str) -> BinaryIO:
-        return open(self.root / name, "rb")
+        path = self.root / name
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # to open a pipe would block
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise ShardError(f"{path} is no regular file")
+        return open(descriptor, "rb")
 
     def exists(self, name: str) -> bool:
         return (self.root / name).is_file()
@@ -91,7 +94,9 @@ class LocalStore:
         path = self.root / folder
         if not path.is_dir():
             return []
-        return sorted(f"{folder}/{entry.name}" for entry in os.scandir(path) if entry.name[0] != ".")
+        prefix = f"{folder}/" if folder else ""
+        with os.scandir(path) as entries:
+            return sorted(f"{prefix}{e.name}" for e in entries if e.name[0] != "." and e.is_file())
 
     def sizes(self, folder: str) -> dict[str, int]:
         return {name: (self.root / name).stat().st_size for name in self.names(folder)}
@@ -101,59 +106,73 @@ class LocalStore:
 
     def sweep(self) -> None:
         """Removes the temporary files that a killed run left; the caller holds the output's lock."""
-        for path in self.root.rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        for folder in _FOLDERS:
+            remove_temporary(self.root / folder)
 
 
 class ArrowStore:
-    """An object store or HDFS by URI: an object appears when its upload is closed."""
+    """An object store or HDFS by URI: an object appears when its upload is closed.
+
+    Errors of the store are OSErrors with the object's address and without credentials.
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         try:
             self._fs, self._root = fs.FileSystem.from_uri(uri)
-        except pa.ArrowInvalid as error:
-            raise ShardError(f"{uri} is no place that pyarrow.fs knows: {error}") from error
+        except (pa.ArrowException, OSError) as error:
+            raise ShardError(f"{uri} is no place that pyarrow.fs knows: {scrubbed(str(error))}") from None
 
     @contextmanager
     def write(self, name: str) -> Iterator[BinaryIO]:
         path = f"{self._root}/{name}"
-        self._fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
         temporary = f"{path}.{os.getpid()}.tmp"
-        try:
-            with self._fs.open_output_stream(temporary) as file:
-                yield file
-        except BaseException:
-            if self._fs.get_file_info(temporary).type != fs.FileType.NotFound:
-                self._fs.delete_file(temporary)
-            raise
-        self._fs.move(temporary, path)
+        with self._errors_of(name):
+            self._fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
+            try:
+                with self._fs.open_output_stream(temporary) as file:
+                    yield file
+            except BaseException:
+                if self._fs.get_file_info(temporary).type != fs.FileType.NotFound:
+                    self._fs.delete_file(temporary)
+                raise
+            self._fs.move(temporary, path)
 
     def open(self, name: str) -> BinaryIO:
-        return self._fs.open_input_file(f"{self._root}/{name}")
+        with self._errors_of(name):
+            return self._fs.open_input_file(f"{self._root}/{name}")
 
     def exists(self, name: str) -> bool:
-        return self._fs.get_file_info(f"{self._root}/{name}").type == fs.FileType.File
+        with self._errors_of(name):
+            return self._fs.get_file_info(f"{self._root}/{name}").type == fs.FileType.File
 
     def names(self, folder: str) -> list[str]:
         return sorted(self.sizes(folder))
 
     def sizes(self, folder: str) -> dict[str, int]:
-        found = self._fs.get_file_info(fs.FileSelector(f"{self._root}/{folder}", allow_not_found=True))
+        prefix = f"{folder}/" if folder else ""
+        with self._errors_of(folder):
+            where = fs.FileSelector(f"{self._root}/{folder}".rstrip("/"), allow_not_found=True)
+            found = self._fs.get_file_info(where)
         return {
-            f"{folder}/{info.base_name}": info.size or 0  # None of a folder
+            f"{prefix}{info.base_name}": info.size or 0
             for info in found
-            if not info.base_name.endswith(".tmp")
+            if info.type == fs.FileType.File and not is_temporary(f".{info.base_name}")
         }
 
     def remove(self, name: str) -> None:
         if self.exists(name):
-            self._fs.delete_file(f"{self._root}/{name}")
+            with self._errors_of(name):
+                self._fs.delete_file(f"{self._root}/{name}")
+
+    @contextmanager
+    def _errors_of(self, name: str) -> Iterator[None]:
+        """Arrow's errors are raised as OSErrors of this object; those that name a file are another's."""
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            number = error.errno if isinstance(error, OSError) else None
+            if number is not None and error.filename is not None:
+                raise
+            number = number or (errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EIO)
+            raise OSError(number, scrubbed(str(error)), f"{self.uri}/{name}") from None

@@ -20,11 +20,12 @@ from avprep.shards.decoders import ClipDecoder, LatentDecoder, decoded
 from avprep.shards.latents import EncoderHeader
 from avprep.shards.layout import ShardError
 from avprep.shards.ledger import finished_shards, read_record
-from avprep.shards.store import Store
+from avprep.shards.lock import lock
+from avprep.shards.store import LocalStore, Store
 from avprep.shards.tar import Members, largest_clip, largest_latent, read_named_shard
+from avprep.shards.whole import whole_path
 from avprep.spec import ClipSpec
 from avprep.stages.encoder import Encoder
-from avprep.stages.folder import result_folder, whole_file
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def decode_to_mp4(
         OutputInUse: another run writes into `out`.
     """
     spec = encoder.header.spec
-    with result_folder(out, ".mp4"):
+    with lock(LocalStore(str(out))):
         while batch := list(islice(latents, batch_size)):
             stack = torch.from_numpy(np.stack([stored.latent for stored in batch]).astype(np.float32))
             frames, mel = encoder.decode(stack)
@@ -98,7 +99,7 @@ def _write(out, stored: StoredLatent, frames, mel, waveform: np.ndarray, spec: C
             psnr_v(frames[None], torch.from_numpy(original.frames.copy())[None]).item(),
             psnr_a(mel[None], torch.from_numpy(original.mel.copy())[None]).item(),
         )
-    with whole_file(out / f"{stored.key}.mp4") as path:
+    with whole_path(out / f"{stored.key}.mp4") as path:
         write_mp4(path, pictures, sound, fps=spec.fps, sample_rate=spec.sample_rate)
     return DecodedClip(stored.key, *psnrs)
 

@@ -23,10 +23,11 @@ from avprep.dsp.mel import mel_stack, pad_with_silence
 from avprep.dsp.psnr import psnr_a
 from avprep.shards.clips import load_npy
 from avprep.shards.layout import HEADER_FILE, MEL, SHARDS_FOLDER, ShardError, read_header, spec_of
-from avprep.shards.store import Store, open_store
+from avprep.shards.lock import lock
+from avprep.shards.store import LocalStore, Store, open_store
 from avprep.shards.tar import largest_clip, read_named_shard
+from avprep.shards.whole import whole_path
 from avprep.spec import ClipSpec
-from avprep.stages.folder import result_folder, whole_file
 from avprep.stages.options import InvertOptions
 
 RECORD = "inverted.jsonl"
@@ -79,7 +80,7 @@ def invert_to_wav(
         OutputInUse: another run writes into `out`.
     """
     stacks = islice(stacks, options.limit)
-    with result_folder(out, ".wav"):
+    with lock(LocalStore(str(out))):
         record = _Record(out, spec, options)
         while batch := list(islice(stacks, options.batch_size)):
             found = [record.kept(key, mel) for key, mel in batch]
@@ -105,7 +106,7 @@ def _inverted(
     waves = samples.cpu().numpy()
     psnrs = zip(inverted.psnr_a.tolist(), file_psnrs, strict=True)
     for (key, mel), wave, (solution, file) in zip(batch, waves, psnrs, strict=True):
-        with whole_file(out / f"{key}.wav") as path:
+        with whole_path(out / f"{key}.wav") as path:
             soundfile.write(path, wave, spec.sample_rate, subtype="PCM_16", format="WAV")
         yield InvertedClip(key, solution, file, is_silent=bool((mel <= -1).all()))
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avprep.datasets import list_dataset
-from avprep.datasets.manifest import COLUMNS, NAN_CELLS, NO_PATH, NO_SPAN
+from avprep.datasets.manifest import COLUMNS, NAN_CELLS, NO_PATH, NO_SPAN, OUTSIDE
 from avprep.datasets.source import DatasetError, DatasetOptions, Listing
 from avprep.datasets.table import (
     LONG_ROWS,
@@ -200,10 +201,13 @@ def test_however_a_file_is_spelt_it_is_one_source(tmp_path):
         "path\n" + "".join(f"{s}\n" for s in [*spellings, "/other/x.mp4", "../x.mp4"])
     )
     # By the link, for whom the root is the link; its own path is another spelling of it.
-    options = DatasetOptions(root=tmp_path / "link", list_file=root / "m.csv")
+    options = DatasetOptions(root=tmp_path / "link", list_file=root / "m.csv", allow_outside=True)
     found = list_dataset("manifest", options)
-    assert paths(found) == ["/other/x.mp4", "d/x.mp4"]
-    assert found.notes == {"sources that were listed twice": len(spellings) - 1, NO_PATH: 1}
+    assert paths(found) == ["/other/x.mp4", f"{tmp_path}/x.mp4", "d/x.mp4"]
+    assert found.notes == {"sources that were listed twice": len(spellings) - 1}
+    inside = list_dataset("manifest", replace(options, allow_outside=False))
+    assert paths(inside) == ["d/x.mp4"]
+    assert inside.notes == {"sources that were listed twice": len(spellings) - 1, OUTSIDE: 2}
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\0"), max_size=20)

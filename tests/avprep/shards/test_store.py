@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
+from avprep.shards.layout import ShardError
 from avprep.shards.store import open_store
 
 
@@ -55,3 +58,37 @@ def test_a_killed_runs_leftovers_are_swept(tmp_path):
     assert store.names("shards") == []
     store.sweep()
     assert not list((tmp_path / "shards").iterdir())
+
+
+def test_only_temporary_files_of_this_project_are_swept_and_only_where_it_writes(tmp_path):
+    kept = [".note.tmp", ".a.x12.tmp", "a.12.tmp", ".12.tmp", "media/.a.mp4.12.tmp", "shards/x/.a.12.tmp"]
+    swept = [".spec.json.12.tmp", "scores/.000000.parquet.7.tmp", "selections/.x.parquet.99999.tmp"]
+    for name in [*kept, *swept]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / ".folder.1.tmp").mkdir()
+    (tmp_path / ".link.2.tmp").symlink_to(tmp_path / ".note.tmp")
+    open_store(tmp_path).sweep()
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.tmp")} == {
+        *kept,
+        ".folder.1.tmp",
+        ".link.2.tmp",
+    }
+
+
+def test_the_names_of_the_root_are_names_of_files(store):
+    for name in ("spec.json", "shards/a.tar"):
+        with store.write(name) as file:
+            file.write(b"x")
+    assert store.names("") == ["spec.json"]
+    assert store.sizes("") == {"spec.json": 1}
+
+
+def test_what_is_no_regular_file_is_refused_and_does_not_block(tmp_path):
+    store = open_store(tmp_path)
+    os.mkfifo(tmp_path / "spec.json")
+    (tmp_path / "plan.parquet").symlink_to("/dev/zero")
+    for name in ("spec.json", "plan.parquet"):
+        with pytest.raises(ShardError, match="no regular file"):
+            store.open(name)
+    assert store.names("") == []

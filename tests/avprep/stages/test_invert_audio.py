@@ -197,13 +197,13 @@ def test_a_record_that_a_killed_run_left_unfinished_is_no_record(torn, clips, tm
     invert(clips, out)
     with open(out / "inverted.jsonl", "a") as file:
         file.write(torn)
-    (out / ".x.wav.begun").write_text("half")
+    (out / ".x.wav.123.tmp").write_text("half")
     (out / ".mine.tmp").write_text("of another program")
     sorted(out.glob("*.wav"))[0].unlink()
     for earlier in (3, 4):
         result = invert(clips, out)
         assert result.exit_code == 0 and f", {earlier} of them by an earlier run" in result.output
-    assert not (out / ".x.wav.begun").exists() and (out / ".mine.tmp").exists()
+    assert not (out / ".x.wav.123.tmp").exists() and (out / ".mine.tmp").exists()
 
 
 def test_a_wav_is_whole_or_not_there(clips, tmp_path, monkeypatch):
