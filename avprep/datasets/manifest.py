@@ -171,11 +171,13 @@ def _text(cell: Cell) -> str | None:
 def _seconds(cell: Cell, notes: Counter[str]) -> float | None:
     """Raises ValueError or TypeError for what is no number."""
     text = _text(cell)
+    if text is None:
+        return None
     try:
-        seconds = None if text is None else float(text)
+        seconds = float(text)
     except ValueError as error:
         raise ValueError(f"{text[:60]!r} is no number of seconds") from error
-    if seconds is None or not math.isnan(seconds):
+    if not math.isnan(seconds):
         return seconds
     notes[NAN_CELLS] += 1
     return None
