@@ -12,13 +12,14 @@ import pytest
 
 TOP = Path(__file__).parents[1]
 MODULES = sorted(p for name in ("avprep", "avmodel") for p in (TOP / name).rglob("*.py"))
-# Each floor may import itself, these three and what stands under it.
-EVERYWHERE = ("avprep.errors", "avprep.checks", "avprep.credentials")
+# Each floor may import itself, these and what stands under it.
+EVERYWHERE = ("avprep.errors", "avprep.checks", "avprep.credentials", "avprep.seconds")
 FLOORS = {
     "avprep.errors": (),
     "avprep.credentials": (),
     "avprep.spec": (),
     "avprep.checks": ("avprep.spec",),
+    "avprep.seconds": (),
     "avprep.reasons": (),
     "avprep.dsp": ("avprep.spec",),
     "avprep.media": ("avprep.spec", "avprep.reasons", "avprep.dsp"),

@@ -190,7 +190,7 @@ def _make_shards(
     started = time.monotonic()
     for result in results:
         report.made += 1
-        report.seconds.update(result.seconds)
+        report.seconds.add(result.seconds)
         report.counts.update(result.counts)
         report.sums.merge(result.sums)
         report.made_sums.merge(result.sums)

@@ -168,7 +168,7 @@ class _Making:
             report.damaged.append(result.damaged)
         else:
             report.made += 1
-            report.seconds.update(result.seconds)
+            report.seconds.add(result.seconds)
             report.sums.merge(result.sums)
             report.made_sums.merge(result.sums)
             report.latents.merge(result.latents)

@@ -42,7 +42,8 @@ def plan_shards(
     shard: list[PlanRow] = []
     index = 0
     left = options.limit
-    path, planned = "", set()  # clips that an earlier span of the same file has planned already
+    path = ""
+    planned: set[str] = set()  # clips that an earlier span of the same file has planned already
     # By hash, path and start; in two steps, as millions of long keys would take gigabytes.
     ordered = sorted(sources, key=attrgetter("path", "start_s"))
     ordered.sort(key=lambda source: source_number(source.path))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from avprep.seconds import Seconds
 from avprep.shards.latents import EncoderHeader, LatentSums
 from avprep.shards.layout import STATS_FILE
 from avprep.shards.ledger import STATUSES, Sums
@@ -38,7 +39,7 @@ class JobReport:
     made: int = 0  # by this run
     sums: Sums = field(default_factory=Sums)  # of the whole output
     made_sums: Sums = field(default_factory=Sums)  # of this run
-    seconds: Counter[str] = field(default_factory=Counter)  # of the workers, by what was done
+    seconds: Seconds = field(default_factory=Seconds)  # of the workers, by what was done
     elapsed_s: float = 0.0
 
     def stats(self) -> dict[str, Any]:

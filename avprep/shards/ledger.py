@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,17 +56,11 @@ class LedgerRow:
     detail: str = ""
     residual_ms: float | None = None
 
-    @classmethod
-    def lost(cls, error: MediaError, *, key: str, shard: int, source: str, start_s: float) -> LedgerRow:
-        """The row of a clip that was not written: filtered or failed, by the reason."""
-        return cls(
-            key=key,
-            shard=shard,
-            source=source,
-            start_s=start_s,
-            status=status_of(error.reason),
-            reason=error.reason.value,
-            detail=error.detail,
+    def lost(self, error: MediaError) -> LedgerRow:
+        """The row of this clip if it is not written: filtered or failed, by the reason."""
+        reason = error.reason
+        return replace(
+            self, status=status_of(reason), reason=reason.value, detail=error.detail, residual_ms=None
         )
 
 

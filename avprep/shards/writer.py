@@ -9,12 +9,11 @@ import hashlib
 import io
 import json
 import tarfile
-import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
+from avprep.seconds import Seconds
 from avprep.shards.layout import HEADER_FILE, STATS_FILE, Kind, ShardError, ledger_name, shard_name
 from avprep.shards.ledger import LedgerRow, ShardRecord, read_record, write_ledger
 from avprep.shards.plan import PlanRow, write_plan
@@ -30,7 +29,7 @@ class ShardWriter:
         self._hash = hashlib.sha256()
         self.size = 0
         self._last_key = ""
-        self._tar = tarfile.open(fileobj=self, mode="w|", format=tarfile.USTAR_FORMAT)
+        self._tar = tarfile.open(fileobj=cast(IO[bytes], self), mode="w|", format=tarfile.USTAR_FORMAT)
 
     def write(self, data: bytes) -> int:
         """What the tar writes to: the file and the checksum."""
@@ -72,7 +71,7 @@ def write_shard(
     index: int,
     clips: Iterator[tuple[str, Members]],
     fingerprint: str,
-    seconds: Counter[str],
+    seconds: Seconds,
     replaces: ShardRecord | None = None,
 ) -> ShardRecord:
     """Writes a shard's tar of (key, files), ascending; none at all where there is no clip.
@@ -90,9 +89,8 @@ def write_shard(
         writer = ShardWriter(file)
         writer.add(*first)
         for key, members in clips:
-            started = time.perf_counter()
-            writer.add(key, members)
-            seconds["write"] += time.perf_counter() - started
+            with seconds.measure("write"):
+                writer.add(key, members)
         digest = writer.close()
         _remove_ledger(store, index, replaces)
     return ShardRecord(name, digest, writer.size, fingerprint)
@@ -147,7 +145,7 @@ class OutputWriter:
         planned = self._shards[index]
         named = ((row.key, members) for row, members in zip(planned, clips, strict=True))
         name = shard_name(self._kind, index)
-        record = write_shard(self._store, name, index, named, self._fingerprint, Counter())
+        record = write_shard(self._store, name, index, named, self._fingerprint, Seconds())
         rows = [
             LedgerRow(
                 key=row.key,

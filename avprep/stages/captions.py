@@ -33,7 +33,8 @@ class TextEncoderError(AvprepError):
 
 def texts_of(store: Store) -> list[str]:
     """The distinct captions and label prompts of an output's written clips, sorted."""
-    plan, found = PlanReader(store), set()
+    plan = PlanReader(store)
+    found: set[str] = set()
     for index, rows, _ in read_ledgers(store):
         written = {row.key for row in rows if row.status == "written"}
         for row in plan.rows(index):

@@ -19,6 +19,7 @@ from avprep.media.limits import Deadline, bounded
 from avprep.media.mux import encode_frames
 from avprep.media.source import open_source, require_media
 from avprep.reasons import MediaError, Reason
+from avprep.seconds import Seconds
 from avprep.shards.clips import clip_key, merge, pack_clip
 from avprep.shards.layout import CLIPS, shard_name
 from avprep.shards.ledger import LedgerRow, ShardRecord, Sums, read_ledger, write_ledger
@@ -56,9 +57,8 @@ def make_shard(task: ShardTask, *, guard: Callable[[], AbstractContextManager] =
         return ShardResult(task.index, Sums(), 0)
     store = open_store(task.out)
     rows, record = work.remake(store) if task.only_failed else work.make(store)
-    started = time.perf_counter()
-    write_ledger(store, task.index, rows, record)
-    work.seconds["write"] += time.perf_counter() - started
+    with work.seconds.measure("write"):
+        write_ledger(store, task.index, rows, record)
     sums = Sums()
     sums.add(rows)
     return ShardResult(task.index, sums, record.size, work.seconds, work.counts)
@@ -79,7 +79,7 @@ class _ShardWork:
         self.task = task
         self._guard = guard
         self.spec = task.options.spec
-        self.seconds: Counter[str] = Counter()
+        self.seconds = Seconds()
         self.counts: Counter[str] = Counter()
 
     def make(self, store: Store) -> tuple[list[LedgerRow], ShardRecord]:
@@ -123,37 +123,36 @@ class _ShardWork:
             rows.append(clip if isinstance(clip, LedgerRow) else clip.row)
             if isinstance(clip, LedgerRow):
                 continue
-            started = time.perf_counter()
-            members = pack_clip(
-                header=clip.header,
-                mel=clip.mel,
-                waveform=clip.waveform,
-                sample_rate=self.spec.sample_rate,
-                frames=clip.frames,
-                codec=self.task.video_codec,
-                encode_h264=lambda frames: encode_frames(frames, fps=self.spec.fps),
-            )
-            self.seconds["pack"] += time.perf_counter() - started
+            with self.seconds.measure("pack"):
+                members = pack_clip(
+                    header=clip.header,
+                    mel=clip.mel,
+                    waveform=clip.waveform,
+                    sample_rate=self.spec.sample_rate,
+                    frames=clip.frames,
+                    codec=self.task.video_codec,
+                    encode_h264=lambda frames: encode_frames(frames, fps=self.spec.fps),
+                )
             yield clip.row.key, members
 
     def made(self, sources: tuple[PlannedSource, ...]) -> Iterator[MadeClip | LedgerRow]:
         """Every planned clip of the sources, in order: the clip, or the row that says why there is none."""
         for source, clip in self.clips(sources):
-            lost = clip.error if isinstance(clip, FailedClip) else _dropped(clip, self.task.options)
-            place = {
-                "key": clip_key(source.path, clip.start),
-                "shard": self.task.index,
-                "source": source.path,
-                "start_s": clip.start / self.spec.sample_rate,
-            }
-            if lost is not None:
-                yield LedgerRow.lost(lost, **place)
+            key, start_s = clip_key(source.path, clip.start), clip.start / self.spec.sample_rate
+            row = LedgerRow(
+                key=key, shard=self.task.index, source=source.path, start_s=start_s, status="written"
+            )
+            if isinstance(clip, FailedClip):
+                yield row.lost(clip.error)
                 continue
-            started = time.perf_counter()
-            mel = mel_stack(torch.from_numpy(clip.sound.waveform), self.spec).numpy()
-            self.seconds["mel"] += time.perf_counter() - started
+            dropped = _dropped(clip, self.task.options)
+            if dropped is not None:
+                yield row.lost(dropped)
+                continue
+            with self.seconds.measure("mel"):
+                mel = mel_stack(torch.from_numpy(clip.sound.waveform), self.spec).numpy()
             yield MadeClip(
-                row=LedgerRow(status="written", residual_ms=clip.residual_ms, **place),
+                row=replace(row, residual_ms=clip.residual_ms),
                 header=_clip_header(source, clip, self.spec),
                 frames=clip.frames,
                 mel=mel,
@@ -192,13 +191,9 @@ class _ShardWork:
                 require_media(self.task.root)
             yield from (FailedClip(start, error) for start in left)
 
-    def _next(self, clips: Iterator) -> RawClip | FailedClip | None:
-        started = time.perf_counter()
-        try:
-            with self._guard():
-                return next(clips, None)
-        finally:
-            self.seconds["decode"] += time.perf_counter() - started
+    def _next(self, clips: Iterator[RawClip | FailedClip]) -> RawClip | FailedClip | None:
+        with self.seconds.measure("decode"), self._guard():
+            return next(clips, None)
 
 
 def read_source(

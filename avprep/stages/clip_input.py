@@ -98,7 +98,7 @@ def _checked(clip: tuple[str, InputClip | MediaError] | None, row: LedgerRow) ->
     if key != row.key:
         raise ClipShardDamaged(f"holds clip {key} where its ledger says {row.key}")
     if isinstance(outcome, MediaError):
-        return LedgerRow.lost(outcome, key=row.key, shard=row.shard, source=row.source, start_s=row.start_s)
+        return row.lost(outcome)
     return replace(outcome, row=row)
 
 

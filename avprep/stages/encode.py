@@ -12,13 +12,11 @@ is no queue, so no thread waits for room in one, and an error reaches the caller
 from __future__ import annotations
 
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from torch import Tensor
 
 from avprep.errors import AvprepError
 from avprep.reasons import MediaError, Reason
+from avprep.seconds import Seconds
 from avprep.shards.latents import CLIPS_ENTRY, SUMS_ENTRY, EncoderHeader, LatentSums, pack_clip_latents
 from avprep.shards.layout import LATENTS, shard_name
 from avprep.shards.ledger import LedgerRow, Sums, write_ledger
@@ -59,7 +58,7 @@ class EncodeResult:
     index: int
     sums: Sums = field(default_factory=Sums)
     latents: LatentSums = field(default_factory=LatentSums)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: Seconds = field(default_factory=Seconds)
     damaged: str = ""  # why the clip shard was left alone; then nothing was written
     notes: tuple[str, ...] = ()  # what the person who runs it should know
 
@@ -77,18 +76,22 @@ class _Shard:
     """A task in hand: what is gathered about it on the way."""
 
     task: EncodeTask
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: Seconds = field(default_factory=Seconds)
     notes: list[str] = field(default_factory=list)
     rows: list[LedgerRow] = field(default_factory=list)
     latents: LatentSums = field(default_factory=LatentSums)
     is_over: threading.Event = field(default_factory=threading.Event)  # done or given up: no more is read
 
 
+# A row, or (row, header) of a clip.
+_Item: TypeAlias = "LedgerRow | tuple[LedgerRow, dict[str, Any]]"
+
+
 @dataclass
 class _Batch:
     """Some of a shard's clips and rows, in order; arrays in the order of the clips."""
 
-    items: list[LedgerRow | tuple[LedgerRow, dict[str, Any]]]  # a row, or (row, header) of a clip
+    items: list[_Item]
     frames: Tensor | None = None  # uint8 (B, T, H, W, RGB); None where there are rows alone
     mel: Tensor | None = None  # float16 (B, T, n_mels, W)
 
@@ -97,7 +100,7 @@ class _Batch:
 class _Encoded:
     """A batch after the model; float16 (B, C, P, rows, columns)."""
 
-    items: list[LedgerRow | tuple[LedgerRow, dict[str, Any]]]
+    items: list[_Item]
     mean: np.ndarray | None = None  # None where there are rows alone
     logvar: np.ndarray | None = None  # None where it is not stored
 
@@ -154,7 +157,7 @@ class EncodeWorker:
 
     # --- reader thread --------------------------------------------------------------------------------
 
-    def _read(self, shard: _Shard) -> Iterator[_Batch]:
+    def _read(self, shard: _Shard) -> Generator[_Batch, None, None]:
         """The shard's clips, `batch_size` per batch and the rest in the last one."""
 
         def should_stop() -> bool:
@@ -162,17 +165,19 @@ class EncodeWorker:
 
         with self._reading:
             clips = self._read_clips(shard.task, should_stop, shard.notes.append)
-            started = time.perf_counter()
-            for items in _grouped(clips, shard.task.batch_size):
-                batch = self._stacked(items)
-                items.clear()  # the clips' arrays, which the batch has copies of
-                shard.seconds["read"] += time.perf_counter() - started
+            groups = _grouped(clips, shard.task.batch_size)
+            while True:
+                with shard.seconds.measure("read"):
+                    items = next(groups, None)
+                    if items is None:
+                        break
+                    batch = self._stacked(items)
+                    items.clear()  # the clips' arrays, which the batch has copies of
                 yield batch
-                started = time.perf_counter()
             self._check_open()  # a reader that was asked to stop ends as if there were no more clips
 
     def _stacked(self, items: list[InputClip | LedgerRow]) -> _Batch:
-        rows = [item if isinstance(item, LedgerRow) else (item.row, item.header) for item in items]
+        rows: list[_Item] = [i if isinstance(i, LedgerRow) else (i.row, i.header) for i in items]
         clips = [item for item in items if isinstance(item, InputClip)]
         if not clips:
             return _Batch(rows)
@@ -199,7 +204,7 @@ class EncodeWorker:
             yield ahead.result()
 
     def _encode(self, shard: _Shard, batch: _Batch) -> _Encoded:
-        if batch.frames is None:
+        if batch.frames is None or batch.mel is None:
             return _Encoded(batch.items)
         try:
             with self._turn:
@@ -215,9 +220,9 @@ class EncodeWorker:
         if self._encoder is None:
             self._open(shard, shard.task.batch_size)
         while True:
-            started = time.perf_counter()
-            parts = try_encode(self._encoder, frames, mel, self._batch_size)
-            shard.seconds["model"] += time.perf_counter() - started
+            assert self._encoder is not None
+            with shard.seconds.measure("model"):
+                parts = try_encode(self._encoder, frames, mel, self._batch_size)
             if parts is not None:
                 return parts
             if self._batch_size == 1:
@@ -228,17 +233,16 @@ class EncodeWorker:
 
     def _open(self, shard: _Shard, batch_size: int) -> None:
         """Opens the encoder for batches of that size, in the place of one that is open."""
-        started = time.perf_counter()
         if self._device == "cpu":
             torch.set_num_threads(1)  # N workers use N cores, and the bytes do not depend on N
         if self._encoder is not None:
             self._encoder = None
             release(self._device)
-        self._encoder = self._open_encoder(device=self._device, batch_size=batch_size, compile=self._compile)
-        self._batch_size, self._header = batch_size, self._encoder.header
-        if self._header.weights != shard.task.weights:
+        with shard.seconds.measure("open"):
+            encoder = self._open_encoder(device=self._device, batch_size=batch_size, compile=self._compile)
+        self._encoder, self._batch_size, self._header = encoder, batch_size, encoder.header
+        if encoder.header.weights != shard.task.weights:
             raise EncodeError("the checkpoint was changed while the job ran")
-        shard.seconds["open"] += time.perf_counter() - started
 
     # --- calling thread -------------------------------------------------------------------------------
 
@@ -248,9 +252,8 @@ class EncodeWorker:
         name = shard_name(LATENTS, task.index)
         record = write_shard(store, name, task.index, clips, task.fingerprint, shard.seconds)
         extra = {SUMS_ENTRY: shard.latents.to_json(), CLIPS_ENTRY: task.clips_sha256}
-        started = time.perf_counter()
-        write_ledger(store, task.index, shard.rows, replace(record, extra=extra))
-        shard.seconds["write"] += time.perf_counter() - started
+        with shard.seconds.measure("write"):
+            write_ledger(store, task.index, shard.rows, replace(record, extra=extra))
         sums = Sums()
         sums.add(shard.rows)
         return EncodeResult(task.index, sums, shard.latents, shard.seconds, notes=tuple(shard.notes))
@@ -258,20 +261,21 @@ class EncodeWorker:
     def _files(self, shard: _Shard, batches: Iterator[_Encoded]) -> Iterator[tuple[str, Members]]:
         """(key, files) of each clip that is written. Fills the shard's rows and sums."""
         for batch in batches:
-            place = 0
+            header, place = self._header, 0
             for item in batch.items:
                 if isinstance(item, LedgerRow):
                     shard.rows.append(item)
                     continue
+                assert header is not None  # a clip was encoded
                 arrays = [a[place] for a in (batch.mean, batch.logvar) if a is not None]
                 place += 1
                 row, clip = item
-                error = _check_latents(arrays, self._header, row.key)
+                error = _check_latents(arrays, header, row.key)
                 if error is not None:
-                    shard.rows.append(_failed(row, error))
+                    shard.rows.append(row.lost(error))
                     continue
                 shard.rows.append(row)
-                yield row.key, _packed(shard, clip, arrays, self._header)
+                yield row.key, _packed(shard, clip, arrays, header)
 
 
 def _grouped(
@@ -290,12 +294,15 @@ def _grouped(
         yield items
 
 
+class _End:
+    """What an iterator gives when it has no more."""
+
+
 def one_ahead(pool: ThreadPoolExecutor, items: Iterator[Item]) -> Iterator[Item]:
     """The items. The next one is computed in the pool while the caller works on this one."""
-    end = object()
-    following = pool.submit(next, items, end)
-    while (item := following.result()) is not end:
-        following = pool.submit(next, items, end)
+    following = pool.submit(next, items, _End())
+    while not isinstance(item := following.result(), _End):
+        following = pool.submit(next, items, _End())
         yield item
 
 
@@ -321,10 +328,6 @@ def _check_latents(arrays: list[np.ndarray], header: EncoderHeader, key: str) ->
     if np.abs(arrays[0]).max() > 1:
         raise EncodeError(f"the encoder gave {np.abs(arrays[0]).max()} for {key}, outside [-1, 1]")
     return None
-
-
-def _failed(row: LedgerRow, error: MediaError) -> LedgerRow:
-    return LedgerRow.lost(error, key=row.key, shard=row.shard, source=row.source, start_s=row.start_s)
 
 
 def _packed(shard: _Shard, clip: dict[str, Any], arrays: list[np.ndarray], header: EncoderHeader) -> Members:

@@ -75,7 +75,8 @@ class _Shard:
         Raises:
             ShardError: the shard is missing, damaged, or not the one that its ledger describes.
         """
-        task, tried, found = self._task, set(self._task.keys), []
+        task, tried = self._task, set(self._task.keys)
+        found: list[str] = []
         try:
             file = store.open(task.name)
         except FileNotFoundError:
@@ -105,7 +106,8 @@ class _Shard:
             except ShardError as error:
                 return self._lost(key, error)
             clip = ScoredClip(self._task.spec, fields)
-            row, problems = {"key": key}, []
+            row: Row = {"key": key}
+            problems: list[str] = []
             for score in self._scores:
                 try:
                     row |= score(clip)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from avprep.reasons import MediaError
+from avprep.seconds import Seconds
 from avprep.shards.layout import VideoCodec
 from avprep.shards.ledger import Sums
 from avprep.spec import ClipSpec
@@ -76,7 +77,7 @@ class ShardResult:
     index: int
     sums: Sums
     size: int  # bytes of the tar
-    seconds: Counter[str] = field(default_factory=Counter)  # by what was done
+    seconds: Seconds = field(default_factory=Seconds)  # by what was done
     counts: Counter[str] = field(default_factory=Counter)  # of what is rare: see `read_clips`
 
 

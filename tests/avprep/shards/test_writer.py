@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 
 import pytest
 
+from avprep.seconds import Seconds
 from avprep.shards.layout import CLIPS, ShardError, clips_header, read_header
 from avprep.shards.ledger import read_ledger
 from avprep.shards.plan import PlanReader, PlanRow
@@ -55,8 +55,8 @@ def test_a_shard_that_fails_leaves_the_one_before_it(tmp_path):
         yield end, {"json": b"{}"}
 
     store, name = open_store(tmp_path), "shards/clips-000000.tar"
-    made = write_shard(store, name, 0, clips("b"), "f", Counter())
+    made = write_shard(store, name, 0, clips("b"), "f", Seconds())
     with pytest.raises(ShardError, match="keys must ascend"):
-        write_shard(store, name, 0, clips("a"), "f", Counter())
+        write_shard(store, name, 0, clips("a"), "f", Seconds())
     assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == made.sha256
     assert store.names("shards") == [name]
