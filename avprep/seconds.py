@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
-class Seconds(dict[str, float]):
-    """Seconds by what was done."""
+class Seconds(defaultdict[str, float]):
+    """Seconds by what was done; 0 for what was not done."""
+
+    def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
+        super().__init__(float, seconds or {})
+
+    def __reduce__(self) -> tuple[type[Seconds], tuple[dict[str, float]]]:
+        return Seconds, (dict(self),)
 
     @contextmanager
     def measure(self, work: str) -> Iterator[None]:
@@ -17,8 +24,8 @@ class Seconds(dict[str, float]):
         try:
             yield
         finally:
-            self[work] = self.get(work, 0.0) + time.perf_counter() - started
+            self[work] += time.perf_counter() - started
 
-    def add(self, other: Seconds) -> None:
+    def add(self, other: Mapping[str, float]) -> None:
         for work, seconds in other.items():
-            self[work] = self.get(work, 0.0) + seconds
+            self[work] += seconds

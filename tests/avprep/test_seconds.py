@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 
 import pytest
@@ -36,6 +37,15 @@ def test_a_block_that_raises_is_counted(clock):
 
 
 def test_adding_keeps_what_only_one_has():
-    seconds = Seconds(read=1.0, write=2.0)
-    seconds.add(Seconds(write=0.5, mel=4.0))
+    seconds = Seconds({"read": 1.0, "write": 2.0})
+    seconds.add({"write": 0.5, "mel": 4.0})
     assert seconds == {"read": 1.0, "write": 2.5, "mel": 4.0}
+
+
+def test_what_was_not_done_took_no_time():
+    assert Seconds()["model"] == 0
+
+
+def test_a_worker_returns_it():
+    seconds = pickle.loads(pickle.dumps(Seconds({"read": 1.0})))  # noqa: S301
+    assert seconds == {"read": 1.0} and seconds["write"] == 0
