@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 Streams = Literal["av", "v", "a"]
 KlTerm = Literal["latent", "data", "none"]
+PlanePositions = Literal["rotary", "learned", "none"]
 STREAMS: tuple[Streams, ...] = ("av", "v", "a")
 KL_TERMS: tuple[KlTerm, ...] = ("latent", "data", "none")
+PLANE_POSITIONS: tuple[PlanePositions, ...] = ("rotary", "learned", "none")
 CHANNELS = {"v": 3, "a": 1}  # of a stream's frames: RGB, and one mel spectrogram
 
 
@@ -45,6 +47,8 @@ class MDSAConfig:
     block: tuple[int, int, int]  # (t, h, w) tokens in a block of the Bi-Block CrossAttn
     latent_channels: int = 4
     scales: tuple[int, ...] = (1, 2, 4)  # pooling over T of the MT-SelfAttn, eq 4
+    # Of q and k in the attention on planes and in blocks; the paper is silent, and `none` is its letter.
+    plane_positions: PlanePositions = "none"
     # The paper's ablations (Table 5).
     streams: Streams = "av"
     mt_self_attn: bool = True
@@ -55,10 +59,14 @@ class MDSAConfig:
 
     def __post_init__(self) -> None:
         _check_fields(self, _MDSA_RANGES)
-        if self.streams not in STREAMS:
-            raise ConfigError(f"streams must be one of {', '.join(STREAMS)}, not {self.streams!r}")
-        if self.kl not in KL_TERMS:
-            raise ConfigError(f"kl must be one of {', '.join(KL_TERMS)}, not {self.kl!r}")
+        for name, known in (("streams", STREAMS), ("kl", KL_TERMS), ("plane_positions", PLANE_POSITIONS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        if self.plane_positions == "rotary" and self.plane_head_dim < 6:
+            raise ConfigError(
+                f"plane_positions = 'rotary' needs dim of at least 24, not {self.dim}: in each of 4 heads, a "
+                f"pair of values for time, row and column"
+            )
         if len(self.block) != 3:
             raise ConfigError(f"block must be the tokens along t, h and w, not {self.block}")
         if self.size % self.patch:
@@ -163,6 +171,9 @@ class STDiTConfig:
     mlp_ratio: int = 4
     caption_dropout: float = 0.1  # share of training clips whose caption becomes the learned null
     packed: bool = False  # run on the real tokens only
+    # The paper and Open-Sora v1.0 have neither; bf16 training is steadier with both.
+    qk_norm: bool = False  # RMSNorm of q and k per head, in the three attentions
+    temporal_norm: bool = False  # LayerNorm before the attention across planes
 
     def __post_init__(self) -> None:
         _check_fields(self, _STDIT_RANGES)
@@ -227,8 +238,21 @@ def _check_fields(config: MDSAConfig | STDiTConfig, ranges: dict[str, tuple[int,
             raise ConfigError(f"{field.name} must be whole, from {low} to {high}, not {str(value)[:40]}")
 
 
+# Fields that came later, and what a checkpoint without them was trained with: not the default of today.
+_ADDED: dict[type, dict[str, Any]] = {
+    MDSAConfig: {"plane_positions": "none"},
+    STDiTConfig: {"qk_norm": False, "temporal_norm": False},
+}
+
+
+def with_added_fields(cls: type[MDSAConfig | STDiTConfig], values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a config that an earlier version wrote, with the fields that were added since."""
+    return _ADDED[cls] | values
+
+
 def _from_dict(cls: type, values: dict[str, Any]) -> Any:
     names = {field.name for field in dataclasses.fields(cls)}
+    values = with_added_fields(cls, values)
     if set(values) != names:
         odd = sorted(map(str, names ^ set(values)))
         raise ConfigError(

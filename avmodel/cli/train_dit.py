@@ -13,6 +13,8 @@ from avmodel.cli.training import SHARE, report_end, training_options
 from avmodel.config import DEFAULT_PRESET, STDIT_PRESETS, STDiTConfig
 from avmodel.dit.options import DiTTrainingOptions
 
+_MODEL_FIELDS = ("packed", "caption_dropout", "qk_norm", "temporal_norm")
+
 
 @click.command("train-dit")
 @option(DiTTrainingOptions, "latents", type=click.Path(path_type=Path), help="An output of `avprep encode`.")
@@ -23,6 +25,13 @@ from avmodel.dit.options import DiTTrainingOptions
     "packed",
     "--packed/--dense",
     help="Run on the real tokens only: the same model, a third less work.",
+)
+@option(STDiTConfig, "qk_norm", "--qk-norm/--no-qk-norm", help="Normalise q and k: steadier in bf16.")
+@option(
+    STDiTConfig,
+    "temporal_norm",
+    "--temporal-norm/--no-temporal-norm",
+    help="Normalise what the attention across planes reads: steadier in bf16.",
 )
 @option(STDiTConfig, "caption_dropout", type=SHARE, help="Share of clips trained without text, for guidance.")
 @option(
@@ -36,10 +45,10 @@ from avmodel.dit.options import DiTTrainingOptions
     DiTTrainingOptions, "mdsa", type=click.Path(path_type=Path), help="mdsa.pt, to log pictures of samples."
 )
 @training_options(DiTTrainingOptions, batch_help="Latents per process and step.")
-def train_dit(preset: str, packed: bool, caption_dropout: float, **options: Any) -> None:
+def train_dit(preset: str, **options: Any) -> None:
     """Train the diffusion transformer on latents; the same command again resumes where it stopped."""
     from avmodel.dit.train import train_dit as train
 
-    model = replace(STDIT_PRESETS[preset], packed=packed, caption_dropout=caption_dropout)
+    model = replace(STDIT_PRESETS[preset], **{name: options.pop(name) for name in _MODEL_FIELDS})
     end = train(DiTTrainingOptions(model=model, **options))
     report_end(end, [f"step {end.step:,}; {options['out']}/dit.pt"])

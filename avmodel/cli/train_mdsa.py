@@ -12,7 +12,14 @@ import click
 
 from avmodel.cli.options import option
 from avmodel.cli.training import SHARE, report_end, training_options
-from avmodel.config import DEFAULT_PRESET, KL_TERMS, MDSA_PRESETS, STREAMS, MDSAConfig
+from avmodel.config import (
+    DEFAULT_PRESET,
+    KL_TERMS,
+    MDSA_PRESETS,
+    PLANE_POSITIONS,
+    STREAMS,
+    MDSAConfig,
+)
 from avmodel.mdsa.options import BACKBONES, LossWeights, LPIPSConfig, MDSATrainingOptions
 
 if TYPE_CHECKING:
@@ -22,6 +29,7 @@ TOO_SATURATED = 0.5  # share of a plane's values beyond which a warning is print
 _option, _model_option, _lpips_option = (
     partial(option, config) for config in (MDSATrainingOptions, MDSAConfig, LPIPSConfig)
 )
+_MODEL_FIELDS = ("streams", "mt_self_attn", "gcm_attn", "bi_block", "adversarial", "kl", "plane_positions")
 _STEPS = click.IntRange(0)
 _FILE = click.Path(path_type=Path)
 
@@ -41,16 +49,21 @@ def _loss_options(command: Callable) -> Callable:
 
 
 def _model_options(command: Callable) -> Callable:
-    """The paper's ablations."""
-    ablations = [
+    """The paper's ablations, and what it leaves open."""
+    options = [
         _model_option("streams", type=click.Choice(STREAMS), help="Both, or only video or audio."),
         _model_option("mt_self_attn", "--mt-self-attn/--no-mt-self-attn", help="Ablation."),
         _model_option("gcm_attn", "--gcm-attn/--no-gcm-attn", help="Ablation."),
         _model_option("bi_block", "--bi-block/--no-bi-block", help="Ablation."),
         _model_option("adversarial", "--adversarial/--no-adversarial", help="Ablation."),
         _model_option("kl", type=click.Choice(KL_TERMS), help="Ablation."),
+        _model_option(
+            "plane_positions",
+            type=click.Choice(PLANE_POSITIONS),
+            help="Positions in the attention on planes and in blocks.",
+        ),
     ]
-    for one in reversed(ablations):
+    for one in reversed(options):
         command = one(command)
     return command
 
@@ -113,8 +126,7 @@ def train_mdsa(
     from avmodel.export import export_safetensors
     from avmodel.mdsa.train import train_mdsa as train
 
-    ablations = ("streams", "mt_self_attn", "gcm_attn", "bi_block", "adversarial", "kl")
-    model = replace(MDSA_PRESETS[preset], **{name: options.pop(name) for name in ablations})
+    model = replace(MDSA_PRESETS[preset], **{name: options.pop(name) for name in _MODEL_FIELDS})
     lpips = None
     if backbone != "none":
         lpips = LPIPSConfig(backbone=backbone, backbone_weights=backbone_weights, heads=heads)

@@ -6,7 +6,7 @@ It is Open-Sora v1.0's STDiT with planes where that has frames. A block, with sh
 the time (adaLN-single):
 
     x += g1 * spatial(modulate(LN x))     among the tokens of a plane
-    x += g1 * temporal(x)                 among the planes, at one position
+    x += g1 * temporal(x)                 among the planes, at one position; of LN x with `temporal_norm`
     x += cross(x, caption)
     x += g2 * mlp(modulate(LN x))
 
@@ -121,35 +121,57 @@ def mlp(width: int, hidden: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, out))
 
 
+class QKNorm(nn.Module):
+    """RMSNorm of q and of k over a head's values (Henry et al. 2020): what they multiply to stays bounded."""
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        self.q = nn.RMSNorm(head_dim, eps=1e-6)
+        self.k = nn.RMSNorm(head_dim, eps=1e-6)
+
+    def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:  # (..., d) each
+        return self.q(q).to(q.dtype), self.k(k).to(k.dtype)
+
+
+def qk_norm(config: STDiTConfig) -> QKNorm | None:
+    return QKNorm(config.hidden // config.heads) if config.qk_norm else None
+
+
 class Attention(nn.Module):
     """Self-attention over sequences (n, s, D)."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, config: STDiTConfig) -> None:
         super().__init__()
-        self.heads = heads
+        dim, self.heads = config.hidden, config.heads
         self.qkv = nn.Linear(dim, 3 * dim)
+        self.norm = qk_norm(config)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
+        if self.norm is not None:
+            q, k = self.norm(q, k)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class CrossAttention(nn.Module):
     """From tokens x (B, N, D) to a caption y (B, L, D) with mask (B, 1, 1, L)."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, config: STDiTConfig) -> None:
         super().__init__()
-        self.heads = heads
+        dim, self.heads = config.hidden, config.heads
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
+        self.norm = qk_norm(config)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
         q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         kv = self.kv(y).unflatten(-1, (2, self.heads, -1))
         k, v = (part.transpose(1, 2) for part in kv.unbind(2))
+        if self.norm is not None:
+            q, k = self.norm(q, k)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(y.transpose(1, 2).flatten(2))
 
@@ -157,10 +179,11 @@ class CrossAttention(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: STDiTConfig) -> None:
         super().__init__()
-        dim, heads = config.hidden, config.heads
-        self.spatial = Attention(dim, heads)
-        self.temporal = Attention(dim, heads)
-        self.cross = CrossAttention(dim, heads)
+        dim = config.hidden
+        self.spatial = Attention(config)
+        self.temporal_norm = nn.LayerNorm(dim, eps=1e-6) if config.temporal_norm else nn.Identity()
+        self.temporal = Attention(config)
+        self.cross = CrossAttention(config)
         self.mlp = mlp(dim, config.mlp_ratio * dim, dim)
         self.table = nn.Parameter(torch.empty(6, dim))
 
@@ -175,7 +198,9 @@ class Block(nn.Module):
         sequences = grid.by_plane(modulate(x, shift1, scale1))
         x = torch.addcmul(x, gate1, grid.from_planes([self.spatial(s) for s in sequences], len(x)))
         sequences = grid.by_position(x if planes is None else x + planes)
-        x = torch.addcmul(x, gate1, grid.from_positions([self.temporal(s) for s in sequences], len(x)))
+        x = torch.addcmul(
+            x, gate1, grid.from_positions([self.temporal(self.temporal_norm(s)) for s in sequences], len(x))
+        )
         x = x + self.cross(x, y, mask)
         return torch.addcmul(x, gate2, self.mlp(modulate(x, shift2, scale2)))
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avmodel.config import STDiTConfig, with_added_fields
 from avmodel.data import ClipBatch, LatentData, to_model
 from avmodel.dit.checkpoint import check_made_by, dit_payload
 from avmodel.dit.flow import draw_source, draw_times, flow_loss, solve
@@ -84,6 +85,12 @@ class DiTTrainer(Trainer):
             "texts": self._texts_identity,
             "latents": shards_identity(self.data.index),
         }
+
+    def upgraded(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """An earlier version knew fewer fields of the model."""
+        if not isinstance(identity.get("model"), dict):
+            return identity
+        return identity | {"model": with_added_fields(STDiTConfig, identity["model"])}
 
     def state(self) -> dict[str, Any]:
         return {

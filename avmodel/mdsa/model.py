@@ -39,11 +39,13 @@ from avmodel.mdsa.planes import (
     TimeScale,
     expand,
 )
+from avmodel.mdsa.positions import LearnedPositions
 from avmodel.mdsa.timesformer import PatchEmbedding, PixelHead, TimeSformer, TimeSformerLayer
 from avprep.shards.latents import SATURATED
 
 LOGVAR_RANGE = (-12.0, 4.0)
 FIRST_LOGVAR = -6.0  # of stage 2
+POSITIONS_STD = 0.02  # of learned plane positions, as in ViT
 COMPILED_LAYERS = (TimeSformerLayer, TransformerLayer, MultiScaleTimeAttention, StreamCrossAttention)
 Clips = dict[str, Tensor]
 
@@ -223,6 +225,8 @@ def init_weights(model: nn.Module) -> None:
         if isinstance(module, Projector):
             nn.init.normal_(module.token)
             nn.init.normal_(module.positions)
+        elif isinstance(module, LearnedPositions):
+            nn.init.normal_(module.table, std=POSITIONS_STD)
         elif isinstance(module, TimeScale):  # eq 5 starts as the identity
             nn.init.zeros_(module.up.weight)
             nn.init.zeros_(module.up.bias)

@@ -8,12 +8,16 @@ Channels stand last until the latent is made, so that a 1x1 convolution is a lin
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from avmodel.config import MDSAConfig
 from avmodel.latents import PLANES
 from avmodel.mdsa.layers import CrossAttention, SelfAttention, TransformerLayer, run_layer
+from avmodel.mdsa.positions import block_positions, frame_positions, plane_positions
 
 REDUCED_AXIS = {"hw": 1, "tw": 2, "th": 3}  # of the tokens
 Features = dict[str, Tensor]
@@ -68,7 +72,9 @@ class TimeScale(nn.Module):
         super().__init__()
         self.scale = scale
         self.norm = nn.LayerNorm(config.dim)
-        self.attention = SelfAttention(config.dim, config.plane_heads, config.plane_head_dim)
+        self.attention = SelfAttention(
+            config.dim, config.plane_heads, config.plane_head_dim, frame_positions(config, scale)
+        )
         self.up = nn.ConvTranspose1d(config.dim, config.dim, scale, stride=scale)
 
     def forward(self, columns: Tensor) -> Tensor:  # (S,T,D)
@@ -99,7 +105,10 @@ class PlaneAttention(nn.Module):
     def __init__(self, config: MDSAConfig, *, recompute: bool) -> None:
         super().__init__()
         self.recompute = recompute
-        self.hw = TransformerLayer(config.dim, config.plane_heads, config.plane_head_dim, config.mlp)
+        positions = plane_positions(config, "hw")
+        self.hw = TransformerLayer(
+            config.dim, config.plane_heads, config.plane_head_dim, config.mlp, positions
+        )
         time_planes = ("tw", "th") if config.mt_self_attn else ()
         self.time = nn.ModuleDict({plane: MultiScaleTimeAttention(config) for plane in time_planes})
 
@@ -113,13 +122,17 @@ class PlaneAttention(nn.Module):
 
 
 class StreamCrossAttention(nn.Module):
-    """Both streams attend to each other, each to the other's values before the update (eq 6 and eq 8)."""
+    """Both streams attend to each other, each to the other's values before the update (eq 6 and eq 8).
 
-    def __init__(self, config: MDSAConfig) -> None:
+    Args:
+        make_positions: called once per direction, as learned positions are a direction's own.
+    """
+
+    def __init__(self, config: MDSAConfig, make_positions: Callable[[], nn.Module]) -> None:
         super().__init__()
         size = (config.dim, config.plane_heads, config.plane_head_dim)
-        self.v_from_a = CrossAttention(*size)
-        self.a_from_v = CrossAttention(*size)
+        self.v_from_a = CrossAttention(*size, make_positions())
+        self.a_from_v = CrossAttention(*size, make_positions())
 
     def forward(self, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:  # (S,L,D) each
         return v + self.v_from_a(v, a), a + self.a_from_v(a, v)  # (S,L,D) each
@@ -131,7 +144,9 @@ class GCMAttention(nn.Module):
     def __init__(self, config: MDSAConfig, *, recompute: bool) -> None:
         super().__init__()
         self.recompute = recompute
-        self.planes = nn.ModuleDict({plane: StreamCrossAttention(config) for plane in PLANES})
+        self.planes = nn.ModuleDict(
+            {plane: StreamCrossAttention(config, partial(plane_positions, config, plane)) for plane in PLANES}
+        )
 
     def forward(self, v: Features, a: Features) -> tuple[Features, Features]:
         v_out, a_out = {}, {}
@@ -170,7 +185,7 @@ class BiBlockAttention(nn.Module):
         super().__init__()
         self.recompute = recompute
         self.block = config.block
-        self.attention = StreamCrossAttention(config)
+        self.attention = StreamCrossAttention(config, partial(block_positions, config))
 
     def forward(self, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:  # (B,T,G,G,D) each
         blocks = to_blocks(v, self.block), to_blocks(a, self.block)  # (B*blocks,t*h*w,D)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from avmodel.config import MDSAConfig
-from avmodel.mdsa.layers import GEGLU, Rotary, SelfAttention, run_layer, space_rotary, time_rotary
+from avmodel.mdsa.layers import GEGLU, SelfAttention, run_layer
+from avmodel.mdsa.positions import RotaryPositions, space_rotary, time_rotary
 
 
 class PatchEmbedding(nn.Module):
@@ -42,21 +43,23 @@ class PixelHead(nn.Module):
 class TimeSformerLayer(nn.Module):
     """Attention over time, attention over space, feed-forward; each pre-norm and residual."""
 
-    def __init__(self, dim: int, heads: int, head_dim: int) -> None:
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, *, time: RotaryPositions, space: RotaryPositions
+    ) -> None:
         super().__init__()
         self.time_norm = nn.LayerNorm(dim)
-        self.time = SelfAttention(dim, heads, head_dim)
+        self.time = SelfAttention(dim, heads, head_dim, time)
         self.space_norm = nn.LayerNorm(dim)
-        self.space = SelfAttention(dim, heads, head_dim)
+        self.space = SelfAttention(dim, heads, head_dim, space)
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = GEGLU(dim)
 
-    def forward(self, x: Tensor, time: Rotary, space: Rotary) -> Tensor:  # (B,T,N,D)
+    def forward(self, x: Tensor) -> Tensor:  # (B,T,N,D)
         # Transposed before q, k and v are made: a copy of D values a token, not of 3*heads*head_dim.
         tracks = self.time_norm(x).transpose(1, 2)  # (B,N,T,D)
-        moved = self.time(tracks.flatten(0, 1), time).view(tracks.shape)
+        moved = self.time(tracks.flatten(0, 1)).view(tracks.shape)
         x = x + moved.transpose(1, 2)
-        x = x + self.space(self.space_norm(x).flatten(0, 1), space).view(x.shape)
+        x = x + self.space(self.space_norm(x).flatten(0, 1)).view(x.shape)
         return x + self.mlp(self.mlp_norm(x))  # (B,T,N,D)
 
 
@@ -67,16 +70,14 @@ class TimeSformer(nn.Module):
         super().__init__()
         self.recompute = recompute
         dim, heads, head_dim = config.dim, config.heads, config.head_dim
-        self.layers = nn.ModuleList(TimeSformerLayer(dim, heads, head_dim) for _ in range(config.depth))
-        time, space = time_rotary(config.frames, head_dim), space_rotary(config.grid, head_dim)
-        self.register_buffer("time_cos", time.cos, persistent=False)
-        self.register_buffer("time_sin", time.sin, persistent=False)
-        self.register_buffer("space_cos", space.cos, persistent=False)
-        self.register_buffer("space_sin", space.sin, persistent=False)
+        time = RotaryPositions(time_rotary(config.frames, head_dim))
+        space = RotaryPositions(space_rotary(config.grid, head_dim))
+        self.layers = nn.ModuleList(
+            TimeSformerLayer(dim, heads, head_dim, time=time, space=space) for _ in range(config.depth)
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:  # (B,T,G,G,D)
-        time, space = Rotary(self.time_cos, self.time_sin), Rotary(self.space_cos, self.space_sin)
         x = tokens.flatten(2, 3)  # (B,T,N,D)
         for layer in self.layers:
-            x = run_layer(layer, x, time, space, recompute=self.recompute)
+            x = run_layer(layer, x, recompute=self.recompute)
         return x.view(tokens.shape)  # (B,T,G,G,D)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avmodel.config import MDSAConfig, with_added_fields
 from avmodel.data import ClipBatch, ClipData, to_model
 from avmodel.mdsa.checkpoint import mdsa_payload, weights_hash
 from avmodel.mdsa.discriminators import Discriminators
@@ -116,7 +117,10 @@ class MDSATrainer(Trainer):
         }
 
     def upgraded(self, identity: dict[str, Any]) -> dict[str, Any]:
-        """Version 0.1 wrote the name of the LPIPS backbone, or 'none', in the place of the config."""
+        """Version 0.1 wrote the name of the LPIPS backbone, or 'none', in the place of the config, and knew
+        fewer fields of the model."""
+        if isinstance(identity.get("model"), dict):
+            identity = identity | {"model": with_added_fields(MDSAConfig, identity["model"])}
         lpips = identity.get("lpips")
         if not isinstance(lpips, str):
             return identity

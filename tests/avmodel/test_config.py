@@ -63,6 +63,7 @@ def test_the_video_stands_before_the_audio(streams: str, planes: str):
     [
         ({"streams": "va"}, "streams must be one of av, v, a, not 'va'"),
         ({"kl": "pixel"}, "kl must be one of latent, data, none, not 'pixel'"),
+        ({"plane_positions": "sine"}, "plane_positions must be one of rotary, learned, none, not 'sine'"),
         ({"size": 250}, "size 250 is no multiple of patch 8"),
         ({"dim": 100}, "dim 100 is no multiple of 8"),
         ({"head_dim": 6}, "head_dim 6 is no multiple of 4"),
@@ -74,6 +75,23 @@ def test_the_video_stands_before_the_audio(streams: str, planes: str):
 def test_a_config_that_cannot_be_is_refused_by_name_and_value(changes: dict, words: str):
     with pytest.raises(ConfigError, match=words):
         dataclasses.replace(PAPER, **changes)
+
+
+def test_a_config_from_before_plane_positions_is_one_without_them():
+    old = {name: value for name, value in PAPER.to_dict().items() if name != "plane_positions"}
+    assert MDSAConfig.from_dict(old) == dataclasses.replace(PAPER, plane_positions="none")
+
+
+def test_an_stdit_config_from_before_the_norms_is_one_without_them():
+    config = STDIT_PRESETS["paper"]
+    old = {n: value for n, value in config.to_dict().items() if n not in ("qk_norm", "temporal_norm")}
+    assert STDiTConfig.from_dict(old) == dataclasses.replace(config, qk_norm=False, temporal_norm=False)
+
+
+def test_a_field_that_was_always_there_may_not_be_absent():
+    short = {name: value for name, value in PAPER.to_dict().items() if name != "kl"}
+    with pytest.raises(ConfigError, match="MDSAConfig: kl"):
+        MDSAConfig.from_dict(short)
 
 
 def test_an_unknown_field_is_named():

@@ -114,3 +114,10 @@ def test_latents_of_another_mdsa_are_refused(mdsa):
         CheckpointError, match="^mdsa = a: its weights are .*; latents = b was made with another"
     ):
         check_made_by(replace(header, weights="0" * 64), header, "mdsa = a:", "latents = b")
+
+
+def test_a_checkpoint_from_before_the_norms_is_loaded_without_them(payload, tmp_path):
+    old = {n: v for n, v in payload["config"].items() if n not in ("qk_norm", "temporal_norm")}
+    save_checkpoint(tmp_path / "dit.pt", payload | {"config": old})
+    config = load_dit(tmp_path / "dit.pt", None).model.config
+    assert not config.qk_norm and not config.temporal_norm

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from avmodel.config import STDIT_PRESETS, ConfigError, STDiTConfig
-from avmodel.dit.model import Captions, STDiT
+from avmodel.dit.model import Attention, Captions, STDiT
 from avmodel.latents import LatentLayout
 from tests.avmodel.plain_stdit import PlainSTDiT
 
@@ -202,3 +202,64 @@ def test_one_graph_for_torch_compile(packed: bool):
     drop = torch.tensor([True, False, False])
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(z, t, captions, drop), model(z, t, captions, drop))
+
+
+# Norms that the paper does not have
+
+
+def attention(**changes) -> Attention:
+    torch.manual_seed(0)
+    return Attention(tiny(**changes)).double()
+
+
+def test_qk_norm_bounds_what_q_and_k_multiply_to():
+    x = torch.randn(2, 5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for normed in (False, True):
+        module = attention(qk_norm=normed)
+        before = module(x)
+        for parameter in module.qkv.parameters():
+            parameter.data[:64] *= 1000  # q and k; v stays
+        assert torch.allclose(module(x), before, atol=1e-4) is normed
+
+
+def test_qk_norm_against_the_formula():
+    module = attention(qk_norm=True)
+    for weight in (module.norm.q.weight, module.norm.k.weight):
+        weight.data = torch.rand(16, dtype=torch.float64) + 0.5
+    x = torch.randn(1, 5, 32, dtype=torch.float64)
+    q, k, v = (x[0] @ module.qkv.weight.T + module.qkv.bias).chunk(3, dim=-1)
+    heads = []
+    for h in (slice(0, 16), slice(16, 32)):
+        q_h, k_h = (
+            part[:, h] / (part[:, h].square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
+            for part, norm in ((q, module.norm.q), (k, module.norm.k))
+        )
+        heads.append((q_h @ k_h.T / 4).softmax(-1) @ v[:, h])
+    expected = torch.cat(heads, dim=-1) @ module.proj.weight.T + module.proj.bias
+    torch.testing.assert_close(module(x)[0], expected)
+
+
+def test_temporal_norm_makes_the_temporal_branch_blind_to_scale():
+    for normed in (False, True):
+        block = perturbed(tiny(temporal_norm=normed), TINY).blocks[0]
+        x = torch.randn(4, 6, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        out, scaled = (block.temporal(block.temporal_norm(scale * x)) for scale in (1, 10))
+        assert torch.allclose(scaled, out, atol=1e-4) is normed
+
+
+@pytest.mark.parametrize("switch", ["qk_norm", "temporal_norm"])
+def test_a_norm_adds_its_weights_alone(switch: str):
+    plain, normed = (set(STDiT(tiny(**{switch: on}), WIDE).state_dict()) for on in (False, True))
+    assert plain < normed
+    assert all(".norm." in name or ".temporal_norm." in name for name in normed - plain)
+
+
+def test_gradients_reach_every_norm_and_packed_is_still_dense_without_padding():
+    model = perturbed(tiny(classes=5, qk_norm=True, temporal_norm=True), TINY)
+    packed = perturbed(tiny(classes=5, qk_norm=True, temporal_norm=True, packed=True), TINY)
+    z, t, captions = batch(TINY, model.config)
+    v = model(z, t, captions, drop=torch.tensor([True, False, False]))
+    v.square().sum().backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.any(), name
+    torch.testing.assert_close(packed(z, t, captions, drop=torch.tensor([True, False, False])), v)

@@ -92,3 +92,11 @@ def test_what_was_saved_is_loaded(model, tmp_path):
     assert weights_hash(loaded.state_dict()) == weights_hash(model.state_dict()) == header.weights
     assert not loaded.training and header.spec == TINY and header.shape == model.layout.shape
     assert read_codec_header(path) == header and load_checkpoint(path, KIND)["step"] == 7
+
+
+def test_a_checkpoint_from_before_plane_positions_is_loaded_without_them(model, tmp_path):
+    payload = mdsa_payload(model, TINY, 7)
+    del payload["config"]["plane_positions"]
+    loaded, header = load_mdsa(written(tmp_path / "mdsa.pt", payload))
+    assert loaded.config.plane_positions == "none"
+    assert header.weights == weights_hash(model.state_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,6 +68,18 @@ def test_the_end_is_compared_only_where_a_cooldown_counts_from_it(clips, tmp_pat
 def test_the_lpips_entry_of_the_last_version_is_read(clips, tmp_path, then, now):
     trainer = module.MDSATrainer(config(clips, tmp_path), CPU, ClipData(clips))
     assert trainer.upgraded({"lpips": then, "lr": 1}) == {"lpips": now, "lr": 1}
+
+
+def test_a_training_from_before_plane_positions_goes_on_without_them_and_not_with(clips, tmp_path):
+    train_mdsa(config(clips, tmp_path, stage1_steps=1, stage2_steps=0, cooldown_steps=0))
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["run"]["model"]["plane_positions"]
+    torch.save(state, tmp_path / "state.pt")
+    later = config(clips, tmp_path, stage1_steps=1, stage2_steps=1, cooldown_steps=0)
+    learned = replace(later.model, plane_positions="learned")
+    with pytest.raises(TrainingError, match=r"begun with model\.plane_positions = none"):
+        train_mdsa(replace(later, model=learned))
+    assert train_mdsa(later).step == 2
 
 
 def test_two_trainings_into_one_folder_are_one_too_many(clips, tmp_path):

@@ -4,7 +4,7 @@ import torch
 
 from avmodel.config import MDSA_PRESETS
 from avmodel.info import count_parameters
-from avmodel.mdsa.layers import space_rotary, time_rotary
+from avmodel.mdsa.positions import Rotary, RotaryPositions, space_rotary, time_rotary
 from avmodel.mdsa.timesformer import PatchEmbedding, PixelHead, TimeSformer, TimeSformerLayer
 from tests.avmodel import reference
 from tests.avmodel.reference import randomise
@@ -12,8 +12,14 @@ from tests.avmodel.reference import randomise
 TINY = MDSA_PRESETS["tiny"]
 
 
+def layer_of(dim: int, *, heads: int, head_dim: int, time: Rotary, space: Rotary) -> TimeSformerLayer:
+    positions = {"time": RotaryPositions(time), "space": RotaryPositions(space)}
+    return TimeSformerLayer(dim, heads, head_dim, **positions)
+
+
 def test_the_papers_layer_has_its_count():
-    assert count_parameters(TimeSformerLayer(384, heads=8, head_dim=64)) == 3_348_864
+    layer = layer_of(384, heads=8, head_dim=64, time=time_rotary(16, 64), space=space_rotary(32, 64))
+    assert count_parameters(layer) == 3_348_864
 
 
 def test_a_token_is_the_linear_map_of_its_own_patch():
@@ -47,8 +53,8 @@ def test_pixels_are_twice_the_sigmoid_less_one():
 
 
 def test_a_layer_against_the_reference():
-    layer = randomise(TimeSformerLayer(dim=12, heads=2, head_dim=8))
     time, space = time_rotary(3, 8), space_rotary(2, 8)
+    layer = randomise(layer_of(12, heads=2, head_dim=8, time=time, space=space))
     x = torch.randn(2, 3, 4, 12)
     y = x.double()
     for part, normed, rotary, axis in (
@@ -61,7 +67,7 @@ def test_a_layer_against_the_reference():
         y = y + out.movedim(2, axis)
     value, gate = reference.linear(reference.norm(y, layer.mlp_norm), layer.mlp.up).chunk(2, dim=-1)
     y = y + reference.linear(value * reference.gelu(gate), layer.mlp.down)
-    torch.testing.assert_close(layer(x, time, space).double(), y, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(layer(x).double(), y, atol=1e-4, rtol=1e-4)
 
 
 def test_rotary_tables_are_no_part_of_a_checkpoint():
