@@ -9,6 +9,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 from avprep.errors import ArgumentError
 from avprep.spec import ClipSpec
@@ -24,20 +25,20 @@ def require_whole(name: str, value: object, *, least: int) -> None:
         raise ArgumentError(f"{name} must be a whole number, at least {least}, not {value!r}")
 
 
-def require_number(name: str, value: object, *, above: float) -> None:
+def require_number(name: str, value: Any, *, above: float) -> None:
     """Raises ArgumentError where it is not a finite number greater than `above`."""
     if not _is_finite(value) or not value > above:
         raise ArgumentError(f"{name} must be a number above {above:g}, not {value!r}")
 
 
-def require_between(name: str, value: object, lowest: float, highest: float) -> None:
-    if not isinstance(value, numbers.Real) or not lowest <= value <= highest:
+def require_between(name: str, value: Any, lowest: float, highest: float) -> None:
+    if not _is_real(value) or not lowest <= value <= highest:
         raise ArgumentError(f"{name} must be from {lowest:g} to {highest:g}, not {value!r}")
 
 
-def require_decibels(name: str, value: object) -> None:
+def require_decibels(name: str, value: Any) -> None:
     """A level relative to full scale, which no sound exceeds: above 0, a minus sign was forgotten."""
-    if not isinstance(value, numbers.Real) or not value <= 0:
+    if not _is_real(value) or not value <= 0:
         raise ArgumentError(f"{name} must be at most 0 dB of full scale, not {value!r}")
 
 
@@ -46,7 +47,7 @@ def require_spec(spec: object) -> None:
         raise ArgumentError(f"spec must be a ClipSpec, not {spec!r}")
 
 
-def samples_of(name: str, seconds: object, spec: ClipSpec, *, least: int) -> int:
+def samples_of(name: str, seconds: Any, spec: ClipSpec, *, least: int) -> int:
     """Seconds as whole samples of the spec's rate."""
     if not _is_finite(seconds):
         raise ArgumentError(f"{name} must be a number of seconds, not {seconds!r}")
@@ -56,6 +57,10 @@ def samples_of(name: str, seconds: object, spec: ClipSpec, *, least: int) -> int
             f"{name} = {seconds:g} s is sample {samples} at {spec.sample_rate} Hz; the least is {least}"
         )
     return samples
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, numbers.Real)
 
 
 def _is_finite(value: object) -> bool:

@@ -22,6 +22,11 @@ class Reason(StrEnum):
         member.meaning, member.advice = meaning, advice
         return member
 
+    @classmethod
+    def of(cls, value: str) -> Reason:
+        """The reason of that value. Raises ValueError where there is none."""
+        return cls(value)  # type: ignore[call-arg]  # mypy reads it as a call of __new__
+
     # failed: the source or the clip could not be read
     MISSING = (
         "missing",

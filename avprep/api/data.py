@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import webdataset
 
@@ -145,7 +145,7 @@ class _Sample:
     out: str
     decode: ClipDecoder | LatentDecoder
 
-    def __call__(self, sample: dict[str, bytes | str]) -> Item:
+    def __call__(self, sample: dict[str, Any]) -> Item:
         members: Members = {name: data for name, data in sample.items() if not name.startswith("__")}
         item = decoded(f"{self.out}: clip {sample['__key__']}", self.decode, members)
         return {"__key__": sample["__key__"], "__url__": sample["__url__"], **item}
@@ -154,6 +154,7 @@ class _Sample:
 def _decoder(header: dict, fields: Sequence[str] | None) -> tuple[ClipDecoder | LatentDecoder, int]:
     """What decodes a sample, and the bytes that its files may have."""
     kind = kind_of(header)
+    default: tuple[str, ...]
     if kind == LATENTS:
         known, default = shards.latent_fields(header), ("latent", "json")
         checked = shards.checked_fields(default if fields is None else fields, known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from avprep.jobs.output import JobError
 from avprep.jobs.progress import JobReport, Progress
@@ -42,7 +43,7 @@ class RunReport:
     damaged: tuple[str, ...] = ()  # clip shards that could not be encoded, and why: not made, not counted
 
 
-def run_report(report: JobReport, **more: object) -> RunReport:
+def run_report(report: JobReport, **more: Any) -> RunReport:
     """`more`: fields that only one of the jobs has."""
     by_status = report.sums.by_status
     return RunReport(

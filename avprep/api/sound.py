@@ -37,7 +37,7 @@ def mel_stack(waveform: Array, spec: ClipSpec = ClipSpec()) -> Array:
         ArgumentError: another shape or type, NaN or infinity.
     """
     require_spec(spec)
-    samples = _real_tensor("waveform", waveform).float()
+    samples: Tensor = _real_tensor("waveform", waveform).float()
     found, whole = samples.shape[-1] if samples.ndim else 0, dsp.context_samples(spec)
     if found == spec.samples:
         samples = dsp.pad_with_silence(samples, spec)
@@ -80,7 +80,7 @@ def invert_mel(
     require_whole("iterations", iterations, least=0)
     require_whole("seed", seed, least=0)
     require_number("momentum", momentum, above=-1e-9)
-    stack = _real_tensor("mel", mel)
+    stack: Tensor = _real_tensor("mel", mel)
     if stack.shape[-3:] != spec.mel_shape:
         raise ArgumentError(
             f"mel must end in {spec.mel_shape}, the spec's (frames, n_mels, columns); its "

@@ -41,8 +41,10 @@ class BarProgress:
 
     def _shard_done(self, sums: Sums, busy: float | None) -> None:
         self._failed += sums.by_status["failed"]
-        model = {} if busy is None else {"busy": f"{busy:.0%}"}
-        self._bar.set_postfix(**model, failed=self._failed, refresh=False)
+        if self._bar is None:
+            return
+        shown: dict[str, object] = {} if busy is None else {"busy": f"{busy:.0%}"}
+        self._bar.set_postfix({**shown, "failed": self._failed}, refresh=False)
         self._bar.update(sums.planned)
 
     def _say(self, what: str) -> None:

@@ -36,7 +36,7 @@ def exit_without_clips(sums: Sums, out: str) -> None:
     if sums.by_status["written"]:
         return
     (reason, count), *_ = sums.by_reason.most_common(1) or [("", 0)]
-    why = f" {count:,} of them: {explained(Reason(reason))}" if count else ""
+    why = f" {count:,} of them: {explained(Reason.of(reason))}" if count else ""
     click.echo(f"NO CLIP WAS WRITTEN: {out} holds none of {sums.planned:,} planned clips.{why}", err=True)
     sys.exit(NO_CLIPS)
 
@@ -49,7 +49,7 @@ def print_sums(sums: Sums) -> None:
 
 def print_reasons(sums: Sums) -> None:
     for reason, count in sums.by_reason.most_common():
-        click.echo(f"  {count:>9,} {explained(Reason(reason))}")
+        click.echo(f"  {count:>9,} {explained(Reason.of(reason))}")
 
 
 # The options that a reason's meaning and advice are about.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -33,7 +33,7 @@ def option(of: type, name: str, declaration: str, **attributes: Any) -> Decorato
 
 def from_options(of: type[Options], options: dict[str, Any], /, **more: Any) -> Options:
     """The dataclass, from the options that have the names of its fields and from `more`."""
-    given = {field.name: options[field.name] for field in fields(of) if field.name in options}
+    given = {field.name: options[field.name] for field in fields(cast(Any, of)) if field.name in options}
     return of(**given | more)
 
 

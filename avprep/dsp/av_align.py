@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,7 +85,8 @@ def flow_lengths(pictures: np.ndarray, settings: FarnebackSettings) -> np.ndarra
     """
     import cv2
 
-    flows = [cv2.calcOpticalFlowFarneback(a, b, None, *settings) for a, b in pairwise(pictures)]
+    no_flow: Any = None  # none to begin with, which OpenCV's type information denies
+    flows = [cv2.calcOpticalFlowFarneback(a, b, no_flow, *settings) for a, b in pairwise(pictures)]
     return np.array([np.hypot(flow[..., 0], flow[..., 1]).mean() for flow in flows])
 
 

@@ -92,7 +92,7 @@ class _Solver:
         filters = mel_filters(spec.sample_rate, spec.n_fft, spec.n_mels, device)  # (n_mels, bins)
         self.least_squares = torch.linalg.pinv(filters).T.contiguous()
         self.fine = _GriffinLim(spec, device)
-        self.coarse = None
+        self.coarse: _GriffinLim | None = None
         if spec.columns % 2 == 0 and _LEAST_OVERLAP * 2 * spec.hop <= spec.n_fft:
             self.coarse = _GriffinLim(dataclasses.replace(spec, hop=2 * spec.hop), device)
 
@@ -102,7 +102,7 @@ class _Solver:
         magnitude = (target @ self.least_squares).clamp_min(floor)
         spectrum = torch.polar(magnitude, self.first_phases(magnitude, seed))
         coarse = 0 if self.coarse is None else int(iterations * _COARSE)
-        if coarse:
+        if self.coarse is not None and coarse:
             every_second = spectrum[:, ::2].contiguous(), target[:, ::2].contiguous()
             waveform = self.coarse.iterate(*every_second, coarse, momentum, settling=0)
             spectrum = self.fine.spectrum_of(waveform, target)

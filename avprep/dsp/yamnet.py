@@ -46,6 +46,10 @@ _MAX_BYTES = 16 << 20  # of the unpacked arrays; the real file's are 3.2 MB
 class Yamnet(nn.Module):
     """YAMNet with random weights; `load_yamnet` returns it with the published ones. Frozen, for inference."""
 
+    hann: Tensor
+    mel: Tensor
+    log_offset: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = [_SameConv(1, 32, 3, stride=2)]

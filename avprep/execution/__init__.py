@@ -66,8 +66,12 @@ def open_pool(config: PoolConfig, make_worker: MakeWorker) -> Iterator[Pool]:
         RunnerError: there is no such device, there are fewer GPUs than workers, or Ray does not answer.
     """
     if config.uses_ray:
-        from avprep.execution.ray import open_ray_pool as open_workers
+        from avprep.execution.ray import open_ray_pool
+
+        with open_ray_pool(config, make_worker) as ray_pool:
+            yield ray_pool
     else:
-        from avprep.execution.local import open_local_pool as open_workers
-    with open_workers(config, make_worker) as pool:
-        yield pool
+        from avprep.execution.local import open_local_pool
+
+        with open_local_pool(config, make_worker) as local_pool:
+            yield local_pool

@@ -15,9 +15,19 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from avprep.errors import ArgumentError, AvprepError
 
-Task = TypeVar("Task")
+
+class Numbered(Protocol):
+    """A task, by what errors and retries call it."""
+
+    @property
+    def index(self) -> int: ...
+
+
+Task = TypeVar("Task", bound=Numbered)
 Result = TypeVar("Result")
 Handle = TypeVar("Handle")
+Given = TypeVar("Given", contravariant=True)  # a task that is taken
+Made = TypeVar("Made", covariant=True)  # a result that is given
 
 DEVICES = ("auto", "cpu", "cuda")
 ATTEMPTS = 3  # per task of a pool; then its lost workers are the machine's fault
@@ -119,10 +129,10 @@ class Runner(Protocol):
         """
 
 
-class Worker(Protocol[Task, Result]):
+class Worker(Protocol[Given, Made]):
     """What a pool runs tasks on; made by a `MakeWorker` in the process that uses it."""
 
-    def run(self, task: Task) -> Result:
+    def run(self, task: Given) -> Made:
         """Called from `AHEAD` threads at once, so that the next task begins while one is finished."""
 
     def close(self) -> None:
@@ -130,7 +140,7 @@ class Worker(Protocol[Task, Result]):
 
 
 # (device, number of workers, whether it is the caller's own process) -> worker
-MakeWorker = Callable[[str, int, bool], Worker]
+MakeWorker = Callable[[str, int, bool], Worker[Any, Any]]
 
 
 class Pool(Protocol):
@@ -142,8 +152,8 @@ class Pool(Protocol):
         tasks: Iterable[Task],
         should_stop: Callable[[], bool],
         on_lost: Callable[[Task, WorkerLost], None],
-    ) -> Iterator[tuple[Task, Result]]:
-        """Results as they are ready. Once `should_stop()`, only tasks in hand are finished.
+    ) -> Iterator[tuple[Task, Any]]:
+        """The workers' results as they are ready. Once `should_stop()`, only tasks in hand are finished.
 
         Raises:
             RunnerError: a task has lost its worker `ATTEMPTS` times, or no worker can be started.

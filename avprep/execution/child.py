@@ -47,44 +47,44 @@ class Child:
             ChildDied: the process ended before it answered.
             Exception: whatever the function raises.
         """
-        if self._process is None:
-            self._start()
+        if self._process is None or self._pipe is None:
+            self._process, self._pipe = _start()
         try:
             self._pipe.send((function, argument))
             is_result, outcome = self._pipe.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            raise ChildDied(self._end()) from None
+            raise ChildDied(self._end(self._process, self._pipe)) from None
         if is_result:
             return outcome
         raise outcome
 
     def close(self) -> None:
         """Ends the process, with what it has in hand."""
-        if self._process is not None:
+        if self._process is not None and self._pipe is not None:
             self._process.kill()
-            self._end()
+            self._end(self._process, self._pipe)
 
-    def _start(self) -> None:
-        self._pipe, theirs = Pipe()
-        command = [sys.executable, "-m", "avprep.execution.child", str(theirs.fileno()), str(os.getpid())]
-        # A process group of its own: a signal to the parent's (Ctrl-C, timeout, Slurm) is the parent's to
-        # answer, which lets the call in hand finish.
-        # This code and no other: where it was started, another version of it may lie.
-        paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-        self._process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], process_group=0, env=environment
-        )
-        theirs.close()  # the child holds the only other end: its death is the end of the pipe
-        self._pipe.send(sys.path)
-
-    def _end(self) -> str:
+    def _end(self, process: subprocess.Popen[bytes], pipe: Connection) -> str:
         """Forgets a process that has ended or is about to. Returns how it ended."""
-        process, pipe = self._process, self._pipe
         self._process = self._pipe = None
         pipe.close()
         code = process.wait()
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _start() -> tuple[subprocess.Popen[bytes], Connection]:
+    """A new child, and this end of its pipe."""
+    ours, theirs = Pipe()
+    command = [sys.executable, "-m", "avprep.execution.child", str(theirs.fileno()), str(os.getpid())]
+    # A process group of its own: a signal to the parent's (Ctrl-C, timeout, Slurm) is the parent's to
+    # answer, which lets the call in hand finish.
+    # This code and no other: where it was started, another version of it may lie.
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], process_group=0, env=environment)
+    theirs.close()  # the child holds the only other end: its death is the end of the pipe
+    ours.send(sys.path)
+    return process, ours
 
 
 def serve(pipe: Connection, parent: int) -> None:

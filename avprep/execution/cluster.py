@@ -8,6 +8,7 @@ For a cluster that is attached to, all this is up to its owner: see `RunnerConfi
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import secrets
 import shutil
@@ -93,7 +94,7 @@ def _init(ends: ExitStack, **options: Any) -> None:
 
     ends.callback(ray.shutdown)  # of a start that fails half way too
     with _sigterm_kept():
-        ray.init(log_to_driver=False, logging_level="ERROR", **options)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
 
 
 @contextmanager

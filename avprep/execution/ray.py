@@ -87,7 +87,6 @@ class _Call:
     """A task that was handed out: what Ray calls it, and since when."""
 
     reference: Any  # ray.ObjectRef, until the result is taken
-    actor: _Actor | None = None  # of a pool
     started: float = field(default_factory=time.monotonic)
 
     def result(self) -> Any:
@@ -224,6 +223,11 @@ class _Actor:
     in_hand: int = 0
 
 
+@dataclass(eq=False, kw_only=True)
+class _ActorCall(_Call):
+    actor: _Actor
+
+
 class RayPool:
     """A fixed number of actors, `AHEAD` tasks each; a lost actor is replaced and its tasks are retried."""
 
@@ -261,7 +265,8 @@ class RayPool:
         should_stop: Callable[[], bool],
         on_lost: Callable[[Task, WorkerLost], None],
     ) -> Iterator[tuple[Task, Any]]:
-        todo, lost = Todo(tasks), Counter()
+        todo = Todo(tasks)
+        lost: Counter[int] = Counter()  # times, by task index
         done = schedule(
             todo, should_stop, has_room=lambda *_: self._has_room(), submit=self._submit, wait=self._wait
         )
@@ -285,12 +290,12 @@ class RayPool:
     def _has_room(self) -> bool:
         return any(actor.is_ready and actor.in_hand < AHEAD for actor in self._actors)
 
-    def _submit(self, task: Any) -> _Call:
+    def _submit(self, task: Any) -> _ActorCall:
         actor = min((a for a in self._actors if a.is_ready), key=lambda a: a.in_hand)
         actor.in_hand += 1
-        return _Call(actor.handle.run.remote(task), actor)
+        return _ActorCall(actor.handle.run.remote(task), actor=actor)
 
-    def _wait(self, calls: list[_Call]) -> list[_Call]:
+    def _wait(self, calls: list[_ActorCall]) -> list[_ActorCall]:
         import ray
 
         starting = {actor.ready: actor for actor in self._actors if not actor.is_ready}

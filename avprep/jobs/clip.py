@@ -171,7 +171,7 @@ def _planned_source(rows: list[PlanRow]) -> PlannedSource:
         starts=tuple(row.start for row in rows),
         labels=tuple(first.labels),
         caption=first.caption,
-        verdict=MediaError(Reason(first.reason), first.detail) if first.reason else None,
+        verdict=MediaError(Reason.of(first.reason), first.detail) if first.reason else None,
     )
 
 

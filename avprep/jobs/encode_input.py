@@ -141,6 +141,7 @@ def _make_shard_reader(_workers: int, _in_process: bool) -> tuple[ReadClips, Non
 
 
 def _read_shard(task: EncodeTask, _should_stop, _tell) -> Iterator[InputClip | LedgerRow]:
+    assert isinstance(task.source, ClipShard)
     return read_clip_shard(task.source)
 
 
@@ -196,6 +197,7 @@ def _decode_here(
     turn: threading.Lock, task: EncodeTask, should_stop, _tell
 ) -> Iterator[InputClip | LedgerRow]:
     """A piece at a time, by turns with the model: a source's memory limit holds for the whole process."""
+    assert isinstance(task.source, ShardTask)
     for piece in pieces(task.source):
         if should_stop():
             return
@@ -214,6 +216,7 @@ class _DecodeOnRay:
     def __call__(
         self, task: EncodeTask, should_stop: Callable[[], bool], tell: Callable[[str], None]
     ) -> Iterator[InputClip | LedgerRow]:
+        assert isinstance(task.source, ShardTask)
         stage, quarantine = DecodeStage(self.watchdog_s), clip_quarantine(self.watchdog_s)
 
         def on_lost(piece: ShardTask, lost: WorkerLost) -> None:

@@ -49,7 +49,9 @@ class Planner:
         Their shards are unfinished from then on: ledgers go first, so that plan and ledger never disagree.
         """
         plan = PlanReader(store)
-        broken = {k: shard for k, (shard, reason) in plan.unmade().items() if Reason(reason) not in FILTERED}
+        broken = {
+            k: shard for k, (shard, reason) in plan.unmade().items() if Reason.of(reason) not in FILTERED
+        }
         again = [source for source in self._source.sources if broken_key(source, self._spec) in broken]
         found = self._found_now(again, plan, broken.keys()) if again else {}
         if not found:

@@ -32,7 +32,7 @@ def plan_shards(
     sources: list[Source],
     spec: ClipSpec,
     options: PlanOptions,
-    headers: Callable[[Iterable[Source]], Iterator[tuple[Source, MediaInfo | MediaError]]],
+    headers: Callable[[list[Source]], Iterator[tuple[Source, MediaInfo | MediaError]]],
 ) -> Iterator[list[PlanRow]]:
     """The plan's rows, shard by shard.
 

@@ -10,6 +10,7 @@ import io
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from markupsafe import Markup
 from matplotlib import rc_context
@@ -25,7 +26,7 @@ _SERIES = tuple(f"#0000a{i}" for i in range(6))
 _CLASSES = {_INK: "ink", _MARK: "mark"} | {colour: f"s{i}" for i, colour in enumerate(_SERIES)}
 
 _SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
     "axes.spines.top": False,
@@ -122,7 +123,7 @@ def _unstyle(element: ET.Element) -> None:
         if name in ("fill", "stroke") and value in _CLASSES:
             classes.append(f"{name}-{_CLASSES[value]}")
         elif name == "font":
-            element.set("font-size", re.search(r"[\d.]+px", value)[0])
+            element.set("font-size", re.findall(r"[\d.]+px", value)[0])
         elif name and name != "font-family":
             element.set(name, value)
     if classes:

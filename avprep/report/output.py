@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from avprep.reasons import FILTERED, Reason
@@ -46,12 +47,19 @@ def add_output(page: Page, store: Store, config: ReportConfig, media: Media) -> 
     page.failures, page.times = _failures(store, summary, page.kind), _times(stats)
     page.histograms = _histograms(summary, thresholds)
     if header:
-        _add_clips(page, store, header, config, media)
+        _add_clips(page, store, header, summary, config, media)
     if page.kind == LATENTS:
         page.planes_table = _planes(stats or _read_json(store, _SAMPLES_FILE, page), header)
 
 
-def _add_clips(page: Page, store: Store, header: dict[str, Any], config: ReportConfig, media: Media) -> None:
+def _add_clips(
+    page: Page,
+    store: Store,
+    header: dict[str, Any],
+    summary: Summary,
+    config: ReportConfig,
+    media: Media,
+) -> None:
     try:
         spec = spec_of(header)
         if page.kind == LATENTS:
@@ -64,8 +72,8 @@ def _add_clips(page: Page, store: Store, header: dict[str, Any], config: ReportC
         page.add_damage(f"no clip can be shown: {error}")
         return
     videos = open_store(config.decoded) if config.decoded else None
-    players = Players(store, page.kind, header, largest=largest, videos=videos)
-    add_players(page, list(players.make(choose(page.summary, config.clips), page.add_damage)), media)
+    players = Players(store, kind_of(header), header, largest=largest, videos=videos)
+    add_players(page, list(players.make(choose(summary, config.clips), page.add_damage)), media)
 
 
 def _facts(store: Store, header: dict[str, Any], summary: Summary) -> list[tuple[str, str]]:
@@ -128,7 +136,7 @@ def _failures(store: Store, summary: Summary, kind: str) -> list:
 def _histograms(summary: Summary, thresholds: dict[str, list[float]]) -> list:
     per_source = Histogram()
     per_source.add(summary.sources.counts())
-    measured = [
+    measured: list[tuple[str, str, str, str, Histogram, Sequence[float]]] = [
         ("residual", "ms between a frame's instant and its picture", "ms", "clips", summary.residual_ms, ()),
         ("clips per source", "written", "clips of one source", "sources", per_source, ()),
     ]
@@ -160,7 +168,7 @@ def _times(stats: dict[str, Any]) -> Times | None:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e15  # false for NaN
+    return isinstance(value, int | float) and type(value) is not bool and abs(value) < 1e15  # false for NaN
 
 
 def _planes(stats: dict[str, Any], header: dict[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -168,12 +176,13 @@ def _planes(stats: dict[str, Any], header: dict[str, Any]) -> list[tuple[str, st
     try:
         found, names = stats["latents"], header["latent"]["planes"]
         rows = zip(names, found["mean"], found["std"], found["saturated"], strict=True)
-        return [
-            (str(name), *(", ".join(f"{v:+.3f}" for v in values) for values in (mean, std)), f"{share:.2%}")
-            for name, mean, std, share in rows
-        ]
+        return [(str(name), _listed(mean), _listed(std), f"{share:.2%}") for name, mean, std, share in rows]
     except (KeyError, TypeError, ValueError):
         return []
+
+
+def _listed(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:+.3f}" for value in values)
 
 
 def _read_json(store: Store, name: str, page: Page) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def write_scenes(
     size: int = 192,
     fps: int = 25,
     sample_rate: int = 44100,
-    on_scene: Callable[[Path], None] | None = None,
+    on_scene: Callable[[Path], object] | None = None,
 ) -> list[Path]:
     """Writes scenes 0 to n - 1 of a seed, in turn one of each class; a larger n extends a smaller one.
 

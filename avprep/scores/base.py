@@ -57,9 +57,9 @@ class Column:
             return
         if type(value) is not _TYPES[self.kind]:
             raise ScoreError(f"column {self.name} is {self.kind}, not {type(value).__name__} {value!r}")
-        if self.kind == "bits" and self.high is not None and len(value) * 8 != self.high:
+        if isinstance(value, bytes) and self.high is not None and len(value) * 8 != self.high:
             raise ScoreError(f"column {self.name} has {self.high:g} bits, not {len(value) * 8}")
-        if self.kind in ("float", "int") and not self._is_in_range(value):
+        if isinstance(value, float | int) and self.kind != "bool" and not self._is_in_range(value):
             raise ScoreError(f"column {self.name} lies in [{self.low}, {self.high}], not at {value!r}")
 
     def _is_in_range(self, value: float) -> bool:

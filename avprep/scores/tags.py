@@ -22,6 +22,8 @@ def open_tags(paths: WeightPaths) -> Measure:
     from avprep.dsp.resample import resample_to
     from avprep.dsp.yamnet import SAMPLE_RATE, load_yamnet, read_class_names
 
+    if paths.yamnet is None:
+        raise ScoreUnavailable("needs the yamnet weights: no path is given")
     try:
         network = load_yamnet(paths.yamnet)
         names = read_class_names(_class_map(paths.yamnet))

@@ -6,6 +6,8 @@ water and fur for text. What cannot be read with confidence does not count.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -32,7 +34,7 @@ def open_text(paths: WeightPaths) -> Measure:
     def text_share(clip: ScoredClip) -> dict[str, Value]:
         """The share of the middle frame's area within the boxes of lines of text that can be read."""
         picture = clip.frames[len(clip.frames) // 2]
-        found = find(np.ascontiguousarray(picture[..., ::-1]), use_cls=False)  # OpenCV's BGR
+        found: Any = find(np.ascontiguousarray(picture[..., ::-1]), use_cls=False)  # OpenCV's BGR
         return {"text_share": _covered(found.boxes, picture.shape[:2])}
 
     return text_share

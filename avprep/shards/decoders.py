@@ -52,12 +52,13 @@ class ClipDecoder:
 
     spec: ClipSpec
     fields: tuple[str, ...]
-    decode_h264: DecodeH264
+    decode_h264: DecodeH264 | None  # None where no frames are decoded
 
     def __call__(self, members: Members) -> Item:
         return {field: getattr(self, field)(members) for field in self.fields}
 
     def frames(self, members: Members) -> np.ndarray:
+        assert self.decode_h264 is not None
         frames = unpack_frames(members, self.spec.frames_shape, self.decode_h264)
         return _checked("frames", frames, self.spec.frames_shape, np.uint8)
 
@@ -116,7 +117,7 @@ def load_clip_header(data: bytes) -> dict[str, Any]:
         value, kind = header.get(name), _TYPES[name]
         if kind is float and type(value) is int:
             value = float(value)
-        if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
             raise ShardError(f"a clip header with {name} = {_short(value)}, which is no {kind.__name__}")
     if not all(type(label) is str for label in header["labels"]):
         raise ShardError(f"a clip header with labels = {_short(header['labels'])}, which are not all text")

@@ -66,7 +66,8 @@ def index_shards(store: Store, *, largest: int = LARGEST_CLIP, on_damage: OnDama
     """
     if not isinstance(store, LocalStore):
         raise ShardError(f"{store.uri}: training reads clips at random from a local folder; copy it there")
-    paths, records, keys, rows, left_out = [], [], [], [], []
+    paths: list[str] = []
+    records, keys, rows, left_out = [], [], [], []
     for number in finished_shards(store):
         try:
             record = read_record(store, number)
@@ -142,7 +143,7 @@ def _clips_of(
     damage = size_damage(record, size)
     if damage is None and is_read_whole:
         damage = damage_of(path, record)
-    if damage is not None:
+    if damage is not None or size is None:
         raise ShardError(f"{path.removesuffix(record.name)}{damage}")
     descriptor = os.open(path, os.O_RDONLY)
     try:

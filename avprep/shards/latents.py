@@ -95,7 +95,7 @@ class EncoderHeader:
 
     def output_header(self, *, packed: bool, posterior: bool) -> dict[str, Any]:
         """The output header of latents that this encoder makes, without what is only remembered."""
-        header = {"format": FORMAT_VERSION, "kind": LATENTS}
+        header: dict[str, Any] = {"format": FORMAT_VERSION, "kind": LATENTS}
         header["options"] = {"packed": packed, "posterior": posterior}
         if packed:
             header["packed"] = self.packed_layout()

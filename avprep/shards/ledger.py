@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
 
 def status_of(reason: str) -> str:
     """The status of a clip that was not written for this reason."""
-    return "filtered" if Reason(reason) in FILTERED else "failed"
+    return "filtered" if Reason.of(reason) in FILTERED else "failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

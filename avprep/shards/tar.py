@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, Protocol
 
 from avprep.shards.layout import ShardError
 from avprep.shards.store import Store
@@ -111,7 +111,13 @@ def _has_its_sum(block: bytes) -> bool:
     return stated is not None and int(stated[1], 8) == sum(block) - sum(block[_CHECKSUM]) + 8 * ord(" ")
 
 
-def read_shard(file: BinaryIO, largest: int = LARGEST_CLIP) -> Iterator[tuple[str, Members]]:
+class Readable(Protocol):
+    """A file, or what counts or hashes a file's bytes on the way."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def read_shard(file: Readable, largest: int = LARGEST_CLIP) -> Iterator[tuple[str, Members]]:
     """(key, files) of each clip of a tar, in order, one clip in memory at a time.
 
     Args:
@@ -120,7 +126,8 @@ def read_shard(file: BinaryIO, largest: int = LARGEST_CLIP) -> Iterator[tuple[st
     Raises:
         ShardError: a member that `ShardWriter` does not write, or a tar that is cut off.
     """
-    check, key, members, left = MemberCheck(), "", {}, largest
+    check, key, left = MemberCheck(), "", largest
+    members: Members = {}
     while (member := check(_exactly(file, BLOCK))) is not None:
         if member.key != key:
             if members:
@@ -147,7 +154,7 @@ def read_named_shard(store: Store, name: str, largest: int) -> Iterator[tuple[st
             raise ShardError(f"{store.uri}/{name}: {error}") from error
 
 
-def _exactly(file: BinaryIO, size: int) -> bytes:
+def _exactly(file: Readable, size: int) -> bytes:
     data = file.read(size)
     if len(data) != size:
         raise ShardError(f"the tar is damaged or cut off: {len(data)} bytes where {size} belong")

@@ -41,7 +41,7 @@ class Damage:
 
 def verify(
     store: Store,
-    on_shard: Callable[[int], None] = lambda _: None,
+    on_shard: Callable[[int], object] = lambda _: None,
     *,
     decode_h264: DecodeH264 | None = None,
 ) -> Iterator[Damage]:

@@ -102,6 +102,10 @@ def _checked(clip: tuple[str, InputClip | MediaError] | None, row: LedgerRow) ->
     return replace(outcome, row=row)
 
 
+# Of a clip that is decoded and not yet laid beside its ledger row.
+_NO_ROW = LedgerRow(key="", shard=-1, source="", start_s=0.0, status="written")
+
+
 def _decode(spec: ClipSpec) -> Callable[[tuple[str, Members]], tuple[str, InputClip | MediaError]]:
     fields = ClipDecoder(spec, ("json", "frames", "mel"), decode_frames)
 
@@ -112,7 +116,7 @@ def _decode(spec: ClipSpec) -> Callable[[tuple[str, Members]], tuple[str, InputC
         except ShardError as error:
             return key, MediaError(Reason.CORRUPT, str(error))
         header = {name: item["json"][name] for name in CLIP_FIELDS}
-        return key, InputClip(None, header, item["frames"], item["mel"])
+        return key, InputClip(_NO_ROW, header, item["frames"], item["mel"])
 
     return decode
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from avprep.dsp.griffin_lim import invert
 from avprep.dsp.psnr import psnr_a, psnr_v
@@ -89,8 +90,11 @@ def decode_to_mp4(
                 yield _write(out, stored, frames[i], mel[i], waveforms[i], spec)
 
 
-def _write(out, stored: StoredLatent, frames, mel, waveform: np.ndarray, spec: ClipSpec) -> DecodedClip:
-    pictures, sound, psnrs = frames.numpy(), waveform, (None, None)
+def _write(
+    out: Path, stored: StoredLatent, frames: Tensor, mel: Tensor, waveform: np.ndarray, spec: ClipSpec
+) -> DecodedClip:
+    pictures, sound = frames.numpy(), waveform
+    psnrs: tuple[float | None, float | None] = (None, None)
     if stored.original is not None:
         original = stored.original
         pictures = np.concatenate([original.frames, pictures], 2)

@@ -49,7 +49,7 @@ class EncodeTask:
     options: EncodeOptions
     weights: str  # of the checkpoint that the job was begun with
     batch_size: int
-    source: ClipShard | ShardTask
+    source: ClipShard | ShardTask | None  # None in what the tasks of all shards have in common
     clips_sha256: str = ""  # of the clip shard, kept in the ledger
 
 

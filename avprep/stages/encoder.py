@@ -22,8 +22,11 @@ _CPU_OUT_OF_MEMORY = "can't allocate memory"  # torch's CPU allocator raises a p
 class Latents(Protocol):
     """float32 (B, C, P, rows, columns) on the CPU; `mean` in [-1, 1]."""
 
-    mean: Tensor
-    logvar: Tensor
+    @property
+    def mean(self) -> Tensor: ...
+
+    @property
+    def logvar(self) -> Tensor: ...
 
 
 class Encoder(Protocol):

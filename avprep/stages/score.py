@@ -141,7 +141,7 @@ def _write(store: Store, task: ScoreTask, rows: list[Row]) -> None:
         for column in score.columns:
             if score.name in task.scores:
                 columns[column.name] = [row[column.name] for row in rows]
-            elif score.name in task.kept:
+            elif kept is not None and score.name in task.kept:
                 columns[column.name] = kept[column.name].to_pylist()
             else:
                 continue
