@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from avprep.seconds import Seconds
 from avprep.shards.clips import pack_clip
 from avprep.shards.layout import CLIPS, clips_header, shard_name
 from avprep.shards.ledger import LedgerRow, write_ledger
@@ -64,7 +64,7 @@ def _plan_row(shard: int, place: int, each: int) -> PlanRow:
 def _write_shard(store: LocalStore, index: int, rows: list[PlanRow]) -> None:
     written = rows[:-2]
     clips = ((row.key, _members(row, place)) for place, row in enumerate(written))
-    record = write_shard(store, shard_name(CLIPS, index), index, clips, "made", Counter())
+    record = write_shard(store, shard_name(CLIPS, index), index, clips, "made", Seconds())
     ledger = [_ledger_row(row, status="written", residual_ms=float(i)) for i, row in enumerate(written)]
     ledger.append(_ledger_row(rows[-2], status="filtered", reason="silent", detail="-90 dB"))
     ledger.append(_ledger_row(rows[-1], status="failed", reason="corrupt", detail="<b>damage</b>"))
