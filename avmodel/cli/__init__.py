@@ -11,6 +11,10 @@ import click
 from avprep.cli.group import CONTEXT, ErrorReportingGroup
 
 COMMANDS = {
+    "evaluate": (
+        "Measure generated clips against real ones, or an autoencoder's reconstructions, as the paper does.",
+        "avmodel.cli.evaluate:evaluate",
+    ),
     "info": (
         "Print a preset's parameters, FLOPs and activation memory, of the MDSA and of the STDiT.",
         "avmodel.cli.info:info",
@@ -38,8 +42,10 @@ REFUSALS = frozenset(
         "avmodel.dit.given.GivenError",
         "avmodel.dit.text.TextError",
         "avmodel.mdsa.lpips.WeightsError",
+        "avmodel.metrics.MetricError",
         "avmodel.training.errors.CheckpointError",
         "avmodel.training.errors.TrainingError",
+        "avprep.errors.ArgumentError",
         "avprep.media.mux.MuxError",
         "avprep.shards.layout.ShardError",
     }

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from avmodel.metrics import MetricError
-from avmodel.metrics.moments import Moments
+from avmodel.metrics.moments import Moments, checked_features
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -35,6 +35,43 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         np.square(a.mean - b.mean).sum() + np.trace(a.covariance) + np.trace(b.covariance) - 2 * overlap
     )
     return float(max(distance, 0.0))
+
+
+def resampled_frechet(x: np.ndarray, y: np.ndarray, times_x: np.ndarray, times_y: np.ndarray) -> np.ndarray:
+    """The squared distance of many resamples: float64 (B,).
+
+    With C = A^T A, the singular values of C_a^(1/2) C_b^(1/2) are those of A_a A_b^T: for n clips that is an
+    (n, m) matrix, and no covariance of d x d values is taken apart.
+
+    Args:
+        x: features (n, d).
+        y: features (m, d).
+        times_x: (B, n), how often each resample takes each clip.
+        times_y: (B, m), likewise.
+
+    Raises:
+        MetricError: features of another form or of different widths, or fewer than two clips on a side.
+    """
+    x, y = checked_features(x), checked_features(y)
+    if x.shape[1] != y.shape[1]:
+        raise MetricError(f"features of {x.shape[1]} and of {y.shape[1]} values cannot be compared")
+    if min(len(x), len(y)) < 2:
+        raise MetricError(f"a covariance needs at least 2 clips, not {min(len(x), len(y))}")
+    return np.array([_between(x, y, *times) for times in zip(times_x, times_y, strict=True)])
+
+
+def _between(x: np.ndarray, y: np.ndarray, times_x: np.ndarray, times_y: np.ndarray) -> float:
+    (mean_x, a), (mean_y, b) = _factored(x, times_x), _factored(y, times_y)
+    overlap = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    distance = np.square(mean_x - mean_y).sum() + np.square(a).sum() + np.square(b).sum() - 2 * overlap
+    return float(max(distance, 0.0))
+
+
+def _factored(features: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean (d,) and a factor A (at most d rows, d) of the covariance A^T A."""
+    mean = times @ features / times.sum()
+    rows = (features - mean) * np.sqrt(times / (times.sum() - 1))[:, None]
+    return mean, np.asarray(np.linalg.qr(rows, mode="r")) if len(rows) > rows.shape[1] else rows
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:

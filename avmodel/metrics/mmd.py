@@ -47,16 +47,35 @@ def mmd2(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> float:
     Raises:
         MetricError: features of another form or width, not finite, or fewer than two clips on a side.
     """
+    return float(resampled_mmd2(x, y, kernel, np.ones((1, len(x))), np.ones((1, len(y))))[0])
+
+
+def resampled_mmd2(
+    x: np.ndarray, y: np.ndarray, kernel: Kernel, times_x: np.ndarray, times_y: np.ndarray
+) -> np.ndarray:
+    """MMD^2 of many resamples in one pass over the kernel: float64 (B,).
+
+    Args:
+        times_x: (B, n), how often each resample takes each clip.
+        times_y: (B, m), likewise.
+
+    A clip is never paired with a copy of itself: copies would add k(x, x) and raise every value.
+
+    Raises:
+        MetricError: as `mmd2`.
+    """
     x, y = checked_features(x), checked_features(y)
     if x.shape[1] != y.shape[1]:
         raise MetricError(f"features of {x.shape[1]} and of {y.shape[1]} values cannot be compared")
     if min(len(x), len(y)) < 2:
         raise MetricError(f"MMD needs at least 2 clips on each side, not {len(x)} and {len(y)}")
     within = sum(
-        (_sum(side, side, kernel) - _diagonal(side, kernel)) / (len(side) * (len(side) - 1))
-        for side in (x, y)
+        (_sums(side, side, kernel, times, times) - np.square(times) @ _diagonal(side, kernel))
+        / (np.square(times.sum(1)) - np.square(times).sum(1))
+        for side, times in ((x, times_x), (y, times_y))
     )
-    return float(within - 2 * _sum(x, y, kernel) / (len(x) * len(y)))
+    across = _sums(x, y, kernel, times_x, times_y) / (times_x.sum(1) * times_y.sum(1))
+    return within - 2 * across
 
 
 def cubic_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -88,13 +107,19 @@ def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return squares.clip(min=0)
 
 
-def _sum(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> float:
-    return sum(
-        float(kernel(x[i : i + _BLOCK], y[j : j + _BLOCK]).sum())
-        for i in range(0, len(x), _BLOCK)
-        for j in range(0, len(y), _BLOCK)
-    )
+def _sums(
+    x: np.ndarray, y: np.ndarray, kernel: Kernel, times_x: np.ndarray, times_y: np.ndarray
+) -> np.ndarray:
+    """sum_ij times_x[b, i] k(x_i, y_j) times_y[b, j], for each b: (B,), block by block."""
+    total = np.zeros(len(times_x))
+    for i in range(0, len(x), _BLOCK):
+        rows = slice(i, i + _BLOCK)
+        for j in range(0, len(y), _BLOCK):
+            columns = slice(j, j + _BLOCK)
+            total += ((times_x[:, rows] @ kernel(x[rows], y[columns])) * times_y[:, columns]).sum(1)
+    return total
 
 
-def _diagonal(x: np.ndarray, kernel: Kernel) -> float:
-    return sum(float(kernel(row[None], row[None])[0, 0]) for row in x)
+def _diagonal(x: np.ndarray, kernel: Kernel) -> np.ndarray:
+    """k(x_i, x_i): (n,)"""
+    return np.array([kernel(row[None], row[None])[0, 0] for row in x])

@@ -96,7 +96,7 @@ def paired_planes(
     if any(name not in _AXES for name in names):
         raise MetricError(f"planes are {', '.join(_AXES)}, not {' and '.join(names)}")
     shared = [axis for axis in _AXES[names[0]] if axis in _AXES[names[1]]]
-    pair = tuple(_along(plane, name, shared) for plane, name in zip((first, second), names, strict=True))
+    pair = _along(first, names[0], shared), _along(second, names[1], shared)
     if pair[0].shape != pair[1].shape:
         raise MetricError(
             f"planes of {first.shape} and {second.shape} do not share the axis {''.join(shared)}"

@@ -28,10 +28,9 @@ def ssim(frames: Tensor, decoded: Tensor) -> Tensor:
     if frames.shape != decoded.shape or frames.ndim != 5 or min(frames.shape[2:4]) < _WINDOW:
         found = f"{tuple(frames.shape)} and {tuple(decoded.shape)}"
         raise MetricError(f"SSIM takes two (B, T, H, W, 3) of one shape, {_WINDOW} px or more, not {found}")
-    per_clip = [
-        structural_similarity_index_measure(
-            *(side.permute(0, 3, 1, 2).double() for side in pair), data_range=255.0, reduction="none"
-        ).mean()
-        for pair in zip(frames, decoded, strict=True)
-    ]
-    return torch.stack(per_clip)
+    means = []
+    for pair in zip(frames, decoded, strict=True):
+        a, b = (side.permute(0, 3, 1, 2).double() for side in pair)
+        per_frame = structural_similarity_index_measure(a, b, data_range=255.0, reduction="none")
+        means.append(torch.as_tensor(per_frame).mean())
+    return torch.stack(means)

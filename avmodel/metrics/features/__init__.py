@@ -12,19 +12,38 @@ packages add an extractor by an entry point in the group `avmodel.features`: a c
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Literal
 
 from avmodel.metrics import MetricError
 from avmodel.metrics.features.base import Clips, Extractor, Published
+from avmodel.metrics.features.i3d import PUBLISHED as I3D
 from avmodel.metrics.features.i3d import load_i3d
+from avmodel.metrics.features.squeezenet import PUBLISHED as SQUEEZENET
 from avmodel.metrics.features.squeezenet import load_squeezenet
+from avmodel.metrics.features.yamnet import PUBLISHED as YAMNET
 from avmodel.metrics.features.yamnet import load_yamnet
 
-__all__ = ["NOT_SERVED", "Clips", "Extractor", "extractor_names", "load_extractor"]
+__all__ = [
+    "NOT_SERVED",
+    "Clips",
+    "Extractor",
+    "NeededFile",
+    "extractor_names",
+    "load_extractor",
+    "needed_file",
+]
 
 GROUP = "avmodel.features"
-_SERVED = {"i3d": load_i3d, "squeezenet": load_squeezenet, "yamnet": load_yamnet}
+_SERVED: dict[str, Callable[[Path], Extractor]] = {
+    "i3d": load_i3d,
+    "squeezenet": load_squeezenet,
+    "yamnet": load_yamnet,
+}
+_VIDEO = ("i3d", "imagebind", "squeezenet")
 # No maintained library runs these from a file. Their checksums are not published where they are released.
 NOT_SERVED = {
     "audioclip": Published(
@@ -57,10 +76,36 @@ def load_extractor(name: str, weights: Path) -> Extractor:
     if len(found) > 1:
         raise MetricError(f"features {name!r} are given by {len(found)} packages: {found}")
     if found:
-        return found[0].load()(weights)
+        load: Callable[[Path], Extractor] = found[0].load()
+        return load(weights)
     if name in NOT_SERVED:
         raise MetricError(
             f"features {name!r} need {NOT_SERVED[name]} and a package that runs it, with an entry point "
             f"{name!r} in the group {GROUP}; none is installed"
         )
+    raise MetricError(f"features are {', '.join(extractor_names())}, not {name!r}")
+
+
+@dataclass(frozen=True)
+class NeededFile:
+    """What an extractor without its file needs."""
+
+    side: Literal["video", "audio"]
+    message: str
+
+
+def needed_file(name: str) -> NeededFile:
+    """Which file the extractor of this name needs, from where, with which checksum.
+
+    Raises:
+        MetricError: an unknown name.
+    """
+    served = {"i3d": I3D, "squeezenet": SQUEEZENET, "yamnet": YAMNET}
+    side: Literal["video", "audio"] = "video" if name in _VIDEO else "audio"
+    if name in served:
+        return NeededFile(side, f"it needs {served[name]}")
+    if name in NOT_SERVED:
+        return NeededFile(side, f"it needs {NOT_SERVED[name]}, and a package with an entry point in {GROUP}")
+    if name in extractor_names():
+        raise MetricError(f"features {name!r} need a file: {name}=PATH")
     raise MetricError(f"features are {', '.join(extractor_names())}, not {name!r}")

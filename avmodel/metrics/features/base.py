@@ -26,9 +26,11 @@ class Extractor(Protocol):
     """A network with its weights."""
 
     name: str  # goes into the name of every number computed on its features
-    side: Literal["video", "audio"]
     width: int
     sha256: str  # of the file of weights; stored beside every number
+
+    @property
+    def side(self) -> Literal["video", "audio"]: ...
 
     def __call__(self, clips: Clips) -> np.ndarray:
         """Features float32 (n, rows, width): one row per clip, or one per frame."""

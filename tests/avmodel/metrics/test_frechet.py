@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avmodel.metrics import MetricError
-from avmodel.metrics.frechet import frechet_distance
+from avmodel.metrics.frechet import frechet_distance, resampled_frechet
 from avmodel.metrics.moments import Moments
 
 
@@ -91,3 +91,21 @@ def test_features_that_cannot_be_used_are_refused_with_a_reason():
     for form in (np.zeros(3), np.zeros((0, 3)), np.zeros((2, 3), int)):
         with pytest.raises(MetricError, match="clips, values"):
             Moments.of(form)
+
+
+@pytest.mark.parametrize("n, m, d", [(30, 25, 6), (8, 9, 40), (30, 9, 12)])
+def test_resamples_have_the_distance_of_their_copied_clips(n: int, m: int, d: int):
+    x, y = features(n, d, mean=0.5), features(m, d, seed=1, scale=2.0)
+    rng = np.random.default_rng(0)
+    times = [np.concatenate([np.ones((1, k)), rng.multinomial(k, np.full(k, 1 / k), 3)]) for k in (n, m)]
+    found = resampled_frechet(x, y, *times)
+    for value, of_x, of_y in zip(found, *times, strict=True):
+        sides = (np.repeat(s, t.astype(int), axis=0) for s, t in ((x, of_x), (y, of_y)))
+        assert value == pytest.approx(frechet_distance(*map(Moments.of, sides)), rel=1e-6)
+
+
+def test_resamples_of_one_clip_or_of_other_widths_are_refused():
+    with pytest.raises(MetricError, match="at least 2 clips"):
+        resampled_frechet(features(1, 3), features(5, 3), np.ones((1, 1)), np.ones((1, 5)))
+    with pytest.raises(MetricError, match="3 and of 4 values"):
+        resampled_frechet(features(5, 3), features(5, 4), np.ones((1, 5)), np.ones((1, 5)))

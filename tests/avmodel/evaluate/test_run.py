@@ -1,0 +1,167 @@
+"""`avmodel evaluate` from the command line to its files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from avmodel.cli import main
+from avmodel.evaluate.observe import Looks, SideObserverRequest, observe, resized
+from avmodel.evaluate.options import Features
+from avmodel.evaluate.sides import SideRequest
+from avprep.report.evaluation import read_tables
+from avprep.shards.store import open_store
+from tests.conftest import shared_file
+from tests.made_clips import TINY, write_clips
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["evaluate", *map(str, arguments), "--device", "cpu"])
+
+
+def measured(out: Path) -> dict[tuple[str, str], dict]:
+    entries = json.loads((out / "evaluation.json").read_text())
+    return {(one["metric"], one["side"]): one for one in entries["measurements"]}
+
+
+@pytest.fixture(scope="module")
+def yamnet() -> str:
+    return f"yamnet={shared_file('weights', 'yamnet_int8.npz')}"
+
+
+def test_a_side_is_at_no_distance_from_itself_and_at_some_from_others(clips, yamnet, tmp_path):
+    other = write_clips(tmp_path / "other", sources=6, clips_each=4, seed=5)
+    for name, generated in (("same", clips), ("other", other)):
+        done = run(
+            "--reference", clips, "--generated", generated, "--features", yamnet, "--out", tmp_path / name
+        )
+        assert done.exit_code == 0, done.output
+    same, others = (measured(tmp_path / name)[("FAD-yamnet", "both")] for name in ("same", "other"))
+    assert same["value"] == pytest.approx(0, abs=1e-6)
+    assert others["value"] > 0.01 and others["clips"] == "24 and 24"
+    assert others["features"].startswith("yamnet 98c25979e525")
+    assert others["low"] < others["value"] < others["high"]
+
+
+def test_workers_change_nothing(clips, yamnet):
+    name, _, path = yamnet.partition("=")
+    side = SideRequest(path=clips, mdsa=None, spec=TINY, crop="pad", device="cpu")
+    looks = Looks(features=(Features(name=name, weights=Path(path)),), size=32, has_av_align=True)
+    request = SideObserverRequest(side=side, looks=looks)
+    positions = np.array([0, 3, 4, 5, 6, 9, 10, 11, 15, 16, 17, 20, 22])
+    done: list[int] = []
+    one = observe(request, positions, workers=1, progress=done.append)
+    two = observe(request, positions, workers=2, progress=done.append)
+    assert sum(done) == 2 * len(positions)
+    assert one.keys() == two.keys() == {"features/yamnet", "onsets", "peaks"}
+    assert all(np.array_equal(one[name], two[name], equal_nan=True) for name in one)
+    assert one["features/yamnet"].shape == (13, 1024)
+    part = observe(request, positions[4:6], workers=1, progress=done.append)
+    assert np.array_equal(part["features/yamnet"], one["features/yamnet"][4:6])
+
+
+def test_a_network_without_its_file_gives_its_source_and_no_number(clips, tmp_path):
+    done = run("--reference", clips, "--generated", clips, "--table", "1", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    rows = measured(tmp_path)
+    for metric in ("FVD", "KVD", "FAD-audioclip"):
+        assert rows[(metric, "both")]["value"] is None
+    assert "bec6519f66ea534e" in rows[("FVD", "both")]["note"]
+    assert "AudioCLIP-Full-Training.pt" in rows[("FAD-audioclip", "both")]["note"]
+
+
+def test_the_paper_s_rows_stand_under_ours_and_say_why_they_do_not_compare(clips, tmp_path):
+    done = run("--reference", clips, "--generated", clips, "--table", "1", "--out", tmp_path)
+    last = [line for line in done.output.splitlines() if line][-2:]
+    assert last[0].startswith("FAD ") and "as published" in last[0] and "not comparable" in last[0]
+    assert "not known to this tool" in last[1]
+    table = read_tables(open_store(tmp_path), ("",), print)[0]
+    assert table.columns[:3] == ("metric", "side", "value") and table.rows[-1][2] == "8 to 12"
+    assert "| FAD | paper | 8 to 12 |" in (tmp_path / "evaluation.md").read_text()
+
+
+def test_the_protocol_is_printed_and_stored_with_every_number(clips, tmp_path):
+    done = run("--reference", clips, "--generated", clips, "--protocol", "stylegan-v", "--out", tmp_path)
+    assert "protocol stylegan-v: one random window per video" in done.output
+    stored = json.loads((tmp_path / "evaluation.json").read_text())
+    assert stored["protocol_fields"]["one_per_video"] is True
+    assert stored["sides"]["reference"]["windows"] == 24
+    rows = list(csv.DictReader((tmp_path / "evaluation.csv").open()))
+    assert {row["protocol"] for row in rows} == {"stylegan-v"}
+
+
+def test_sides_that_differ_are_warned_of_by_field(clips, videos):
+    done = run("--reference", clips, "--generated", videos)
+    assert done.exit_code == 0, done.output
+    assert "the sides differ in size: 48x32 and 16x16 (generated and reference)" in done.output
+    assert "the sides differ in codec: h264 and raw" in done.output
+    assert "generated: 2 files left out, first damaged.mp4" in done.output
+
+
+def test_seeds_measure_other_clips(clips, yamnet, tmp_path):
+    other = write_clips(tmp_path / "other", sources=6, clips_each=4, seed=5)
+    done = run(
+        *("--reference", clips, "--generated", other, "--features", yamnet, "--out", tmp_path / "out"),
+        *("--seeds", 3, "--n", 8, "--bootstrap", 0),
+    )
+    assert done.exit_code == 0, done.output
+    found = measured(tmp_path / "out")[("FAD-yamnet", "both")]
+    assert len(set(found["per_seed"])) == 3 and found["low"] is None
+    assert found["value"] == pytest.approx(np.mean(found["per_seed"]))
+
+
+def test_reconstructions_have_the_psnr_of_avmodel_reconstruct(mdsa, tmp_path):
+    clips = write_clips(tmp_path / "clips", sources=2, clips_each=2)
+    done = run("--recon", "--reference", clips, "--mdsa", mdsa, "--table", "6", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    arguments = ["reconstruct", "--ckpt", mdsa, "--clips", clips, "--out", tmp_path / "seen"]
+    assert CliRunner().invoke(main, [*map(str, arguments), "--device", "cpu"]).exit_code == 0
+    lines = (tmp_path / "seen" / "reconstructions.jsonl").read_text().splitlines()[1:]
+    expected = {name: np.mean([json.loads(line)[name] for line in lines]) for name in ("psnr_v", "psnr_a")}
+    rows = measured(tmp_path / "out")
+    assert rows[("PSNR-V", "both")]["value"] == pytest.approx(expected["psnr_v"], abs=1e-3)
+    assert rows[("PSNR-A", "both")]["value"] == pytest.approx(expected["psnr_a"], abs=1e-3)
+    assert -1 <= rows[("SSIM", "both")]["value"] < 1
+    assert "+0.85 and +1.40 dB" in done.output
+
+
+def test_table_7_is_the_information_between_planes_of_latents(latents, mdsa, tmp_path):
+    sides = ("--reference", latents, "--generated", latents, "--mdsa", mdsa)
+    done = run(*sides, "--table", "7", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    planes = [metric for metric, _ in measured(tmp_path) if metric.startswith("MI ")]
+    assert len(planes) == 9 and "MI v_tw, v_th" in planes and "MI v_hw, a_hw" in planes
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--features", "resnet"), "features are"),
+        (("--features", "yamnet=nowhere.npz"), "no weights at nowhere.npz"),
+        (("--table", "5"), "--table 5: the paper's is of reconstructions; it needs --recon"),
+        (("--table", "7"), "--table 7: the reference must be latents"),
+    ],
+)
+def test_what_cannot_be_measured_ends_with_a_message(clips, arguments, message):
+    done = run("--reference", clips, "--generated", clips, *arguments)
+    assert done.exit_code == 2 and message in " ".join(done.output.split()), done.output
+
+
+def test_one_side_alone_is_refused(clips):
+    assert run("--generated", clips).exit_code == 2
+    done = run("--reference", clips)
+    assert done.exit_code == 2 and "--generated" in done.output
+
+
+def test_frames_are_resized_without_aliasing():
+    """A checkerboard of single pixels becomes grey at half of its size."""
+    board = (np.indices((8, 8)).sum(0) % 2 * 255).astype(np.uint8)
+    frames = np.repeat(board[None, ..., None], 3, axis=3)
+    small = resized(frames, 4)
+    assert small.shape == (1, 4, 4, 3) and abs(int(small[0, 1:3, 1:3].mean()) - 127) <= 12
+    assert resized(frames, None) is frames and resized(frames, 8) is frames
