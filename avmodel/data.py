@@ -1,7 +1,7 @@
 """Clips and latents for training: read at random through an index, in an order that any run can resume.
 
 Every run of the same seed sees the same batches, however many workers read them and wherever it was
-interrupted: the order is one endless row of shuffled epochs, and step k takes its k-th piece.
+interrupted: the order is one endless row of clips (`ClipOrder`), and step k takes its k-th piece.
 
     row      | epoch 0, shuffled by (seed, 0) | epoch 1, shuffled by (seed, 1) | ...
     step     |  0  |  1  |  2  |  3  |  4  |  5  ...                 B * world clips a step
@@ -11,8 +11,7 @@ interrupted: the order is one endless row of shuffled epochs, and step k takes i
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,10 +23,11 @@ from avmodel.latents import LatentLayout
 from avprep.dsp.mel import stack_to_frames
 from avprep.media.mux import decode_frames
 from avprep.shards.damage import OnDamage
-from avprep.shards.dataset import ClipDataset, LatentDataset, shuffled
-from avprep.shards.index import ShardIndex
+from avprep.shards.dataset import ClipDataset, LatentDataset
 from avprep.shards.latents import EncoderHeader
 from avprep.shards.layout import ShardError
+from avprep.shards.order import ClipOrder
+from avprep.shards.outputs import Places
 
 PREFETCH = 4  # batches that each loader process reads ahead
 
@@ -40,19 +40,28 @@ class ClipBatch(NamedTuple):
 
 
 class ClipData(ClipDataset, Dataset):
-    """The clips of an output of `avprep clip`.
+    """The clips of one or several outputs of `avprep clip`.
 
     Raises:
-        ShardError: not such an output, or nothing finished in it.
+        ArgumentError, ShardError: as `ClipDataset`.
     """
 
     def __init__(
-        self, folder: str | Path, index: ShardIndex | None = None, *, on_damage: OnDamage = "end"
+        self,
+        out: Places,
+        *,
+        select: str | None = None,
+        shares: Sequence[float] | None = None,
+        on_damage: OnDamage = "end",
     ) -> None:
         super().__init__(
-            folder, fields=("frames", "mel"), decode_h264=decode_frames, index=index, on_damage=on_damage
+            out,
+            fields=("frames", "mel"),
+            decode_h264=decode_frames,
+            select=select,
+            shares=shares,
+            on_damage=on_damage,
         )
-        self.folder = str(folder)
 
     def __getitem__(self, position: int) -> ClipBatch:
         item = super().__getitem__(position)
@@ -65,8 +74,7 @@ class ClipData(ClipDataset, Dataset):
         """
         hashes = np.array([int(key[:8], 16) / 2**32 for key in self.index.keys])
         held = hashes < share
-        kept, out = np.flatnonzero(~held), np.flatnonzero(held)
-        return ClipData(self.folder, self.index.subset(kept)), ClipData(self.folder, self.index.subset(out))
+        return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
 
 
 class LatentBatch(NamedTuple):
@@ -78,15 +86,21 @@ class LatentBatch(NamedTuple):
 
 
 class LatentData(LatentDataset, Dataset):
-    """The latents of an output of `avprep encode`.
+    """The latents of one or several outputs of `avprep encode`.
 
     Raises:
-        ShardError: not such an output, or nothing finished in it.
+        ArgumentError, ShardError: as `LatentDataset`.
     """
 
-    def __init__(self, folder: str | Path, *, on_damage: OnDamage = "end") -> None:
-        super().__init__(folder, on_damage=on_damage)
-        self.folder = str(folder)
+    def __init__(
+        self,
+        out: Places,
+        *,
+        select: str | None = None,
+        shares: Sequence[float] | None = None,
+        on_damage: OnDamage = "end",
+    ) -> None:
+        super().__init__(out, select=select, shares=shares, on_damage=on_damage)
         self.layout = layout_of(self.encoder)
 
     def __getitem__(self, position: int) -> LatentBatch:
@@ -113,11 +127,9 @@ class Steps(Sampler[list[int]]):
     """The positions of each step's batch for one rank, from step `first` on, without end."""
 
     def __init__(
-        self, clips: int, batch: int, *, seed: int, first: int = 0, rank: int = 0, world: int = 1
+        self, order: ClipOrder, batch: int, *, first: int = 0, rank: int = 0, world: int = 1
     ) -> None:
-        if not clips:
-            raise ShardError("no clip to train on")
-        self._clips, self._batch, self._seed, self._first = clips, batch, seed, first
+        self._order, self._batch, self._first = order, batch, first
         self._rank, self._world = rank, world
 
     def share_of(self, count: int) -> range:
@@ -125,16 +137,9 @@ class Steps(Sampler[list[int]]):
         return range(self._rank, count, self._world)
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, order = -1, np.empty(0, np.int64)
         at = (self._first * self._world + self._rank) * self._batch
         while True:
-            batch = []
-            for place in range(at, at + self._batch):
-                if place // self._clips != epoch:
-                    epoch = place // self._clips
-                    order = shuffled(self._clips, self._seed, epoch)
-                batch.append(int(order[place % self._clips]))
-            yield batch
+            yield [self._order.at(place) for place in range(at, at + self._batch)]
             at += self._world * self._batch
 
 

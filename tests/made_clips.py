@@ -22,6 +22,7 @@ def write_clips(
     out: Path,
     *,
     spec: ClipSpec = TINY,
+    first_source: int = 0,
     sources: int = 4,
     clips_each: int = 3,
     shard_size: int = 5,
@@ -29,15 +30,19 @@ def write_clips(
     labels_of: Callable[[str], tuple[str, ...]] = lambda source: (source[-1],),
     codec: VideoCodec = "raw",
 ) -> Path:
-    """An output of raw clips: moving gradients whose colour and pitch go together, to be learnt."""
+    """An output of raw clips: moving gradients whose colour and pitch go together, to be learnt.
+
+    Args:
+        first_source: the number of the first source: outputs of other sources have other keys.
+    """
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     header = clips_header(spec=spec.to_dict(), options={}, dataset={"name": "made", "split": None})
-    fingerprint = f"made-{seed}-{sources}-{clips_each}"
+    fingerprint = f"made-{seed}-{sources}-{clips_each}" + (f"-from-{first_source}" if first_source else "")
     writer = OutputWriter(open_store(out), CLIPS, header, fingerprint=fingerprint, root=".")
     planned = sorted(
         (clip_key(f"source {s}", n * spec.samples), f"source {s}", n * spec.samples)
-        for s in range(sources)
+        for s in range(first_source, first_source + sources)
         for n in range(clips_each)
     )
     shards = [planned[i : i + shard_size] for i in range(0, len(planned), shard_size)]

@@ -73,6 +73,7 @@ FLOORS = {
         "avprep.dsp",
         "avprep.media.mux",
         "avprep.cli.group",  # one click group for both command lines
+        "avprep.cli.outputs",  # and the same options for outputs
         # avmodel.dit.given alone, inside a function: a given video must be cut as the clips were.
         "avprep.media.source",
         "avprep.media.limits",

@@ -36,20 +36,7 @@ COMMANDS = {
         "avmodel.cli.train_mdsa:train_mdsa",
     ),
 }
-REFUSALS = frozenset(
-    {
-        "avmodel.config.ConfigError",
-        "avmodel.dit.given.GivenError",
-        "avmodel.dit.text.TextError",
-        "avmodel.mdsa.lpips.WeightsError",
-        "avmodel.metrics.MetricError",
-        "avmodel.training.errors.CheckpointError",
-        "avmodel.training.errors.TrainingError",
-        "avprep.errors.ArgumentError",
-        "avprep.media.mux.MuxError",
-        "avprep.shards.layout.ShardError",
-    }
-)
+REFUSALS = frozenset({"avprep.errors.AvprepError"})
 
 
 @click.group(cls=ErrorReportingGroup, lazy=COMMANDS, refusals=REFUSALS, context_settings=CONTEXT)

@@ -12,12 +12,25 @@ from avmodel.cli.options import option
 from avmodel.cli.training import SHARE, report_end, training_options
 from avmodel.config import DEFAULT_PRESET, STDIT_PRESETS, STDiTConfig
 from avmodel.dit.options import DiTTrainingOptions
+from avprep.cli.outputs import MixedOutput, MixedOutputType, mixture
 
 _MODEL_FIELDS = ("packed", "caption_dropout", "qk_norm", "temporal_norm")
 
 
 @click.command("train-dit")
-@option(DiTTrainingOptions, "latents", type=click.Path(path_type=Path), help="An output of `avprep encode`.")
+@option(
+    DiTTrainingOptions,
+    "latents",
+    type=MixedOutputType(),
+    multiple=True,
+    help="An output of `avprep encode`; may be given several times, with shares.",
+)
+@option(
+    DiTTrainingOptions,
+    "select",
+    metavar="NAME",
+    help="Train on the clips of this selection only: of the output, or of the clips it was encoded from.",
+)
 @click.option("--preset", type=click.Choice(list(STDIT_PRESETS)), default=DEFAULT_PRESET, show_default=True)
 @option(DiTTrainingOptions, "steps", type=click.IntRange(1))
 @option(
@@ -45,10 +58,11 @@ _MODEL_FIELDS = ("packed", "caption_dropout", "qk_norm", "temporal_norm")
     DiTTrainingOptions, "mdsa", type=click.Path(path_type=Path), help="mdsa.pt, to log pictures of samples."
 )
 @training_options(DiTTrainingOptions, batch_help="Latents per process and step.")
-def train_dit(preset: str, **options: Any) -> None:
+def train_dit(preset: str, latents: tuple[MixedOutput, ...], **options: Any) -> None:
     """Train the diffusion transformer on latents; the same command again resumes where it stopped."""
     from avmodel.dit.train import train_dit as train
 
     model = replace(STDIT_PRESETS[preset], **{name: options.pop(name) for name in _MODEL_FIELDS})
-    end = train(DiTTrainingOptions(model=model, **options))
+    outputs, shares = mixture(latents, "--latents")
+    end = train(DiTTrainingOptions(model=model, latents=outputs, shares=shares, **options))
     report_end(end, [f"step {end.step:,}; {options['out']}/dit.pt"])

@@ -21,6 +21,7 @@ from avmodel.config import (
     MDSAConfig,
 )
 from avmodel.mdsa.options import BACKBONES, LossWeights, LPIPSConfig, MDSATrainingOptions
+from avprep.cli.outputs import MixedOutput, MixedOutputType, mixture
 
 if TYPE_CHECKING:
     from avmodel.mdsa.train import MDSAResult
@@ -69,7 +70,13 @@ def _model_options(command: Callable) -> Callable:
 
 
 @click.command("train-mdsa")
-@_option("clips", type=_FILE, help="An output of `avprep clip`.")
+@_option(
+    "clips",
+    type=MixedOutputType(),
+    multiple=True,
+    help="An output of `avprep clip`; may be given several times, with shares.",
+)
+@_option("select", metavar="NAME", help="Train on the clips of this selection of the output only.")
 @click.option("--preset", type=click.Choice(list(MDSA_PRESETS)), default=DEFAULT_PRESET, show_default=True)
 @_option("stage1_steps", type=_STEPS, help="Steps of L1 + LPIPS.")
 @_option("stage2_steps", type=_STEPS, help="Steps with KL and discriminators, after them.")
@@ -120,6 +127,7 @@ def train_mdsa(
     backbone_weights: Path | None,
     heads: Path | None,
     export: Path | None,
+    clips: tuple[MixedOutput, ...],
     **options: Any,
 ) -> None:
     """Train the autoencoder on clips; the same command again resumes where it stopped."""
@@ -131,7 +139,10 @@ def train_mdsa(
     if backbone != "none":
         lpips = LPIPSConfig(backbone=backbone, backbone_weights=backbone_weights, heads=heads)
     loss = LossWeights(**{f.name: options.pop(f"{f.name}_weight") for f in fields(LossWeights)})
-    result = train(MDSATrainingOptions(model=model, lpips=lpips, loss=loss, **options))
+    outputs, shares = mixture(clips, "--clips")
+    result = train(
+        MDSATrainingOptions(model=model, lpips=lpips, loss=loss, clips=outputs, shares=shares, **options)
+    )
     report_end(result, _lines(result, options["out"]))
     if export and result.reports:
         export_safetensors(Path(options["out"]) / "mdsa.pt", export)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from avmodel.config import STDiTConfig
 from avmodel.training.options import Device, TrainingOptions, runtime
 from avprep.credentials import require_no_credentials_in
+
+if TYPE_CHECKING:
+    from avprep.shards.outputs import Places
 
 Solver = Literal["euler", "midpoint"]
 SOLVERS: tuple[Solver, ...] = ("euler", "midpoint")
@@ -26,7 +29,7 @@ class DiTTrainingOptions(TrainingOptions):
         TrainingError: a value out of range.
     """
 
-    latents: Path = runtime()  # an output of `avprep encode`; what it holds is compared, not where it lies
+    latents: Places = runtime()  # outputs of `avprep encode`; what they hold is compared, not where they lie
     model: STDiTConfig
     steps: int = runtime(4000)
     batch_size: int = 64

@@ -9,6 +9,8 @@ A clip with neither label nor caption gets the learned null.
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,6 +27,8 @@ from avmodel.dit.model import Captions
 from avmodel.training.source import file_identity
 from avprep.errors import AvprepError
 from avprep.shards.layout import CAPTIONS_FILE, STATS_FILE, prompt_of
+from avprep.shards.plan import PlanReader
+from avprep.shards.store import open_store
 
 LABELS_PER_CLIP = 8  # label tokens, at most; AudioSet's clips have 2.7 on average
 
@@ -140,30 +144,71 @@ class TextsOfLatents(NamedTuple):
     identity: dict[str, Any]  # what a resumed training must have in common
 
 
-def texts_of_latents(folder: str | Path, preset: STDiTConfig) -> TextsOfLatents:
-    """The caption embeddings beside the latents or, without them, the labels of stats.json.
+def texts_of_latents(
+    folders: Sequence[str | Path], preset: STDiTConfig, *, keys: set[str] | None = None
+) -> TextsOfLatents:
+    """The caption embeddings beside the latents or, without them, the labels.
+
+    Args:
+        folders: of the outputs.
+        keys: of the clips that are trained on; None: all of them. Their labels are those of the plan; without
+            `keys`, those of stats.json.
 
     Raises:
-        TextError: neither is there, or it is damaged.
+        TextError: neither is there, or it is damaged; outputs of which only some have embeddings, or whose
+            embeddings were made otherwise.
     """
-    path = Path(folder) / CAPTIONS_FILE
-    table = read_caption_table(path)
-    if table is None:
-        counts = _label_counts(folder)
+    paths = [Path(folder) / CAPTIONS_FILE for folder in folders]
+    tables = {path: table for path in paths if (table := read_caption_table(path)) is not None}
+    if not tables:
+        counts = _label_counts(folders, keys)
         # At least one row: without a label every clip reads the null, and the model stays in the label mode.
         config = replace(preset, classes=max(1, len(counts)), caption_tokens=LABELS_PER_CLIP)
         return TextsOfLatents(LabelTexts(counts), config, {"labels": sorted(counts)})
+    for path in paths:
+        if path not in tables:
+            raise TextError(f"there is no {path}, and {next(iter(tables))} is there: embed both or neither")
+    table, encoder = _joined_tables(tables)
     width = next(iter(table.values())).shape[1]
     # Room for the longest text: one that is cut off may lose what tells it from others.
     tokens = max(preset.caption_tokens, *(len(embedding) for embedding in table.values()))
     config = replace(preset, caption_dim=width, caption_tokens=tokens)
-    with safe_open(path, "numpy") as file:
-        encoder = (file.metadata() or {}).get("text_encoder", "")
-    identity = {"text encoder": encoder, "captions.safetensors": file_identity(path)}
+    files = [file_identity(path) for path in tables]
+    identity = {"text encoder": encoder, "captions.safetensors": " + ".join(files)}
     return TextsOfLatents(CaptionTexts(table, width, tokens), config, identity)
 
 
-def _label_counts(folder: str | Path) -> dict[str, int]:
+def _joined_tables(tables: dict[Path, dict[str, np.ndarray]]) -> tuple[dict[str, np.ndarray], str]:
+    """All texts, and the encoder's name. Raises TextError for tables that were made by different encoders."""
+    (first, joined), *others = tables.items()
+    joined, encoder = dict(joined), _text_encoder(first)
+    for path, table in others:
+        differs = _text_encoder(path) != encoder
+        for text, embedding in table.items():
+            differs = differs or not np.array_equal(joined.setdefault(text, embedding), embedding)
+        if differs or len({embedding.shape[1] for embedding in joined.values()}) > 1:
+            raise TextError(f"{path} and {first} were made by different text encoders: embed both by one")
+    return joined, encoder
+
+
+def _text_encoder(path: Path) -> str:
+    with safe_open(path, "numpy") as file:
+        return (file.metadata() or {}).get("text_encoder", "")
+
+
+def _label_counts(folders: Sequence[str | Path], keys: set[str] | None) -> dict[str, int]:
+    """How many clips have each label."""
+    counts: Counter[str] = Counter()
+    for folder in folders:
+        if keys is None:
+            counts.update(_counts_of_stats(folder))
+        else:
+            labels = PlanReader(open_store(folder)).labels_of(keys)
+            counts.update(label for of_clip in labels.values() for label in of_clip)
+    return dict(counts)
+
+
+def _counts_of_stats(folder: str | Path) -> dict[str, int]:
     path = Path(folder) / STATS_FILE
     try:
         counts = json.loads(path.read_bytes())["labels"]

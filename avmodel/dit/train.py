@@ -30,7 +30,7 @@ from avmodel.training.checkpoints import check_weights, entry, load_optimizer, l
 from avmodel.training.loop import Ema, set_learning_rate, warm_up
 from avmodel.training.machine import DistributedContext
 from avmodel.training.options import TrainingEnd, identity_of
-from avmodel.training.source import shards_identity
+from avmodel.training.source import choice_identity, shards_identity
 from avmodel.training.trainer import Trainer, run_training
 
 STATE_KIND = "dit training state"
@@ -48,7 +48,10 @@ def train_dit(options: DiTTrainingOptions) -> TrainingEnd:
     """
 
     def open_trainer(context: DistributedContext) -> DiTTrainer:
-        return DiTTrainer(options, context, LatentData(options.latents, on_damage=options.on_damage))
+        data = LatentData(
+            options.latents, select=options.select, shares=options.shares, on_damage=options.on_damage
+        )
+        return DiTTrainer(options, context, data)
 
     return run_training(options, options.steps, open_trainer)[1]
 
@@ -60,7 +63,9 @@ class DiTTrainer(Trainer):
     def __init__(self, options: DiTTrainingOptions, context: DistributedContext, data: LatentData) -> None:
         super().__init__(options, context, data, batches_per_step=1)
         self.data = data
-        self.texts, self.model_config, self._texts_identity = texts_of_latents(data.folder, options.model)
+        self.texts, self.model_config, self._texts_identity = texts_of_latents(
+            data.index.outputs, options.model, keys=set(data.keys) if data.selections else None
+        )
         self.codec = _codec(options, data, context)
         torch.manual_seed(options.seed)
         self.model = STDiT(self.model_config, data.layout).to(context.device)
@@ -80,7 +85,8 @@ class DiTTrainer(Trainer):
     def identity(self) -> dict[str, Any]:
         return identity_of(replace(self.options, model=self.model_config)) | {
             "processes": self.context.world,
-            "latents' fingerprint": self.data.header["fingerprint"],
+            **choice_identity(self.data),
+            "latents' fingerprint": self.data.fingerprint,
             "number of latents": len(self.data),
             "texts": self._texts_identity,
             "latents": shards_identity(self.data.index),
@@ -177,5 +183,5 @@ def _codec(options: DiTTrainingOptions, data: LatentData, context: DistributedCo
     if options.mdsa is None:
         return None
     model, header = load_mdsa(options.mdsa)
-    check_made_by(data.encoder, header, f"mdsa = {options.mdsa}:", f"latents = {data.folder}")
+    check_made_by(data.encoder, header, f"mdsa = {options.mdsa}:", f"latents = {data.name}")
     return Codec(model, header, device=context.device, batch_size=PICTURED, compile=False)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from avmodel.config import MDSAConfig
 from avmodel.training.errors import TrainingError
 from avmodel.training.options import Device, TrainingOptions, runtime
 from avprep.credentials import require_no_credentials_in
+
+if TYPE_CHECKING:
+    from avprep.shards.outputs import Places
 
 Backbone = Literal["vgg16", "squeezenet1_1", "alexnet"]
 BACKBONES: tuple[Backbone, ...] = ("vgg16", "squeezenet1_1", "alexnet")
@@ -57,7 +60,7 @@ class MDSATrainingOptions(TrainingOptions):
         TrainingError: a value out of range, or nothing to train.
     """
 
-    clips: Path = runtime()  # an output of `avprep clip`; what it holds is compared, not where it lies
+    clips: Places = runtime()  # outputs of `avprep clip`; what they hold is compared, not where they lie
     model: MDSAConfig
     loss: LossWeights = LossWeights()
     lpips: LPIPSConfig | None = LPIPSConfig()  # None: without the term

@@ -32,7 +32,7 @@ from avmodel.training.checkpoints import entry, load_optimizer, load_weights, sa
 from avmodel.training.loop import cool_down, set_learning_rate, warm_up
 from avmodel.training.machine import DistributedContext, exchange_gradients
 from avmodel.training.options import TrainingEnd, identity_of
-from avmodel.training.source import shards_identity
+from avmodel.training.source import choice_identity, shards_identity
 from avmodel.training.trainer import Trainer, run_training
 
 STATE_KIND = "mdsa training state"
@@ -65,7 +65,7 @@ def train_mdsa(options: MDSATrainingOptions) -> MDSAResult:
 
 
 def open_trainer(options: MDSATrainingOptions, context: DistributedContext) -> MDSATrainer:
-    data = ClipData(options.clips, on_damage=options.on_damage)
+    data = ClipData(options.clips, select=options.select, shares=options.shares, on_damage=options.on_damage)
     options.model.check_spec(data.spec)
     return MDSATrainer(options, context, data)
 
@@ -111,7 +111,8 @@ class MDSATrainer(Trainer):
             fields["lpips weights"] = weights_hash(self.lpips.state_dict())
         return fields | {
             "processes": self.context.world,
-            "clips' fingerprint": self.data.header["fingerprint"],
+            **choice_identity(self.data),
+            "clips' fingerprint": self.data.fingerprint,
             "number of clips": len(self.data),
             "clips": shards_identity(self.data.index),
         }

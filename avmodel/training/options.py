@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,6 +47,9 @@ class TrainingOptions:
     """
 
     out: Path = runtime()  # folder for checkpoints and logs
+    # The name of a selection of each output that is trained on: its digest is compared, not its name.
+    select: str | None = runtime(None)
+    shares: Sequence[float] | None = runtime(None)  # of each output; compared when they sum to 1
     batch_size: int  # samples per process and micro-batch
     lr: float = 1e-4
     clip_grad: float = 1.0  # largest gradient norm

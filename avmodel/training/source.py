@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from avprep.shards.dataset import ClipDataset, LatentDataset
 from avprep.shards.index import ShardIndex
 
 
@@ -18,6 +20,15 @@ def shards_identity(index: ShardIndex) -> dict[str, str]:
     return {
         "keys": _sha256(index.keys),
         "shards": _sha256(f"{record.name} {record.sha256}" for record in index.records),
+    }
+
+
+def choice_identity(data: ClipDataset | LatentDataset) -> dict[str, Any]:
+    """Which clips are drawn, and how often. `selection`: the digest of each output's selection, or None where
+    all clips are drawn. `shares`: of the outputs, or None where each clip is drawn once per epoch."""
+    return {
+        "selection": list(data.selections) or None,
+        "shares": None if data.shares is None else list(data.shares),
     }
 
 

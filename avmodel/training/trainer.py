@@ -138,9 +138,8 @@ class Trainer(ABC):
 
     def _read(self) -> Generator[Any, None, None]:
         steps = Steps(
-            len(self._data),
+            self._data.clip_order(self.options.seed),
             self.options.batch_size,
-            seed=self.options.seed,
             first=self.step * self._batches_per_step,
             rank=self.context.rank,
             world=self.context.world,

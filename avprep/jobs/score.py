@@ -22,10 +22,10 @@ from avprep.jobs.progress import Progress
 from avprep.jobs.workers import LazyRunner, ScoreStage, score_quarantine, tell_lost
 from avprep.scores.base import LeftOut, Score, ScoreUnavailable, WeightPaths
 from avprep.scores.catalogue import SCORES
-from avprep.shards.dataset import header_of
 from avprep.shards.layout import CLIPS, spec_of
 from avprep.shards.ledger import ShardRecord, Sums, finished_shards, read_ledger, read_outcomes, read_record
 from avprep.shards.lock import lock
+from avprep.shards.outputs import header_of
 from avprep.shards.scores import TYPES, ScoresRecord, read_scores_record
 from avprep.shards.store import Store, open_store
 from avprep.spec import ClipSpec

@@ -21,10 +21,10 @@ from avprep.jobs.query import Term, parse_query
 from avprep.jobs.score import stored_scores
 from avprep.scores.base import Column
 from avprep.scores.catalogue import COLUMNS, SCORES
-from avprep.shards.dataset import header_of
 from avprep.shards.layout import CLIPS
 from avprep.shards.ledger import finished_shards, read_ledger, read_record
 from avprep.shards.lock import lock
+from avprep.shards.outputs import header_of
 from avprep.shards.plan import PlanReader
 from avprep.shards.scores import TYPES, read_scores, read_scores_record
 from avprep.shards.selection import (

@@ -9,32 +9,46 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from itertools import count
 from operator import index as as_index
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from avprep.errors import ArgumentError, ClipNotFound
 from avprep.shards.clips import DecodeH264
-from avprep.shards.damage import ON_DAMAGE, OnDamage
+from avprep.shards.damage import OnDamage
 from avprep.shards.decoders import ClipDecoder, Item, LatentDecoder, decoded
-from avprep.shards.index import ClipReader, ShardIndex, index_shards
+from avprep.shards.index import ClipReader
 from avprep.shards.latents import EncoderHeader
-from avprep.shards.layout import CLIPS, LATENTS, Kind, ShardError, kind_of, read_header, spec_of
-from avprep.shards.store import open_store
-from avprep.shards.tar import Members, largest_clip, largest_latent
+from avprep.shards.layout import CLIPS, LATENTS, ShardError, spec_of
+from avprep.shards.order import ClipOrder, checked_shares
+from avprep.shards.outputs import Output, Places, choose_clips, open_outputs
+from avprep.shards.tar import Members
 
 CLIP_FIELDS = ("frames", "mel", "waveform", "json")
 LATENT_FIELDS = ("latent", "logvar", "json")
 
 
 class _MapStyle:
-    """What both datasets share: an index, a reader per process, and a decoder."""
+    """What both datasets share: the clips of some outputs, a reader per process, and a decoder."""
 
-    def __init__(self, out: str, index: ShardIndex, decode: Callable[[Members], Item]) -> None:
-        self._out, self.index, self._decode = out, index, decode
+    def __init__(
+        self,
+        outputs: Sequence[Output],
+        decode: Callable[[Members], Item],
+        *,
+        select: str | None,
+        shares: Sequence[float] | None,
+        on_damage: OnDamage,
+    ) -> None:
+        self.headers = tuple(output.header for output in outputs)
+        self.shares = checked_shares(shares, len(outputs))
+        chosen = choose_clips(outputs, select=select, on_damage=on_damage)
+        self.index, self.selections = chosen.index, chosen.selections
+        self._decode = decode
         self._reader: ClipReader | None = None
         self._positions: dict[str, int] | None = None
 
@@ -50,19 +64,29 @@ class _MapStyle:
         """
         position = self._position(position)
         members, key = self.members(position), self.index.keys[position]
-        return {"key": key} | decoded(f"{self._out}: clip {key}", self._decode, members)
+        return {"key": key} | decoded(f"{self.index.output(position)}: clip {key}", self._decode, members)
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The clips' keys, by position: ascending by shard, and by key in a shard."""
+        """The clips' keys, by position: ascending by output, by shard, and by key in a shard."""
         return self.index.keys
+
+    @property
+    def name(self) -> str:
+        """The outputs, for messages."""
+        return ", ".join(self.index.outputs)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the outputs, in their order."""
+        return " + ".join(str(header.get("fingerprint", "")) for header in self.headers)
 
     def by_key(self, key: str) -> Item:
         """The clip of a key. Raises ClipNotFound, a KeyError, where there is none."""
         if self._positions is None:
             self._positions = {known: i for i, known in enumerate(self.keys)}
         if key not in self._positions:
-            raise ClipNotFound(f"{self._out} holds no finished clip with key {key!r}")
+            raise ClipNotFound(f"{self.name} holds no finished clip with key {key!r}")
         return self[self._positions[key]]
 
     def members(self, position: int) -> Members:
@@ -71,16 +95,32 @@ class _MapStyle:
             self._reader = ClipReader(self.index)
         return self._reader[self._position(position)]
 
+    def subset(self, positions: np.ndarray) -> Self:
+        """The clips at these positions, which ascend: a dataset of its own. It may be empty."""
+        chosen = copy(self)
+        chosen.index = self.index.subset(positions)
+        chosen._reader = chosen._positions = None
+        return chosen
+
     def order(self, *, seed: int, epoch: int = 0, position: int = 0) -> Iterator[int]:
         """Positions of clips without end: shuffled epochs in a row, from the `position`-th of `epoch` on.
 
-        Nothing but (seed, epoch, position) and the length decides them, so that a run that counts what it has
-        taken goes on exactly where it was.
+        With `shares`, an epoch is as many clips as the dataset has, each output's in its share of them.
+
+        Nothing but (seed, epoch, position), the shares and the numbers of clips decides them, so that a run
+        that counts what it has taken goes on exactly where it was.
         """
         for name, value in (("seed", seed), ("epoch", epoch), ("position", position)):
             if value < 0:
                 raise ArgumentError(f"{name} must be at least 0, not {value}")
-        return _endless(len(self), seed, epoch * len(self) + position)
+        return map(self.clip_order(seed).at, count(epoch * len(self) + position))
+
+    def clip_order(self, seed: int) -> ClipOrder:
+        """What `order` gives, at any place. Raises ShardError for an output that has a share and no clip."""
+        clips = self.index.clips_by_output().tolist()
+        if self.shares is not None and 0 in clips:
+            raise ShardError(f"{self.index.outputs[clips.index(0)]} has a share, and no clip to train on")
+        return ClipOrder(clips, seed=seed, shares=self.shares)
 
     def _position(self, position: int) -> int:
         position = as_index(position)
@@ -94,71 +134,73 @@ class _MapStyle:
 
 
 class ClipDataset(_MapStyle):
-    """The clips of an output of `avprep clip`: those of its finished shards.
+    """The clips of one or several outputs of `avprep clip`: those of their finished shards.
 
     Args:
-        out: the output, a local folder.
+        out: the output, a local folder; or several, of the same spec.
         fields: what an item holds besides its key, of 'frames', 'mel', 'waveform' and 'json'; what is left
             out is not decoded.
         decode_h264: of frames that are stored as H.264.
-        index: which clips of the output, if not all; an empty one is no error.
+        select: the name of a selection of each output: only its clips are read.
+        shares: of each output among the clips that `order` gives; None: each clip once per epoch.
         on_damage: as `index_shards`; what was left out is in `index.left_out`.
 
     Raises:
-        ArgumentError: an unknown field.
-        ShardError: no such output, or nothing finished in it.
+        ArgumentError: an unknown field, or shares that are not one number per output.
+        ShardError: no such output, nothing finished in it, no such selection; outputs whose specs differ, or
+            that have clips of the same key.
     """
 
     def __init__(
         self,
-        out: str | os.PathLike[str],
+        out: Places,
         *,
         fields: Sequence[str] = ("frames", "mel", "json"),
         decode_h264: DecodeH264,
-        index: ShardIndex | None = None,
+        select: str | None = None,
+        shares: Sequence[float] | None = None,
         on_damage: OnDamage = "end",
     ) -> None:
-        store = open_store(out)
-        self.header = header_of(out, CLIPS)
-        self.spec = spec_of(self.header)
+        outputs = open_outputs(out, CLIPS)
+        self.spec = spec_of(outputs[0].header)
         decode = ClipDecoder(self.spec, checked_fields(fields, CLIP_FIELDS), decode_h264)
-        _check_on_damage(on_damage)
-        if index is None:
-            index = index_shards(store, largest=largest_clip(self.spec), on_damage=on_damage)
-        super().__init__(store.uri, index, decode)
+        super().__init__(outputs, decode, select=select, shares=shares, on_damage=on_damage)
 
 
 class LatentDataset(_MapStyle):
-    """The latents of an output of `avprep encode`: those of its finished shards.
+    """The latents of one or several outputs of `avprep encode`: those of their finished shards.
 
     `encoder` says what made them: spec, planes, rows, and the SHA-256 of the weights.
 
     Args:
-        out: the output, a local folder.
+        out: the output, a local folder; or several, of the same encoder.
         fields: what an item holds besides its key, of 'latent', 'logvar' and 'json'. 'logvar' is there where
             the output was made with `posterior`.
-        on_damage: as `index_shards`; what was left out is in `index.left_out`.
+        select: the name of a selection of each output, or of the clips that it was encoded from.
+        shares, on_damage: as for `ClipDataset`.
 
     Raises:
-        ArgumentError: an unknown field, or 'logvar' where it is not stored.
-        ShardError: no such output, or nothing finished in it.
+        ArgumentError: an unknown field, 'logvar' where it is not stored, or shares that are not one number
+            per output.
+        ShardError: as `ClipDataset`; outputs of different encoders.
     """
 
     def __init__(
         self,
-        out: str | os.PathLike[str],
+        out: Places,
         *,
         fields: Sequence[str] = ("latent", "json"),
+        select: str | None = None,
+        shares: Sequence[float] | None = None,
         on_damage: OnDamage = "end",
     ) -> None:
-        store = open_store(out)
-        self.header = header_of(out, LATENTS)
-        self.encoder = EncoderHeader.from_dict(self.header)
+        outputs = open_outputs(out, LATENTS)
+        for output in outputs:
+            fields = checked_fields(fields, latent_fields(output.header))
+        self.encoder = EncoderHeader.from_dict(outputs[0].header)
         self.spec = self.encoder.spec
-        fields = checked_fields(fields, latent_fields(self.header))
-        _check_on_damage(on_damage)
-        index = index_shards(store, largest=largest_latent(self.encoder.shape), on_damage=on_damage)
-        super().__init__(store.uri, index, LatentDecoder(self.encoder, fields))
+        decode = LatentDecoder(self.encoder, tuple(fields))
+        super().__init__(outputs, decode, select=select, shares=shares, on_damage=on_damage)
 
 
 def latent_fields(header: dict[str, Any]) -> tuple[str, ...]:
@@ -174,30 +216,3 @@ def checked_fields(fields: Sequence[str], known: tuple[str, ...]) -> tuple[str, 
     if unknown:
         raise ArgumentError(f"fields must be of {', '.join(known)}; not {', '.join(map(repr, unknown))}")
     return tuple(fields)
-
-
-def _check_on_damage(on_damage: str) -> None:
-    if on_damage not in ON_DAMAGE:
-        raise ArgumentError(f"on_damage must be one of {', '.join(ON_DAMAGE)}, not {on_damage!r}")
-
-
-def header_of(out: str | os.PathLike[str], kind: Kind | None) -> dict[str, Any]:
-    """spec.json of an output. Raises ShardError where there is none or it is of another kind."""
-    header = read_header(open_store(out))
-    found = kind_of(header)
-    if kind is not None and found != kind:
-        made_by = "avprep encode" if kind == LATENTS else "avprep clip"
-        raise ShardError(f"{os.fspath(out)} holds {found}, not {kind}: {made_by} makes them")
-    return header
-
-
-def shuffled(clips: int, seed: int, epoch: int) -> np.ndarray:
-    """int64 (clips,): the order of an epoch."""
-    return np.random.default_rng([seed, epoch]).permutation(clips)
-
-
-def _endless(clips: int, seed: int, first: int) -> Iterator[int]:
-    epoch, position = divmod(first, clips)
-    while True:
-        yield from shuffled(clips, seed, epoch)[position:].tolist()
-        epoch, position = epoch + 1, 0

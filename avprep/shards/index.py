@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,9 +28,11 @@ MAX_OPEN = 256  # shards of a reader: a process may often have 1024 files open, 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Every clip of an output's finished shards, ascending by shard and key."""
+    """The clips of finished shards of one or several outputs, ascending by output, shard and key."""
 
+    outputs: tuple[str, ...]
     paths: tuple[str, ...]  # of the shards
+    output_of: tuple[int, ...]  # of the shards: which output
     records: tuple[ShardRecord, ...]  # of the shards, from their ledgers
     keys: tuple[str, ...]
     shard: np.ndarray  # int32 (clips,): which path
@@ -42,15 +44,72 @@ class ShardIndex:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def output(self, position: int) -> str:
+        """The output of the clip at a position."""
+        return self.outputs[self.output_of[self.shard[position]]]
+
+    def clips_by_output(self) -> np.ndarray:
+        """int64 (outputs,): how many clips each output has here."""
+        of_clips = np.array(self.output_of, np.int64)[self.shard]
+        return np.bincount(of_clips, minlength=len(self.outputs))
+
     def subset(self, chosen: np.ndarray) -> ShardIndex:
-        """The clips at these positions."""
+        """The clips at these positions, which ascend, and the shards that hold them. All outputs stay."""
+        shards, shard = np.unique(self.shard[chosen], return_inverse=True)
         return replace(
             self,
+            paths=tuple(self.paths[i] for i in shards),
+            output_of=tuple(self.output_of[i] for i in shards),
+            records=tuple(self.records[i] for i in shards),
             keys=tuple(self.keys[i] for i in chosen),
-            shard=self.shard[chosen],
+            shard=shard.astype(np.int32),
             offset=self.offset[chosen],
             size=self.size[chosen],
         )
+
+
+def join_indexes(indexes: Sequence[ShardIndex]) -> ShardIndex:
+    """The clips of all of them, in their order.
+
+    Raises:
+        ShardError: two outputs have a clip of the same key.
+    """
+    outputs = tuple(out for index in indexes for out in index.outputs)
+    first_output = np.cumsum([0, *(len(index.outputs) for index in indexes)])
+    first_shard = np.cumsum([0, *(len(index.paths) for index in indexes)])
+    joined = ShardIndex(
+        outputs,
+        paths=tuple(path for index in indexes for path in index.paths),
+        output_of=tuple(
+            int(first + of)
+            for first, index in zip(first_output, indexes, strict=False)
+            for of in index.output_of
+        ),
+        records=tuple(record for index in indexes for record in index.records),
+        keys=tuple(key for index in indexes for key in index.keys),
+        shard=np.concatenate(
+            [index.shard + first for first, index in zip(first_shard, indexes, strict=False)]
+        ).astype(np.int32),
+        offset=np.concatenate([index.offset for index in indexes]),
+        size=np.concatenate([index.size for index in indexes]),
+        left_out=tuple(damage for index in indexes for damage in index.left_out),
+        is_checked=all(index.is_checked for index in indexes),
+    )
+    if len(indexes) > 1:
+        _refuse_equal_keys(joined)
+    return joined
+
+
+def _refuse_equal_keys(index: ShardIndex) -> None:
+    """A key is a hash of a source's path under its root: equal ones are of equal paths."""
+    first: dict[str, int] = {}
+    for position, key in enumerate(index.keys):
+        if first.setdefault(key, position) != position:
+            raise ShardError(
+                f"{index.output(first[key])} and {index.output(position)} both hold a clip of the key {key}: "
+                f"a source of each has the same path under its root. Clip one of them from the folder above "
+                f"its root, so that the paths differ"
+            )
 
 
 def index_shards(store: Store, *, largest: int = LARGEST_CLIP, on_damage: OnDamage = "end") -> ShardIndex:
@@ -89,7 +148,17 @@ def index_shards(store: Store, *, largest: int = LARGEST_CLIP, on_damage: OnDama
     shard, offset, size = np.array(rows, np.int64).T
     places = shard.astype(np.int32), offset.copy(), size.copy()
     is_checked = on_damage == "skip"
-    return ShardIndex(tuple(paths), tuple(records), tuple(keys), *places, tuple(left_out), is_checked)
+    output_of = (0,) * len(paths)
+    return ShardIndex(
+        (store.uri,),
+        tuple(paths),
+        output_of,
+        tuple(records),
+        tuple(keys),
+        *places,
+        tuple(left_out),
+        is_checked,
+    )
 
 
 class ClipReader:

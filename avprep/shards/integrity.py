@@ -16,8 +16,6 @@ from avprep.shards.store import Store
 _CHUNK = 1 << 20  # bytes
 _SHARE = 0.05  # of the time that the background check is busy
 
-# What reading does where a shard is not as its ledger says: raise ShardError, or leave that shard out.
-
 
 def sha256_of(file: BinaryIO) -> str:
     """The SHA-256 of the rest of a file, in hex."""
@@ -25,6 +23,24 @@ def sha256_of(file: BinaryIO) -> str:
     while data := file.read(_CHUNK):
         digest.update(data)
     return digest.hexdigest()
+
+
+class HashingReader:
+    """A file for a tar to read, and the SHA-256 of all of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._hash.update(data)
+        return data
+
+    def sha256(self) -> str:
+        while self.read(1 << 20):
+            continue
+        return self._hash.hexdigest()
 
 
 def size_damage(record: ShardRecord, size: int | None) -> str | None:

@@ -1,4 +1,8 @@
-"""selections/NAME.parquet: the keys of chosen clips in the order of the choice, and how they were chosen."""
+"""selections/NAME.parquet: the keys of chosen clips in the order of the choice, and how they were chosen.
+
+A selection is made of an output of clips. Latents made of those clips have the same keys: `find_selection`
+finds it for both.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,15 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avprep.errors import ArgumentError
-from avprep.shards.layout import SELECTIONS_FOLDER, ShardError
+from avprep.shards.layout import LATENTS, SELECTIONS_FOLDER, ShardError
 from avprep.shards.parquet import opened_parquet
-from avprep.shards.store import Store
+from avprep.shards.store import Store, is_remote, open_store
 
 SCHEMA = pa.schema([("key", pa.string()), ("shard", pa.int32())])
 MOST_ROWS = 1 << 28
@@ -87,6 +92,41 @@ def read_selection(store: Store, name: str) -> tuple[pa.Table, SelectionHeader]:
     except FileNotFoundError:
         raise ShardError(f"{store.uri} holds no selection {name}") from None
     return table, header
+
+
+def find_selection(store: Store, header: Mapping[str, Any], name: str) -> tuple[frozenset[str], str]:
+    """The chosen keys of an output, and their digest.
+
+    It is looked up in the output itself; for latents, then in the output of clips that they were encoded
+    from, where `header` says that it lies. It may be copied from there into the latents' own folder.
+
+    Args:
+        header: of the output.
+
+    Raises:
+        ArgumentError: a name that could be a path.
+        ShardError: there is no such selection, it is damaged, or it was made of other clips.
+    """
+    file_name = selection_name(name)
+    fingerprint, places = header.get("fingerprint"), [store]
+    if header.get("kind") == LATENTS:
+        clips = header.get("clips")
+        fingerprint = clips.get("fingerprint") if isinstance(clips, dict) else None
+        root = header.get("root")
+        # A header of a local output does not make this machine reach for another one.
+        if fingerprint is not None and isinstance(root, str) and is_remote(root) <= is_remote(store.uri):
+            places.append(open_store(root))
+    place = next((place for place in places if place.exists(file_name)), None)
+    if place is None:
+        looked = " or ".join(place.uri for place in places)
+        raise ShardError(f"there is no selection {name}: no {file_name} in {looked}")
+    table, found = read_selection(place, name)
+    if fingerprint not in (None, found.fingerprint):
+        raise ShardError(
+            f"{place.uri}/{file_name} was made of other clips than those of {store.uri} (fingerprint "
+            f"{found.fingerprint[:12]}, not {str(fingerprint)[:12]}); {_REMEDY}"
+        )
+    return frozenset(table["key"].to_pylist()), found.digest
 
 
 def _header(metadata: Mapping[bytes, bytes]) -> SelectionHeader:

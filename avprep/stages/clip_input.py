@@ -5,20 +5,19 @@ Both ways give the same clips in the same order, and a ledger row in the place o
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import BinaryIO
 
 import numpy as np
 
 from avprep.media.mux import decode_frames
 from avprep.reasons import MediaError, Reason
 from avprep.shards.decoders import ClipDecoder, decoded
+from avprep.shards.integrity import HashingReader
 from avprep.shards.latents import CLIP_FIELDS
 from avprep.shards.layout import ShardError
 from avprep.shards.ledger import LedgerRow, read_ledger
@@ -134,24 +133,6 @@ def _in_order(pool: ThreadPoolExecutor, work: Callable, items: Iterator) -> Iter
     finally:
         for future in ahead:
             future.cancel()
-
-
-class HashingReader:
-    """A file for a tar to read, and the SHA-256 of all of it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._hash = hashlib.sha256()
-
-    def read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        self._hash.update(data)
-        return data
-
-    def sha256(self) -> str:
-        while self.read(1 << 20):
-            continue
-        return self._hash.hexdigest()
 
 
 # --- straight from the media ---------------------------------------------------------------------------

@@ -17,11 +17,11 @@ from avprep.scores.base import OpenScore, ScoreError, WeightPaths, needed_fields
 from avprep.scores.catalogue import SCORES
 from avprep.scores.clip import ScoredClip
 from avprep.shards.decoders import ClipDecoder, decoded
+from avprep.shards.integrity import HashingReader
 from avprep.shards.layout import ShardError
 from avprep.shards.scores import KEY, PROBLEMS, TYPES, read_scores, write_scores
 from avprep.shards.store import Store, open_store
 from avprep.shards.tar import Members, largest_clip, read_shard
-from avprep.stages.clip_input import HashingReader
 from avprep.stages.tasks import ScoreResult, ScoreTask
 
 Row = dict[str, Any]  # values by column, with 'key' and 'problems'

@@ -21,6 +21,7 @@ def write_latents(
     out: Path,
     header: EncoderHeader,
     *,
+    first: int = 0,
     count: int = 24,
     packed: bool = False,
     noise: float = 0.05,
@@ -28,12 +29,16 @@ def write_latents(
     unlabelled: int = 0,
 ) -> Path:
     """`count` latents, by turns of label 'low' (values near -0.5) and 'high' (near 0.5), in two shards. The
-    first `unlabelled` have no label."""
+    first `unlabelled` have no label. Outputs of another `first` have other keys."""
     out.mkdir(parents=True, exist_ok=True)
     rng, sums = np.random.default_rng(0), LatentSums()
     entries = header.output_header(packed=packed, posterior=False)
-    writer = OutputWriter(open_store(out), LATENTS, entries, fingerprint=f"made {count}", root=".")
-    keys = sorted(hashlib.sha256(str(i).encode()).hexdigest()[:16] + "_00000000000" for i in range(count))
+    writer = OutputWriter(
+        open_store(out), LATENTS, entries, fingerprint=f"made {count} from {first}", root="."
+    )
+    keys = sorted(
+        hashlib.sha256(str(first + i).encode()).hexdigest()[:16] + "_00000000000" for i in range(count)
+    )
     halves = [keys[: count // 2], keys[count // 2 :]]
     labels = {key: list(levels)[i % 2] for i, key in enumerate(keys)}
     named = {key: [] if i < unlabelled else [labels[key]] for i, key in enumerate(keys)}

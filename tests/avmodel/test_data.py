@@ -14,6 +14,7 @@ from avmodel.data import ClipData, Steps, step_loader, to_model, to_pixels
 from avprep.dsp.mel import frames_to_stack
 from avprep.shards.clips import load_npy
 from avprep.shards.layout import ShardError
+from avprep.shards.order import ClipOrder
 from tests.made_clips import TINY, write_clips
 
 
@@ -34,7 +35,7 @@ def test_clips_are_those_that_plain_webdataset_reads(clips):
 
 
 def test_the_models_view_goes_back_to_what_is_stored(clips):
-    batch = next(iter(step_loader(ClipData(clips), Steps(12, 3, seed=0), workers=0, pin=False)))
+    batch = next(iter(step_loader(ClipData(clips), Steps(ClipOrder([12], seed=0), 3), workers=0, pin=False)))
     view = to_model(batch, TINY.size)
     assert view["v"].shape == (3, 3, 4, 16, 16) and view["a"].shape == (3, 1, 4, 16, 16)
     assert view["v"].min() >= -1 and view["v"].max() <= 1
@@ -51,7 +52,7 @@ def test_the_models_view_goes_back_to_what_is_stored(clips):
 )
 def test_the_order_can_be_taken_up_anywhere(clips, batch, world, first, seed):
     def run(rank: int, start: int, count: int) -> list[list[int]]:
-        steps = Steps(clips, batch, seed=seed, first=start, rank=rank, world=world)
+        steps = Steps(ClipOrder([clips], seed=seed), batch, first=start, rank=rank, world=world)
         return list(islice(iter(steps), count))
 
     ranks = [run(rank, 0, first + 3) for rank in range(world)]
@@ -64,7 +65,7 @@ def test_the_order_can_be_taken_up_anywhere(clips, batch, world, first, seed):
 
 def test_workers_do_not_change_the_order(clips):
     data = ClipData(clips)
-    loaders = [step_loader(data, Steps(12, 4, seed=3), workers=n, pin=False) for n in (0, 2)]
+    loaders = [step_loader(data, Steps(ClipOrder([12], seed=3), 4), workers=n, pin=False) for n in (0, 2)]
     for alone, shared in zip(*(islice(loader, 7) for loader in loaders), strict=True):
         assert torch.equal(alone.frames, shared.frames)
         assert torch.equal(alone.mel, shared.mel)
@@ -86,7 +87,7 @@ def test_nothing_held_out_is_no_clip_and_not_all_of_them(clips):
 
 def test_an_empty_split_is_a_sentence():
     with pytest.raises(ShardError, match="no clip to train on"):
-        Steps(0, 4, seed=0)
+        Steps(ClipOrder([0], seed=0), 4)
 
 
 def test_clips_are_not_latents(clips, tmp_path):
@@ -102,7 +103,7 @@ def test_clips_are_not_latents(clips, tmp_path):
 
 
 def test_ranks_share_the_shards_that_are_checked():
-    shares = [Steps(9, 1, seed=0, rank=rank, world=3).share_of(7) for rank in range(3)]
+    shares = [Steps(ClipOrder([9], seed=0), 1, rank=rank, world=3).share_of(7) for rank in range(3)]
     assert sorted(i for share in shares for i in share) == list(range(7))
 
 

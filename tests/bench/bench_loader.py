@@ -26,6 +26,7 @@ import webdataset
 from avmodel.config import MDSA_PRESETS
 from avmodel.data import LatentData, Steps, step_loader
 from avprep.shards.latents import EncoderHeader
+from avprep.shards.order import ClipOrder
 from avprep.spec import ClipSpec
 from tests.avmodel.made_latents import write_latents
 
@@ -63,7 +64,7 @@ def _header() -> EncoderHeader:
 
 def _own(out: Path) -> Iterator[torch.Tensor]:
     data = LatentData(out)
-    for batch in step_loader(data, Steps(len(data), BATCH, seed=0), workers=0, pin=False):
+    for batch in step_loader(data, Steps(ClipOrder([len(data)], seed=0), BATCH), workers=0, pin=False):
         yield batch.latent
 
 

@@ -13,9 +13,9 @@ from avmodel.config import STDIT_PRESETS
 from avmodel.dit.options import DiTTrainingOptions
 
 
-def config(latents: Path, out: Path, **changes) -> DiTTrainingOptions:
+def config(latents: Path | list[Path], out: Path, **changes) -> DiTTrainingOptions:
     values = {
-        "latents": str(latents),
+        "latents": latents,
         "out": str(out),
         "model": STDIT_PRESETS["tiny"],
         "batch_size": 4,

@@ -37,7 +37,7 @@ def test_several_labels_are_several_tokens_and_none_is_none():
 def test_damaged_statistics_are_refused(tmp_path, stats, message):
     (tmp_path / "stats.json").write_text(stats)
     with pytest.raises(TextError, match=message):
-        texts_of_latents(tmp_path, STDIT_PRESETS["tiny"])
+        texts_of_latents([tmp_path], STDIT_PRESETS["tiny"])
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,6 @@ def test_a_table_of_captions_that_is_none_is_refused(tmp_path, table, message):
 
 def test_the_identity_of_labels_is_their_names_in_the_order_of_the_table(tmp_path):
     (tmp_path / "stats.json").write_text(json.dumps({"labels": {"dog": 1, "cat": 5}}))
-    texts, config, identity = texts_of_latents(tmp_path, STDIT_PRESETS["tiny"])
+    texts, config, identity = texts_of_latents([tmp_path], STDIT_PRESETS["tiny"])
     assert identity == {"labels": ["cat", "dog"]} and config.classes == 2
     assert texts.captions([("cat",), ("dog",)], ["", ""]).tokens[:, 0].tolist() == [0, 1]

@@ -24,6 +24,7 @@ from avmodel.mdsa.train import train_mdsa
 from avmodel.training.checkpoints import load_checkpoint
 from avmodel.training.errors import TrainingError
 from avmodel.training.machine import DistributedContext
+from avprep.shards.order import ClipOrder
 from tests.avmodel.mdsa.made_training import config, run_command
 from tests.made_clips import TINY, write_clips
 
@@ -158,7 +159,7 @@ def test_no_checkpoint_is_overwritten_by_one_with_nan(clips, tmp_path, monkeypat
 
 def test_streams_come_in_the_order_of_the_latents_planes(clips, tmp_path):
     trainer = module.MDSATrainer(config(clips, tmp_path), CPU, ClipData(clips))
-    batch = next(iter(step_loader(trainer.data, Steps(12, 2, seed=0), workers=0, pin=False)))
+    batch = next(iter(step_loader(trainer.data, Steps(ClipOrder([12], seed=0), 2), workers=0, pin=False)))
     made = list(trainer._clips(batch, torch.Generator()))
     assert made == list(dict.fromkeys(plane[0] for plane in trainer.model.layout.planes)) == ["v", "a"]
 

@@ -22,6 +22,7 @@ from avmodel.training.loader import (
 )
 from avprep.shards.index import ShardIndex
 from avprep.shards.layout import ShardError
+from avprep.shards.order import ClipOrder
 from tests.hostile.shard_corpus import MELS, change_members
 from tests.made_clips import write_clips
 
@@ -97,7 +98,7 @@ def fault() -> None:
 
 
 def read_all(action, workers: int) -> None:
-    steps = Steps(100, 4, seed=0)
+    steps = Steps(ClipOrder([100], seed=0), 4)
     loaded = iter(step_loader(Data(37, action), steps, workers=workers, pin=False))
     no_shards = ShardIndex((), (), (), *[np.empty(0, np.int64)] * 3)
     with reading(workers):
@@ -133,7 +134,7 @@ def test_a_fault_of_the_program_stays_one(workers):
 @pytest.mark.timeout(60)
 def test_a_reader_that_dies_does_not_interrupt_what_runs():
     """Its death is seen at the next read, and not in the middle of a step."""
-    batches = iter(step_loader(Data(-1, die), Steps(100, 4, seed=0), workers=1, pin=False))
+    batches = iter(step_loader(Data(-1, die), Steps(ClipOrder([100], seed=0), 4), workers=1, pin=False))
     leave_dead_processes_to_the_next_read()
     next(batches)
     [reader] = batches._workers
@@ -148,7 +149,7 @@ def test_a_reader_that_dies_does_not_interrupt_what_runs():
 
 
 def read_clips(data: ClipData, batch: int, workers: int, batches: int) -> None:
-    steps = Steps(len(data), batch, seed=0)
+    steps = Steps(ClipOrder([len(data)], seed=0), batch)
     loaded = iter(step_loader(data, steps, workers=workers, pin=False))
     with reading(workers):
         for _ in islice(with_checksums(loaded, data.index, steps), batches):
@@ -157,7 +158,7 @@ def read_clips(data: ClipData, batch: int, workers: int, batches: int) -> None:
 
 @pytest.mark.timeout(60)
 def test_the_loader_processes_end_with_the_batches_though_the_iterator_is_kept(tmp_path):
-    data, steps = ClipData(write_clips(tmp_path / "clips")), Steps(12, 2, seed=0)
+    data, steps = ClipData(write_clips(tmp_path / "clips")), Steps(ClipOrder([12], seed=0), 2)
     loaded = iter(step_loader(data, steps, workers=1, pin=False))
     [reader] = loaded._workers
     batches = with_checksums(loaded, data.index, steps)

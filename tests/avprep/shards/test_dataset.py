@@ -23,11 +23,12 @@ import avprep
 from avprep.errors import ArgumentError, AvprepError, ClipNotFound
 from avprep.media.mux import encode_frames
 from avprep.shards.clips import load_npy, pack_clip
-from avprep.shards.dataset import ClipDataset, shuffled
+from avprep.shards.dataset import ClipDataset
 from avprep.shards.index import index_shards
 from avprep.shards.latents import EncoderHeader
 from avprep.shards.layout import ShardError
 from avprep.shards.ledger import read_ledger, read_ledgers, write_ledger
+from avprep.shards.order import shuffled
 from avprep.shards.store import open_store
 from avprep.shards.tar import Members, read_shard
 from avprep.shards.writer import ShardWriter
