@@ -100,7 +100,7 @@ def fault() -> None:
 def read_all(action, workers: int) -> None:
     steps = Steps(ClipOrder([100], seed=0), 4)
     loaded = iter(step_loader(Data(37, action), steps, workers=workers, pin=False))
-    no_shards = ShardIndex((), (), (), *[np.empty(0, np.int64)] * 3)
+    no_shards = ShardIndex((), (), (), (), (), *[np.empty(0, np.int64)] * 3)
     with reading(workers):
         list(islice(with_checksums(loaded, no_shards, steps), 30))
 

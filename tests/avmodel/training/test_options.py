@@ -15,6 +15,7 @@ from avmodel.training.options import TrainingOptions, identity_of, refuse_differ
 MDSA = MDSATrainingOptions(clips=Path("c"), out=Path("o"), model=MDSA_PRESETS["tiny"])
 DIT = DiTTrainingOptions(latents=Path("l"), out=Path("o"), model=STDIT_PRESETS["tiny"])
 SHARED = {"out", "loader_workers", "checkpoint_every", "eval_every", "compile", "device", "on_damage"}
+SHARED |= {"select", "shares"}  # what they choose is compared
 
 
 @pytest.mark.parametrize(
