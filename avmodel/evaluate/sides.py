@@ -86,7 +86,7 @@ class ClipSide:
     def __init__(self, path: Path) -> None:
         self.data = ClipDataset(path, fields=("frames", "mel", "waveform"), decode_h264=decode_frames)
         self.spec = self.data.spec
-        options = self.data.header.get("options")
+        options = self.data.headers[0].get("options")
         stored = options if isinstance(options, dict) else {}
         self.fields = fields_of_spec(
             self.spec, crop=str(stored.get("crop", "center")), codec=str(stored.get("video_codec", "raw"))
@@ -110,7 +110,7 @@ class LatentSide:
         self.layout = layout_of(self.data.encoder)
         check_made_by(self.data.encoder, codec.header, "mdsa:", f"what {path} holds")
         self.fields = fields_of_spec(self.spec, crop=UNCROPPED, codec="decoded latents")
-        is_sampled = str(self.data.header.get("fingerprint", "")).startswith(f"{SAMPLE}-")
+        is_sampled = str(self.data.headers[0].get("fingerprint", "")).startswith(f"{SAMPLE}-")
         self.videos = np.arange(len(self.data)) if is_sampled else _videos_of(self.data.keys)
 
     def read(self, positions: np.ndarray) -> list[Shown]:
