@@ -315,7 +315,7 @@ def test_verify_names_damage_to_latents(kind, words, real_clips, tmp_path):
 # --- workers -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_workers_give_the_same_bytes_and_stats(workers, clips, finished, tmp_path):
     out = tmp_path / "out"
     encode(clips, out, fake=FAKE, workers=workers)
@@ -340,7 +340,7 @@ def test_an_error_in_a_worker_ends_the_run_as_itself(clips, tmp_path):
         encode(clips, tmp_path / "out", fake=FAKE.but(error="the model is wrong"), workers=1)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_driver_killed_in_mid_run_is_gone_on_with(workers, clips, finished, tmp_path):
     out = tmp_path / "out"
     running = subprocess.Popen(drive("clips", clips, out, "--workers", workers, "--slow", 0.2))
@@ -404,7 +404,7 @@ def fused(root: Path, out: Path, **kwargs):
     return encode(source, out, fake=kwargs.pop("fake", REAL), **kwargs)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_fused_path_gives_the_bytes_of_two_steps(workers, clip_root, real_clips, tmp_path):
     encode(real_clips, tmp_path / "two", fake=REAL)
     report = fused(clip_root, tmp_path / "fused", workers=workers)
@@ -416,7 +416,7 @@ def test_the_fused_path_gives_the_bytes_of_two_steps(workers, clip_root, real_cl
     assert list(verify(open_store(tmp_path / "fused"))) == []
 
 
-@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("cpus", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_fused_path_does_not_hang_on_a_small_machine(cpus, clip_root, tmp_path):
     """Two actors and the decoders on one CPU, and an actor that is killed in mid-run."""
     command = drive(

@@ -689,7 +689,7 @@ def test_killed_again_and_again_the_tree_is_the_same(clip_root, tmp_path):
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ray_workers_give_the_same_bytes(workers, clip_root, finished, tmp_path):
     running = subprocess.run(
         [
