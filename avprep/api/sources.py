@@ -12,7 +12,7 @@ from pathlib import Path
 from avprep.checks import require_one_of
 from avprep.credentials import require_no_credentials
 from avprep.datasets import DATASETS, list_dataset
-from avprep.datasets.source import DatasetOptions, Source, caption_of
+from avprep.datasets.source import LONGEST_TEXT, DatasetOptions, Source, caption_of
 from avprep.errors import ArgumentError
 
 AnyPath = str | os.PathLike[str]
@@ -92,6 +92,8 @@ def _source(name: str, source: Source, root: Path) -> Source:
     if isinstance(source.labels, str):
         raise ArgumentError(f"{name}: labels must be a tuple of strings, not {source.labels!r}")
     labels = tuple(source.labels)
+    if max(len(source.caption), sum(map(len, labels))) > LONGEST_TEXT:
+        raise ArgumentError(f"{name}: its labels and its caption may have {LONGEST_TEXT:,} characters each")
     path = _relative(name, source.path, root)
     return replace(source, path=path, labels=labels, caption=source.caption or caption_of(labels))
 

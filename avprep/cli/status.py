@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from avprep.shards.ledger import LedgerRow, Sums
     from avprep.shards.store import Store
+    from avprep.shards.verify import Damage
 
 _COMMANDS = {"clips": "avprep clip", "latents": "avprep encode"}  # that makes an output of the kind
 _SHOWN = 3  # failed rows of a reason, unless all are asked for
@@ -80,30 +82,59 @@ def _sums_and_failed(store: Store, show_all: bool) -> tuple[Sums, list[LedgerRow
 @click.command()
 @click.argument("out")
 @click.option("--deep", is_flag=True, help="Decode every frame too, and compare texts with the plan.")
-def verify(out: str, deep: bool) -> None:
-    """Re-read every shard against its ledger and checksums; exit 1 on any damage, naming it."""
-    from tqdm import tqdm
+@click.option(
+    "--repair",
+    "is_repaired",
+    is_flag=True,
+    help="Remove damaged shards' ledgers, and shards without one, so that the command that wrote them makes "
+    "them again.",
+)
+def verify(out: str, deep: bool, is_repaired: bool) -> None:
+    """Re-read every shard against its ledger and checksums; exit 1 on any damage, naming it.
 
+    With --repair: exit 1 on damage that could not be removed.
+    """
     from avprep.cli.common import existing
-    from avprep.media.mux import decode_frames
     from avprep.shards.layout import kind_of, read_header
     from avprep.shards.ledger import finished_shards, read_ledgers
-    from avprep.shards.verify import verify as damages_of
+    from avprep.shards.lock import lock
+    from avprep.shards.verify import repair
 
     store = existing(out)
-    done = finished_shards(store)
-    with tqdm(total=len(done), unit="shard", leave=False, disable=None) as bar:
-        found = 0
-        damages = damages_of(store, lambda _: bar.update(), decode_h264=decode_frames if deep else None)
-        for damage in damages:
-            found += 1
-            tqdm.write(f"DAMAGED {damage}")
-    clips = sum(len(rows) for _, rows, _ in read_ledgers(store)) if not found else 0
-    if found:
-        command = _COMMANDS[kind_of(read_header(store))]
-        click.echo(
-            f"{found:,} damaged in {len(done):,} shards. Remove a damaged shard's ledger file and run "
-            f"the same {command} command: it makes that shard again."
-        )
+    with lock(store) if is_repaired else nullcontext():
+        done = len(finished_shards(store))
+        damages = _shown_damages(store, deep, done)
+        if not damages:
+            clips = sum(len(rows) for _, rows, _ in read_ledgers(store))
+            click.echo(f"{done:,} shards, {clips:,} ledger rows: all as written")
+            return
+        removed, left = repair(store, damages) if is_repaired else ([], damages)
+    for name in removed:
+        click.echo(f"removed {name}")
+    command = f"the same {_COMMANDS[kind_of(read_header(store))]} command"
+    click.echo(f"{len(damages):,} damaged in {done:,} shards. {_to_do(command, is_repaired, len(left))}")
+    if left:
         sys.exit(1)
-    click.echo(f"{len(done):,} shards, {clips:,} ledger rows: all as written")
+
+
+def _to_do(command: str, is_repaired: bool, left: int) -> str:
+    if not is_repaired:
+        return f"To mend them: avprep verify --repair, then {command}, which makes those shards again."
+    if left:
+        return f"{left:,} were not removed, as this program did not write them. Run {command} for the others."
+    return f"Run {command}: it makes those shards again."
+
+
+def _shown_damages(store: Store, deep: bool, shards: int) -> list[Damage]:
+    """Every damage of the output, printed as it is found."""
+    from tqdm import tqdm
+
+    from avprep.media.mux import decode_frames
+    from avprep.shards.verify import verify as damages_of
+
+    found = []
+    with tqdm(total=shards, unit="shard", leave=False, disable=None) as bar:
+        for damage in damages_of(store, lambda _: bar.update(), decode_h264=decode_frames if deep else None):
+            found.append(damage)
+            tqdm.write(f"DAMAGED {damage}")
+    return found

@@ -10,6 +10,8 @@ from pathlib import Path
 from avprep.errors import AvprepError
 from avprep.shards.layout import prompt_of
 
+LONGEST_TEXT = 131_072  # characters of a source's labels, and of its caption: the csv module's bound
+
 
 class DatasetError(AvprepError):
     """The dataset cannot be listed. The message is one paragraph that says what was expected where."""

@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 
 from avprep.credentials import scrubbed
 from avprep.datasets.listing import is_utf8
-from avprep.datasets.source import DatasetError
+from avprep.datasets.source import LONGEST_TEXT, DatasetError
 
 Cell = str | list[str | None] | None  # a list column of parquet or JSON; None = nothing is known
 Row = dict[str, Cell]
 NumberedRow = tuple[int, Row]  # and the line that it ends at
 
 LISTS = ("labels",)  # columns that may hold lists
-MAX_CELL = 131_072  # characters: the bound of Python's csv module
+MAX_CELL = LONGEST_TEXT  # characters
 _MAX_LINE = 16 << 20  # characters
 _MAX_JSON = 256 << 20  # bytes of a file that is parsed at once
 _ROWS_AT_ONCE = 1 << 14  # of parquet

@@ -7,12 +7,14 @@ For a cluster that is attached to, all this is up to its owner: see `RunnerConfi
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import logging
 import os
 import secrets
 import shutil
 import signal
+import stat
 import tempfile
 import threading
 import time
@@ -23,6 +25,7 @@ from typing import Any
 
 from avprep.execution.base import RunnerError
 
+_PREFIX, _LOCK = "avprep-", "run.lock"  # of the folder for Ray's files
 _MAX_FOLDER = 40  # characters: a socket's path has 107, and Ray's own part of it takes up to 65
 _REMOVE_S = 10.0  # Ray's processes end, and write their last lines, for a while after the shutdown
 # Read by Ray when it is imported, and then by each of its processes. '0' makes 127.0.0.1 this node's address,
@@ -123,7 +126,7 @@ def _sigterm_kept() -> Iterator[None]:
 
 @contextmanager
 def _private_folder() -> Iterator[Path]:
-    """A folder that only this user can open, removed at the end.
+    """A folder that only this user can open, removed at the end. Those of killed runs are removed first.
 
     Ray makes its own folders in it readable and writable for everyone, hence one around them. A umask would
     do as much for the files, but the workers would inherit it and write the run's output with it.
@@ -139,11 +142,43 @@ def _private_folder() -> Iterator[Path]:
             f"{_MAX_FOLDER - len('/avprep-12345678')} characters, and none of {', '.join(places)} is one. "
             f"Set TMPDIR, or use workers = 0."
         )
-    folder = Path(tempfile.mkdtemp(prefix="avprep-", dir=usable[0]))  # with mode 0700
+    for place in usable:
+        _remove_abandoned(place)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=usable[0]))  # with mode 0700
     try:
-        yield folder
+        with _owned(folder):
+            yield folder
     finally:
         _remove(folder)
+
+
+@contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, which ends with this process. It gets its name when it is held: another run
+    may look for abandoned folders at any time."""
+    unnamed = folder / f"{_LOCK}.new"
+    with open(unnamed, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        os.replace(unnamed, folder / _LOCK)
+        yield
+
+
+def _remove_abandoned(place: str) -> None:
+    """Removes this user's folders whose runs have ended without removing them, as by SIGKILL."""
+    with os.scandir(place) as entries:
+        folders = [entry for entry in entries if entry.name.startswith(_PREFIX)]
+    for folder in folders:
+        try:
+            if not folder.is_dir(follow_symlinks=False):
+                continue
+            found = folder.stat(follow_symlinks=False)
+            if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o700:
+                continue  # another user could have put anything there
+            with open(os.path.join(folder.path, _LOCK)) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder.path, ignore_errors=True)
+        except OSError:  # its run goes on, or has just begun, or another run removes it
+            continue
 
 
 def _remove(folder: Path) -> None:

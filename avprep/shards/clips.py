@@ -24,6 +24,7 @@ from avprep.shards.layout import (
     CLIP_HEADER,
     H264_FRAMES,
     MEL,
+    MOST_CLIP_HEADER,
     RAW_FRAMES,
     VIDEO_CODECS,
     ShardError,
@@ -93,9 +94,15 @@ def pack_clip_header(header: dict[str, Any]) -> bytes:
     A clip without labels is stored with the one label '': an empty list has no type in JSON, and a reader
     that infers types from the first clips (Hugging Face datasets) refuses the first label after them.
     `known_labels` removes it.
+
+    Raises:
+        ShardError: more bytes than a reader takes. Datasets bound their texts, so that no source leads here.
     """
     labels = list(header["labels"]) or [NO_LABEL]
-    return json.dumps(header | {"labels": labels}, ensure_ascii=False, sort_keys=True).encode()
+    data = json.dumps(header | {"labels": labels}, ensure_ascii=False, sort_keys=True).encode()
+    if len(data) > MOST_CLIP_HEADER:
+        raise ShardError(f"a clip header of {len(data):,} bytes; at most {MOST_CLIP_HEADER:,} are read")
+    return data
 
 
 def known_labels(labels: Sequence[str]) -> list[str]:

@@ -20,11 +20,10 @@ import numpy as np
 
 from avprep.shards.clips import DecodeH264, known_labels, load_npy, load_waveform, unpack_frames
 from avprep.shards.latents import CLIP_FIELDS, EncoderHeader, unpack
-from avprep.shards.layout import AUDIO, CLIP_HEADER, LATENT, LOGVAR, MEL, ShardError
+from avprep.shards.layout import AUDIO, CLIP_HEADER, LATENT, LOGVAR, MEL, MOST_CLIP_HEADER, ShardError
 from avprep.shards.tar import Members
 from avprep.spec import ClipSpec
 
-_HEADER_BYTES = 4 << 20  # of KEY.json: parsed, it takes up to 25 times as much memory
 _TYPES = {"source": str, "caption": str, "labels": list, "start_s": float, "stop_s": float, "has_audio": bool}
 _ONE = 0x3C00  # the bits of 1.0 in float16
 
@@ -105,8 +104,8 @@ def load_clip_header(data: bytes) -> dict[str, Any]:
     Raises:
         ShardError: no JSON object, or one of `CLIP_FIELDS` missing or of another type.
     """
-    if len(data) > _HEADER_BYTES:
-        raise ShardError(f"a clip header of {len(data):,} bytes; at most {_HEADER_BYTES:,} are read")
+    if len(data) > MOST_CLIP_HEADER:
+        raise ShardError(f"a clip header of {len(data):,} bytes; at most {MOST_CLIP_HEADER:,} are read")
     try:
         header = json.loads(data)
     except (ValueError, RecursionError) as error:

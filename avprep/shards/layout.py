@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from avprep.errors import AvprepError
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1  # of spec.json: a reader refuses another
 _HEADER_BYTES = 4 << 20  # of spec.json
+_LONGEST_INDEX = 12  # digits
+MOST_CLIP_HEADER = 4 << 20  # bytes of KEY.json: parsed, it takes up to 25 times as much memory
 
 HEADER_FILE = "spec.json"
 PLAN_FILE = "plan.parquet"
@@ -84,9 +87,18 @@ def scores_name(index: int) -> str:
 
 def ledger_index(name: str) -> int | None:
     """The shard whose ledger has this name; None where it is another file's."""
-    stem = name.removeprefix(f"{LEDGER_FOLDER}/").removesuffix(".parquet")
-    is_index = stem.isascii() and stem.isdigit()
-    return int(stem) if is_index and ledger_name(int(stem)) == name else None
+    return _index(name.removeprefix(f"{LEDGER_FOLDER}/").removesuffix(".parquet"), name, ledger_name)
+
+
+def shard_index(kind: Kind, name: str) -> int | None:
+    """The shard of the kind that has this name; None where it is another file's."""
+    stem = name.removeprefix(f"{SHARDS_FOLDER}/{kind}-").removesuffix(".tar")
+    return _index(stem, name, lambda index: shard_name(kind, index))
+
+
+def _index(stem: str, name: str, name_of: Callable[[int], str]) -> int | None:
+    is_index = stem.isascii() and stem.isdigit() and len(stem) < _LONGEST_INDEX
+    return int(stem) if is_index and name_of(int(stem)) == name else None
 
 
 # --- the output header -----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from avprep.shards.layout import (
     ledger_name,
     shard_name,
 )
-from avprep.shards.parquet import opened_parquet
+from avprep.shards.parquet import ParquetRows, opened_parquet
 from avprep.shards.store import Store
 
 MOST_ROWS = 1 << 22  # of a shard
@@ -154,21 +154,18 @@ def read_shard_table(store: Store, index: int) -> tuple[pa.Table, ShardRecord]:
 def read_record(store: Store, index: int) -> ShardRecord:
     """What the ledger knows of its shard, without the rows. Raises ShardError for a damaged ledger."""
     with _opened(store, index) as ledger:
-        return _record(ledger.schema_arrow.metadata, index)
+        return _record(ledger.schema.metadata, index)
 
 
-def _opened(store: Store, index: int) -> AbstractContextManager[pq.ParquetFile]:
-    return opened_parquet(store, ledger_name(index), remedy=_REMEDY)
+def _opened(store: Store, index: int) -> AbstractContextManager[ParquetRows]:
+    return opened_parquet(store, ledger_name(index), remedy=_REMEDY, most_rows=MOST_ROWS)
 
 
-def _table(ledger: pq.ParquetFile, columns: list[str] | None = None) -> pa.Table:
+def _table(ledger: ParquetRows, columns: list[str] | None = None) -> pa.Table:
     """The rows of a ledger; of these columns. Raises ShardError where they are no ledger's."""
-    if not ledger.schema_arrow.equals(SCHEMA):
-        raise ShardError(f"has the columns {ledger.schema_arrow.names}, not those of a ledger")
-    if ledger.metadata.num_rows > MOST_ROWS:
-        raise ShardError(f"has {ledger.metadata.num_rows:,} rows; a shard has at most {MOST_ROWS:,} clips")
-    # On this thread: one that Arrow still has when the process ends can take it down, exit code and all.
-    return ledger.read(columns, use_threads=False)
+    if not ledger.schema.equals(SCHEMA):
+        raise ShardError(f"has the columns {ledger.columns()}, not those of a ledger")
+    return ledger.read(columns)
 
 
 def _record(metadata: Mapping[bytes, bytes] | None, index: int) -> ShardRecord:

@@ -4,8 +4,9 @@ of clips is read a piece at a time."""
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +14,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from avprep.shards.layout import PLAN_FILE, ShardError
+from avprep.shards.parquet import ParquetRows, naming
 from avprep.shards.store import Store
 
+MOST_ROWS = 1 << 32
 ROWS_A_GROUP = 1 << 14  # at least: each group costs memory in every reader and writer
+_REMEDY = "a rebuild plans anew"
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -65,20 +69,15 @@ class PlanReader:
     """The plan of an output, one row group in memory at a time. Raises ShardError for a damaged one."""
 
     def __init__(self, store: Store) -> None:
-        try:
-            self._file = pq.ParquetFile(store.open(PLAN_FILE), pre_buffer=False)
-        except pa.ArrowInvalid as error:
-            raise ShardError(f"{store.uri}/{PLAN_FILE} is damaged ({error}); a rebuild plans anew") from error
-        metadata, shard = self._file.metadata, SCHEMA.get_field_index("shard")
-        if not self._file.schema_arrow.equals(SCHEMA):
-            columns = self._file.schema_arrow.names
-            raise ShardError(f"{store.uri}/{PLAN_FILE} has the columns {columns}, not those of a plan")
-        spans = [metadata.row_group(i).column(shard).statistics for i in range(metadata.num_row_groups)]
-        if not all(span is not None and span.has_min_max for span in spans):
-            raise ShardError(f"{store.uri}/{PLAN_FILE} does not say which shards its row groups hold")
-        self._firsts = [span.min for span in spans]  # the first shard of each group
-        self.shards: int = spans[-1].max + 1 if spans else 0
-        self.clips: int = metadata.num_rows
+        self._errors = partial(naming, store, PLAN_FILE)
+        with self._errors():
+            self._file = ParquetRows(store.open(PLAN_FILE), remedy=_REMEDY, most_rows=MOST_ROWS)
+            if not self._file.schema.equals(SCHEMA):
+                raise ShardError(f"has the columns {self._file.columns()}, not those of a plan")
+            spans = _shards_of_groups(self._file.metadata)
+        self._firsts = [first for first, _ in spans]
+        self.shards: int = spans[-1][1] + 1 if spans else 0
+        self.clips: int = self._file.metadata.num_rows
         self._held: tuple[int, pa.Table, np.ndarray] | None = None  # a group, its rows and their shards
 
     def rows(self, shard: int) -> list[PlanRow]:
@@ -88,7 +87,7 @@ class PlanReader:
         """The rows of a shard, with the columns of SCHEMA; empty where the plan has no such shard."""
         group = bisect_right(self._firsts, shard) - 1
         if self._held is None or self._held[0] != group:
-            table = self._file.read_row_group(group, use_threads=False)
+            table = self._read(group)
             self._held = group, table, table["shard"].to_numpy()
         _, table, numbers = self._held
         first, stop = np.searchsorted(numbers, [shard, shard + 1]).tolist()
@@ -138,5 +137,27 @@ class PlanReader:
                 last = row
 
     def _tables(self, *columns: str) -> Iterator[pa.Table]:
-        for group in range(self._file.num_row_groups):
-            yield self._file.read_row_group(group, list(columns), use_threads=False)
+        for group in range(self._file.metadata.num_row_groups):
+            yield self._read(group, columns)
+
+    def _read(self, group: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of a group. Raises ShardError where their shards are none of the plan's."""
+        with self._errors():
+            table = self._file.read_groups([group], columns)
+            if "shard" in table.column_names and len(table):
+                numbers = table["shard"].to_numpy()
+                if numbers.min() < 0 or numbers.max() >= self.shards:
+                    raise ShardError(f"is damaged (shards that it does not have); {_REMEDY}")
+        return table
+
+
+def _shards_of_groups(metadata: pq.FileMetaData) -> list[tuple[int, int]]:
+    """(first, last) shard of each row group, ascending. Raises ShardError where they are no plan's."""
+    column = SCHEMA.get_field_index("shard")
+    stated = [metadata.row_group(i).column(column).statistics for i in range(metadata.num_row_groups)]
+    if not all(span is not None and span.has_min_max for span in stated):
+        raise ShardError(f"does not say which shards its row groups hold; {_REMEDY}")
+    spans = [(span.min, span.max) for span in stated]
+    if spans and (spans[0][0] != 0 or spans != sorted(spans) or spans[-1][1] >= metadata.num_rows):
+        raise ShardError(f"is damaged (shards in no order, or more of them than rows); {_REMEDY}")
+    return spans

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from avprep.shards.layout import ShardError, scores_name
 from avprep.shards.ledger import MOST_ROWS
-from avprep.shards.parquet import opened_parquet
+from avprep.shards.parquet import ParquetRows, opened_parquet
 from avprep.shards.store import Store
 
 KEY = pa.field("key", pa.string())
@@ -52,36 +53,37 @@ def write_scores(
 
 def read_scores(store: Store, index: int, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a shard; of these columns. Raises ShardError for a damaged file or a missing column."""
-    with opened_parquet(store, scores_name(index), remedy=_REMEDY) as file:
+    with _opened(store, index) as file:
         _record(file)
-        missing = [name for name in columns or () if name not in file.schema_arrow.names]
+        missing = [name for name in columns or () if name not in file.schema.names]
         if missing:
             raise ShardError(f"has no column {', '.join(missing)}")
-        # On this thread: see the ledger's reader.
-        return file.read(None if columns is None else list(columns), use_threads=False)
+        return file.read(columns)
 
 
 def read_scores_record(store: Store, index: int) -> ScoresRecord | None:
     """What is stored for a shard, without the rows; None where nothing is. Raises ShardError for a damaged
     file."""
     try:
-        with opened_parquet(store, scores_name(index), remedy=_REMEDY) as file:
+        with _opened(store, index) as file:
             return _record(file)
     except FileNotFoundError:
         return None
 
 
-def _record(file: pq.ParquetFile) -> ScoresRecord:
+def _opened(store: Store, index: int) -> AbstractContextManager[ParquetRows]:
+    return opened_parquet(store, scores_name(index), remedy=_REMEDY, most_rows=MOST_ROWS)
+
+
+def _record(file: ParquetRows) -> ScoresRecord:
     """Raises ShardError for a file that `write_scores` does not write."""
-    fields = list(file.schema_arrow)
+    fields = list(file.schema)
     if len(fields) < 2 or not (fields[0].equals(KEY) and fields[-1].equals(PROBLEMS)):
-        raise ShardError(f"has the columns {[f.name for f in fields][:20]}, not those of scores; {_REMEDY}")
+        raise ShardError(f"has the columns {file.columns()}, not those of scores; {_REMEDY}")
     names = [field.name for field in fields]
     if len(set(names)) < len(names) or not all(field.type in TYPES.values() for field in fields[1:-1]):
         raise ShardError(f"has columns that no score has; {_REMEDY}")
-    if file.metadata.num_rows > MOST_ROWS:
-        raise ShardError(f"has {file.metadata.num_rows:,} rows; a shard has at most {MOST_ROWS:,} clips")
-    metadata = file.schema_arrow.metadata or {}
+    metadata = file.schema.metadata or {}
     try:
         sha256, scores = metadata[b"clips_sha256"].decode(), json.loads(metadata[b"scores"])
     except (KeyError, ValueError, RecursionError) as error:

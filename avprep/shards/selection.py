@@ -79,13 +79,11 @@ def read_selection(store: Store, name: str) -> tuple[pa.Table, SelectionHeader]:
     """
     file_name = selection_name(name)
     try:
-        with opened_parquet(store, file_name, remedy=_REMEDY) as file:
-            if not file.schema_arrow.equals(SCHEMA):
-                raise ShardError(f"has the columns {file.schema_arrow.names[:20]}, not those of a selection")
-            if file.metadata.num_rows > MOST_ROWS:
-                raise ShardError(f"has {file.metadata.num_rows:,} rows; at most {MOST_ROWS:,} are read")
-            header = _header(file.schema_arrow.metadata or {})
-            table = file.read(use_threads=False).replace_schema_metadata(None)
+        with opened_parquet(store, file_name, remedy=_REMEDY, most_rows=MOST_ROWS) as file:
+            if not file.schema.equals(SCHEMA):
+                raise ShardError(f"has the columns {file.columns()}, not those of a selection")
+            header = _header(file.schema.metadata or {})
+            table = file.read().replace_schema_metadata(None)
             keys = table["key"].to_pylist()
             if None in keys or len(set(keys)) < len(keys) or digest_of(keys) != header.digest:
                 raise ShardError(f"is damaged: its keys are not those of its digest; {_REMEDY}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from avprep.shards.clips import DecodeH264, known_labels, load_npy
@@ -19,6 +19,8 @@ from avprep.shards.layout import (
     kind_of,
     ledger_name,
     read_header,
+    shard_index,
+    shard_name,
     spec_of,
 )
 from avprep.shards.ledger import LedgerRow, ShardRecord, finished_shards, read_ledger
@@ -34,6 +36,7 @@ class Damage:
 
     name: str  # the file, or the clip in it
     detail: str
+    shard: int | None = None  # that is to be made again; None: of no shard
 
     def __str__(self) -> str:
         return f"{self.name}: {self.detail}"
@@ -58,26 +61,64 @@ def verify(
     Raises:
         ShardError: no output, or a plan that cannot be read.
     """
-    header, plan, named = read_header(store), PlanReader(store), set()
+    header, plan = read_header(store), PlanReader(store)
     sizes = store.sizes(SHARDS_FOLDER)
-    for index in finished_shards(store):
-        name = ledger_name(index)
-        try:
-            rows, record = read_ledger(store, index)
-        except ShardError as error:
-            yield Damage(name, f"cannot be read: {error}")
-            continue
-        named.add(record.name)
-        yield from _against_plan(name, rows, index, plan)
-        if record.fingerprint != header.get("fingerprint"):
-            yield Damage(name, "made with other options than spec.json says")
-        if record.name and (damage := size_damage(record, sizes.get(record.name))) is not None:
-            yield Damage(record.name, damage)
-        yield from _shard_damage(store, rows, record, _check_of(header, decode_h264, plan, index))
+    finished = finished_shards(store)
+    for index in finished:
+        check = _check_of(header, decode_h264, plan, index)
+        for damage in _finished_damage(store, index, header, plan, sizes, check):
+            yield replace(damage, shard=index)
         on_shard(index)
-    for name in store.names(SHARDS_FOLDER):
-        if name not in named:
-            yield Damage(name, "a shard without a ledger (an interrupted run; the next run remakes it)")
+    named = {shard_name(kind_of(header), index) for index in finished}
+    for name in sorted(sizes.keys() - named):
+        yield Damage(name, "a shard without a ledger (an interrupted run; the next run remakes it)")
+
+
+def repair(store: Store, damages: Iterable[Damage]) -> tuple[list[str], list[Damage]]:
+    """Removes what is damaged, so that the command that wrote the output makes it again: the ledger of each
+    damaged shard, and shards without a ledger. Nothing else is touched. The caller holds the output's lock.
+
+    Returns:
+        The names of the removed files, and the damages that this does not mend: files of others.
+    """
+    kind, shards = kind_of(read_header(store)), PlanReader(store).shards
+    removed, left = [], []
+    for damage in damages:
+        index = shard_index(kind, damage.name) if damage.shard is None else damage.shard
+        if index is None:
+            left.append(damage)
+            continue
+        is_planned = damage.shard is not None and index < shards  # then its tar is written anew
+        for name in (ledger_name(index), *([] if is_planned else [shard_name(kind, index)])):
+            if store.exists(name):
+                store.remove(name)
+                removed.append(name)
+    return removed, left
+
+
+def _finished_damage(
+    store: Store,
+    index: int,
+    header: dict[str, Any],
+    plan: PlanReader,
+    sizes: dict[str, int],
+    check: _Check,
+) -> Iterator[Damage]:
+    """What is wrong with a shard and its ledger."""
+    name = ledger_name(index)
+    try:
+        rows, record = read_ledger(store, index)
+    except ShardError as error:
+        yield Damage(name, f"cannot be read: {error}")
+        return
+    yield from _against_plan(name, rows, index, plan)
+    if record.fingerprint != header.get("fingerprint"):
+        yield Damage(name, "made with other options than spec.json says")
+    if record.name and (damage := size_damage(record, sizes.get(record.name))) is not None:
+        yield Damage(record.name, damage)
+    if not record.name and (unknown := shard_name(kind_of(header), index)) in sizes:
+        yield Damage(unknown, "a shard of which its ledger says that it has no clips")
+    yield from _shard_damage(store, rows, record, check)
 
 
 def _against_plan(name: str, rows: list[LedgerRow], index: int, plan: PlanReader) -> Iterator[Damage]:

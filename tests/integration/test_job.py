@@ -23,6 +23,7 @@ from avprep.cli import main
 from avprep.cli.bar import BarProgress
 from avprep.reasons import FILTERED, Reason
 from avprep.shards.ledger import read_ledger, read_ledgers, write_ledger
+from avprep.shards.lock import lock
 from avprep.shards.store import open_store
 from avprep.shards.verify import verify
 
@@ -184,6 +185,7 @@ def test_verify_names_any_damage(kind, clip_root, tmp_path):
     out = tmp_path / "out"
     clip(clip_root, out)
     assert list(verify(open_store(out))) == []
+    whole = digest(out)
     shard = sorted((out / "shards").glob("*.tar"))[0]
     data = bytearray(shard.read_bytes())
     named = shard.name
@@ -204,6 +206,22 @@ def test_verify_names_any_damage(kind, clip_root, tmp_path):
     result = avprep("verify", out)
     assert result.exit_code == 1
     assert named in result.output
+    repaired = avprep("verify", out, "--repair")
+    assert repaired.exit_code == 0 and "removed " in repaired.output
+    assert clip(clip_root, out).exit_code == 0
+    assert avprep("verify", out, "--repair").exit_code == 0
+    assert digest(out) == whole
+
+
+def test_verify_repair_takes_the_lock_and_leaves_files_of_others(clip_root, tmp_path):
+    out = tmp_path / "out"
+    clip(clip_root, out)
+    (out / "shards" / "notes.txt").write_text("mine")
+    with lock(open_store(out)):
+        assert "is writing there" in avprep("verify", out, "--repair").output.replace("\n", " ")
+    result = avprep("verify", out, "--repair")
+    assert result.exit_code == 1 and "1 were not removed" in result.output
+    assert (out / "shards" / "notes.txt").read_text() == "mine"
 
 
 def stats_of(out: Path) -> dict:

@@ -173,6 +173,55 @@ def test_a_temporary_folder_with_a_path_too_long_for_sockets_is_not_used(tmp_pat
     assert not folder.exists()
 
 
+_OWNER = """
+import sys
+from avprep.execution.cluster import _private_folder
+with _private_folder() as folder:
+    (folder / "ray").mkdir()
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def _start_owner() -> tuple[subprocess.Popen[str], Path]:
+    """A process that holds a folder, and the folder."""
+    owner = subprocess.Popen(
+        [sys.executable, "-c", _OWNER], cwd=TOP, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    return owner, Path(owner.stdout.readline().strip())
+
+
+@pytest.mark.timeout(120)
+def test_the_next_run_removes_the_folder_of_a_killed_one_and_no_other(temporary):
+    killed, abandoned = _start_owner()
+    running, in_use = _start_owner()
+    killed.kill()
+    killed.wait()
+    others = {name: temporary / name for name in ("avprep-new", "avprep-open", "other", "avprep-link")}
+    for name in ("avprep-new", "avprep-open", "other"):
+        others[name].mkdir(mode=0o700)
+    (others["avprep-open"] / "run.lock").touch()  # unlocked, and anyone could have put it there
+    others["avprep-open"].chmod(0o755)
+    (others["other"] / "run.lock").touch()
+    others["avprep-link"].symlink_to(others["other"])
+    assert abandoned.exists() and in_use.exists()
+    with _private_folder() as folder:
+        assert not abandoned.exists()
+        assert set(temporary.iterdir()) == {folder, in_use, *others.values()}
+        assert (others["other"] / "run.lock").exists()
+    running.communicate("", timeout=60)
+    assert not in_use.exists()
+
+
+def test_folders_of_another_user_are_not_removed(temporary, monkeypatch):
+    killed, abandoned = _start_owner()
+    killed.kill()
+    killed.wait()
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    with _private_folder():
+        assert abandoned.exists()
+
+
 def test_no_usable_temporary_folder_is_a_message(monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(RunnerError, match="Set TMPDIR, or use workers = 0"):

@@ -24,7 +24,7 @@ from avprep.shards.clips import (
     unpack_frames,
 )
 from avprep.shards.decoders import load_clip_header
-from avprep.shards.layout import ShardError
+from avprep.shards.layout import MOST_CLIP_HEADER, ShardError
 from avprep.shards.ledger import ShardRecord, read_record, write_ledger
 from avprep.shards.store import open_store
 from avprep.shards.tar import read_shard
@@ -222,3 +222,10 @@ def test_a_worker_that_outlived_its_run_leaves_the_next_ones_ledger(tmp_path):
     assert read_record(store, 0) == made
     write_shard(store, name, 0, iter([("0123_01", members)]), "f", Counter(), made)
     assert not store.exists("ledger/000000.parquet")
+
+
+def test_a_header_that_no_reader_would_take_is_not_written():
+    fitting = pack_clip_header(HEADER | {"labels": [], "caption": "x" * (MOST_CLIP_HEADER - 200)})
+    assert load_clip_header(fitting)["caption"]
+    with pytest.raises(ShardError, match="at most 4,194,304 are read"):
+        pack_clip_header(HEADER | {"labels": [], "caption": "x" * MOST_CLIP_HEADER})

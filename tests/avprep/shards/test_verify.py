@@ -12,7 +12,7 @@ import pytest
 from avprep.media.mux import decode_frames
 from avprep.shards.clips import save_npy
 from avprep.shards.store import open_store
-from avprep.shards.verify import verify
+from avprep.shards.verify import repair, verify
 from tests.avmodel.made_latents import write_latents
 from tests.hostile.shard_corpus import ENCODER, change_members
 from tests.made_clips import TINY, write_clips
@@ -79,3 +79,39 @@ def test_padding_and_packing_are_those_of_the_header(tmp_path):
     assert any("padding that is not zero" in damage for damage in damages(out))
     change_members(out, lambda m: m | {"latent.npy": save_npy(np.zeros(ENCODER.values, np.float16))})
     assert any("stored otherwise than spec.json says" in damage for damage in damages(out))
+
+
+def _files(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_repair_removes_what_is_damaged_and_nothing_that_is_whole(tmp_path):
+    out = write_clips(tmp_path / "clips", sources=8)  # shards 0 to 4
+    tar = (out / "shards" / "clips-000000.tar").read_bytes()
+    (out / "shards" / "clips-000000.tar").unlink()
+    (out / "shards" / "clips-000001.tar").write_bytes(tar[:-1] + b"x")
+    (out / "ledger" / "000002.parquet").write_bytes(b"x")
+    (out / "shards" / "clips-000009.tar").write_bytes(tar)  # of no plan
+    (out / "ledger" / "000009.parquet").write_bytes((out / "ledger" / "000000.parquet").read_bytes())
+    (out / "shards" / "clips-000010.tar").write_bytes(tar)  # without a ledger
+    (out / "shards" / "notes.txt").write_bytes(b"of another program")
+    before, store = _files(out), open_store(out)
+    removed, left = repair(store, list(verify(store)))
+    gone = {
+        "ledger/000000.parquet",
+        "ledger/000001.parquet",
+        "ledger/000002.parquet",
+        "ledger/000009.parquet",
+        "shards/clips-000009.tar",
+        "shards/clips-000010.tar",
+    }
+    assert set(removed) == gone and len(removed) == len(gone)
+    assert [damage.name for damage in left] == ["shards/notes.txt"]
+    assert _files(out) == {name: data for name, data in before.items() if name not in gone}
+
+
+def test_repair_of_what_is_whole_removes_nothing(tmp_path):
+    out = write_clips(tmp_path / "clips")
+    before, store = _files(out), open_store(out)
+    assert repair(store, verify(store)) == ([], [])
+    assert _files(out) == before
