@@ -50,7 +50,7 @@ def test_every_default_is_the_fields(command):
 @pytest.mark.parametrize("command", SOURCES)
 def test_every_field_of_a_command_is_an_option_of_it(command):
     names = {parameter.name for parameter in main.commands[command].load().params}
-    assert {f.name for f in fields(SOURCES[command][0])} - names <= {"model", "loss", "lpips"}
+    assert {f.name for f in fields(SOURCES[command][0])} - names <= {"model", "loss", "lpips", "shares"}
 
 
 PARAMETERS = [
