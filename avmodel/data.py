@@ -63,7 +63,7 @@ class ClipData(ClipDataset, Dataset):
             on_damage=on_damage,
         )
 
-    def __getitem__(self, position: int) -> ClipBatch:
+    def __getitem__(self, position: int) -> ClipBatch:  # type: ignore[override]  # tensors, for `collate`
         item = super().__getitem__(position)
         return ClipBatch(torch.from_numpy(item["frames"]), torch.from_numpy(item["mel"]))
 
@@ -103,10 +103,11 @@ class LatentData(LatentDataset, Dataset):
         super().__init__(out, select=select, shares=shares, on_damage=on_damage)
         self.layout = layout_of(self.encoder)
 
-    def __getitem__(self, position: int) -> LatentBatch:
+    def __getitem__(self, position: int) -> LatentBatch:  # type: ignore[override]  # for `collate`
         item = super().__getitem__(position)
         text = item["json"]
-        return LatentBatch(torch.from_numpy(item["latent"]), tuple(text["labels"]), text["caption"])
+        labels: Any = tuple(text["labels"])  # of one clip: `collate` makes a list of them
+        return LatentBatch(torch.from_numpy(item["latent"]), labels, text["caption"])
 
 
 def layout_of(encoder: EncoderHeader) -> LatentLayout:

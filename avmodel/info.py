@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from avmodel.config import MDSAConfig, STDiTConfig
 from avmodel.dit.model import Captions, STDiT
 from avmodel.latents import LatentLayout
-from avmodel.mdsa.model import MDSA, Clips
+from avmodel.mdsa.model import MDSA, Clips, StreamDecoder, StreamEncoder
 
 
 def mdsa_report(config: MDSAConfig) -> str:
@@ -102,7 +102,8 @@ def mdsa_parameters(config: MDSAConfig) -> dict[str, int]:
         model = MDSA(config)
     parts: dict[str, nn.Module | None] = {}
     for stream in config.channels:
-        encoder, decoder = model.encoders[stream], model.decoders[stream]
+        encoder = cast(StreamEncoder, model.encoders[stream])
+        decoder = cast(StreamDecoder, model.decoders[stream])
         parts |= {
             f"{stream} patch embedding": encoder.embedding,
             f"{stream} encoder": encoder.timesformer,

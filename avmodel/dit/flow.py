@@ -109,7 +109,7 @@ def solve(
         raise ValueError("known and known_mask come together")
 
     def hold(z: Tensor, t: float) -> Tensor:
-        if known is not None:
+        if known is not None and known_mask is not None:
             z = torch.where(known_mask, (1 - t) * eps + t * known, z)
         return z if mask is None else z.masked_fill(~mask, 0)
 

@@ -16,7 +16,7 @@ B samples, C channels, P planes, S positions in the tallest plane, N tokens a sa
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -213,6 +213,11 @@ class STDiT(nn.Module):
         ConfigError: a patch that does not divide the planes.
     """
 
+    index: Tensor
+    positions: Tensor
+    planes: Tensor
+    frequencies: Tensor
+
     def __init__(self, config: STDiTConfig, layout: LatentLayout) -> None:
         super().__init__()
         self.config, self.layout = config, layout
@@ -247,12 +252,13 @@ class STDiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for linear in (self.time[0], self.time[2], self.time_to_table):
+        for linear in (cast(nn.Linear, self.time[0]), cast(nn.Linear, self.time[2]), self.time_to_table):
             nn.init.normal_(linear.weight, std=0.02)
-        for table in (self.table, *(block.table for block in self.blocks)):
+        blocks = [cast(Block, block) for block in self.blocks]
+        for table in (self.table, *(block.table for block in blocks)):
             nn.init.normal_(table, std=self.config.hidden**-0.5)
         nn.init.normal_(self.null)  # as large as CLIP's token embeddings; nn.Embedding's default too
-        for linear in (self.patch_out, *(a.proj for b in self.blocks for a in (b.temporal, b.cross))):
+        for linear in (self.patch_out, *(a.proj for b in blocks for a in (b.temporal, b.cross))):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 

@@ -113,7 +113,8 @@ class Sampling:
 
     def __iter__(self) -> Iterator[Sample]:
         """Raises CheckpointError if the models generate NaN or Inf: then nothing is replaced."""
-        options, pictures = self._options, []
+        options = self._options
+        pictures: list[Tensor] = []
         made: list[MadeLatent] = []
         with staged(options.out) as folder:
             for one in self._generate(replace(options, out=folder)):

@@ -46,6 +46,7 @@ def evaluate(
             psnr["a"].append(psnr_a(batch.mel, frames_to_stack(x_hat["a"][:, 0], data.spec)))
         picture = comparison(originals, x_hat) if picture is None else picture
     model.train()
+    assert picture is not None  # there is at least one batch
     shares = torch.cat(saturated).mean(0).tolist()
     return Evaluation(
         psnr={stream: float(torch.cat(values).mean()) for stream, values in psnr.items()},

@@ -48,8 +48,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (S,L,D)
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, self.head_dim))  # (S,L,3,H,d)
-        qk, v = self.positions(qkv[:, :, :2]), qkv[:, :, 2]
-        return self.out(attend(*qk.unbind(2), v))  # (S,L,D)
+        (q, k), v = self.positions(qkv[:, :, :2]).unbind(2), qkv[:, :, 2]
+        return self.out(attend(q, k, v))  # (S,L,D)
 
 
 class CrossAttention(nn.Module):

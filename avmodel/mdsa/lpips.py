@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from http.client import HTTPException
 from pathlib import Path
 
@@ -150,6 +151,9 @@ class LPIPS(nn.Module):
     The weights are frozen: gradients flow to the images alone.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         trunk = TRUNKS[backbone]
@@ -174,7 +178,8 @@ class LPIPS(nn.Module):
         if min(x.shape[2:]) < self.smallest:
             raise ValueError(f"LPIPS takes {self.smallest} x {self.smallest} px at the least, not {shapes}")
         pairs = zip(self._unit_features(x), self._unit_features(y), self.heads, strict=True)
-        return sum(((fx - fy).square() * head).sum(dim=1).mean(dim=(1, 2)) for fx, fy, head in pairs)
+        taps = [((fx - fy).square() * head).sum(dim=1).mean(dim=(1, 2)) for fx, fy, head in pairs]
+        return reduce(torch.add, taps)
 
     def _unit_features(self, x: Tensor) -> list[Tensor]:
         x = (x - self.shift) / self.scale

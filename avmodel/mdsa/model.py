@@ -19,7 +19,7 @@ Each stream is PVDM's autoencoder (Yu et al. 2023); what joins the streams is Pr
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -143,6 +143,8 @@ class MDSA(nn.Module):
         checkpoint_activations: layers' activations are computed again in backward instead of kept.
     """
 
+    mask: Tensor  # bool (P,rows,columns)
+
     def __init__(self, config: MDSAConfig, *, checkpoint_activations: bool = False) -> None:
         super().__init__()
         self.config, self.layout = config, config.layout
@@ -200,7 +202,7 @@ class MDSA(nn.Module):
         the time, is kept when stage 2 begins, and lies inside recomputation, where DDP needs it."""
         for module in self.modules():
             if isinstance(module, COMPILED_LAYERS):
-                module.forward = torch.compile(module.forward, dynamic=False)
+                module.forward = torch.compile(module.forward, dynamic=False)  # type: ignore
 
     def freeze_logvar(self) -> None:
         """For stage 1, which does not train the log-variance: DDP takes no parameter without a gradient."""
@@ -211,7 +213,7 @@ class MDSA(nn.Module):
         """For the start of stage 2: log-variance at FIRST_LOGVAR everywhere, and trained from here on."""
         for head in self.heads.values():
             head.logvar.requires_grad_(True)
-            _set_first_logvar(head)
+            _set_first_logvar(cast(GaussianHead, head))
 
 
 def _set_first_logvar(head: GaussianHead) -> None:
@@ -229,6 +231,6 @@ def init_weights(model: nn.Module) -> None:
             nn.init.normal_(module.table, std=POSITIONS_STD)
         elif isinstance(module, TimeScale):  # eq 5 starts as the identity
             nn.init.zeros_(module.up.weight)
-            nn.init.zeros_(module.up.bias)
+            nn.init.zeros_(cast(Tensor, module.up.bias))
         elif isinstance(module, GaussianHead):
             _set_first_logvar(module)

@@ -84,6 +84,9 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
 class RotaryPositions(nn.Module):
     """Turns q and k. No parameters; the tables are not saved."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, rotary: Rotary) -> None:
         super().__init__()
         self.register_buffer("cos", rotary.cos, persistent=False)
