@@ -92,9 +92,16 @@ class Reason(StrEnum):
         "a picture stands still over a jump of the clock, longer than the limit",
         "nothing; a higher limit keeps it",
     )
+    UNSELECTED = (
+        "unselected",
+        "the clip is whole, and the selection that was encoded does not have it",
+        "nothing; another selection, in another output, may have it",
+    )
 
 
-FILTERED = frozenset({Reason.TOO_SHORT, Reason.SILENT, Reason.STATIC, Reason.BLACK, Reason.RESIDUAL})
+FILTERED = frozenset(
+    {Reason.TOO_SHORT, Reason.SILENT, Reason.STATIC, Reason.BLACK, Reason.RESIDUAL, Reason.UNSELECTED}
+)
 
 
 class MediaError(AvprepError):

@@ -25,6 +25,7 @@ def encode_dataset(
     *,
     header: EncoderHeader,
     open_encoder: EncoderFactory,
+    select: str | None = FromClips.select,
     packed: bool = EncodeOptions.packed,
     posterior: bool = EncodeOptions.posterior,
     batch_size: int | None = EncodeJobConfig.batch_size,
@@ -46,6 +47,8 @@ def encode_dataset(
             `compile`. Of an MDSA checkpoint: `functools.partial(avmodel.mdsa.checkpoint.open_codec, path)`.
             Its `encode(frames, mel)` takes uint8 (B, T, H, W, RGB) and float16 (B, T, n_mels, W) tensors and
             returns an object with `mean` in [-1, 1] and `logvar`, float32 (B, C, P, rows, columns).
+        select: the name of a selection of `clips`: only its clips are encoded, the others are filtered rows
+            of the ledger. Its digest is in spec.json; another selection is refused.
         packed: stores the real values alone, without the planes' padding.
         posterior: stores the log-variance beside the mean.
         batch_size: clips at once; None = found by trying.
@@ -58,6 +61,7 @@ def encode_dataset(
     Raises:
         ArgumentError: an argument out of range; clips that are not finished, or not those that the encoder
             was trained on.
+        ShardError: no such selection, or one of other clips.
         JobError: the output was begun with other arguments.
         OutputInUse: another run holds the output.
         EncodeError: the encoder cannot do what it is asked for.
@@ -68,7 +72,7 @@ def encode_dataset(
     if workers is not None:
         require_whole("workers", workers, least=0)
     config = EncodeJobConfig(
-        source=FromClips(uri=absolute("clips", clips)),
+        source=FromClips(uri=absolute("clips", clips), select=select),
         out=absolute("out", out),
         header=header,
         open_encoder=open_encoder,

@@ -61,6 +61,7 @@ _OPTIONS = {
     Reason.STATIC: "--drop-static",
     Reason.BLACK: "--drop-black",
     Reason.RESIDUAL: "--max-residual",
+    Reason.UNSELECTED: "--select",
     Reason.TOO_SHORT: "--frames, --fps",
 }
 

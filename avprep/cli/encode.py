@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from avprep.cli.options import media_options, option
+from avprep.cli.outputs import one_output
 from avprep.execution import PoolConfig
 from avprep.jobs.config import EncodeJobConfig
 from avprep.shards.layout import CAPTIONS_FILE
@@ -32,7 +33,10 @@ class _BatchSize(click.ParamType):
 
 
 @click.command()
-@click.option("--clips", help="An output of avprep clip.")
+@click.option("--clips", multiple=True, callback=one_output, help="An output of avprep clip.")
+@click.option(
+    "--select", metavar="NAME", help="Encode the clips of this selection of --clips only, by avprep select."
+)
 @media_options
 @click.option(
     "--ckpt", type=click.Path(path_type=Path), required=True, help="A trained MDSA (avmodel train-mdsa)."
@@ -81,7 +85,14 @@ def encode(context: click.Context, **options: Any) -> None:
 
 
 @click.command()
-@click.option("--latents", required=True, help="An output of avprep encode.")
+@click.option(
+    "--latents", required=True, multiple=True, callback=one_output, help="An output of avprep encode."
+)
+@click.option(
+    "--select",
+    metavar="NAME",
+    help="Decode the clips of this selection only: of the output, or of the clips it was encoded from.",
+)
 @click.option(
     "--ckpt", type=click.Path(path_type=Path), required=True, help="The checkpoint it was made with."
 )
@@ -89,6 +100,8 @@ def encode(context: click.Context, **options: Any) -> None:
 @option(DecodeOptions, "limit", "--limit", type=click.IntRange(1), help="Clips in all.")
 @click.option(
     "--compare",
+    multiple=True,
+    callback=one_output,
     metavar="CLIPS",
     help="The clips that were encoded: original at the left, decoded at the right, and PSNR.",
 )

@@ -17,6 +17,11 @@ import click
     "--clips", type=click.IntRange(0, 1000), default=48, show_default=True, help="That play, at most."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random ones.")
+@click.option(
+    "--select",
+    metavar="NAME",
+    help="Show the clips of this selection only, and count their values.",
+)
 @click.option("--decoded", metavar="FOLDER", help="What avprep decode wrote of these latents: their videos.")
 def report(out: str, to: Path | None, **options) -> None:
     """Write one page that shows OUT: clips, latents, samples or a training folder.

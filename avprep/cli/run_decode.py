@@ -15,6 +15,7 @@ from avprep.cli.options import from_options
 from avprep.media.mux import MuxError
 from avprep.shards.latents import EncoderHeader
 from avprep.shards.layout import ShardError, kind_of, read_header
+from avprep.shards.selection import find_selection
 from avprep.shards.store import Store
 from avprep.spec import ClipSpec
 from avprep.stages.decode import DecodedClip, decode_to_mp4, stored_latents
@@ -27,6 +28,7 @@ def run(options: dict[str, Any]) -> None:
     store, how = existing(latents), from_options(DecodeOptions, options)
     device = _device(how.device)
     header, open_decoder = open_checkpoint(ckpt)
+    keys = None
     try:
         made_with = EncoderHeader.from_dict(read_header(store))
         if made_with.weights != header.weights:
@@ -35,7 +37,9 @@ def run(options: dict[str, Any]) -> None:
                 f"{header.weights[:12]}, theirs {made_with.weights[:12]}"
             )
         originals = _originals(options["compare"], made_with) if options["compare"] else None
-        stored = islice(stored_latents(store, made_with, originals), how.limit)
+        if options["select"] is not None:
+            keys, _ = find_selection(store, read_header(store), options["select"])
+        stored = islice(stored_latents(store, made_with, originals, keys=keys), how.limit)
         decoder = open_decoder(device=device, batch_size=how.batch_size, compile=False)
         decoded = []
         for clip in decode_to_mp4(stored, decoder, out, batch_size=how.batch_size, device=device):
@@ -44,7 +48,8 @@ def run(options: dict[str, Any]) -> None:
     except (ShardError, MuxError) as error:
         raise Refused(f"{latents}: {error}") from error
     if not decoded:
-        raise Refused(f"{latents} holds no latents")
+        chosen = "latents" if keys is None else f"latent of selection {options['select']}"
+        raise Refused(f"{latents} holds no {chosen}")
     click.echo(f"{len(decoded):,} clips in {out}{_mean_psnrs(decoded)}")
 
 

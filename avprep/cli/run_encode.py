@@ -47,6 +47,8 @@ def run(context: click.Context, options: dict[str, Any]) -> None:
 def _config(context: click.Context, options: dict[str, Any]) -> EncodeJobConfig:
     if (options["clips"] is None) == (options["dataset"] is None):
         raise Refused("give either --clips, an output of avprep clip, or --dataset, to clip on the way")
+    if options["select"] is not None and options["clips"] is None:
+        raise Refused("--select goes with --clips: the clips of --dataset are not there yet to be selected")
     header, open_encoder = open_checkpoint(options["ckpt"])
     return from_options(
         EncodeJobConfig,
@@ -65,7 +67,7 @@ def _clips(context: click.Context, clips: str) -> FromClips:
         given = context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
         if parameter.name in MEDIA_NAMES and given:
             raise Refused(f"{parameter.opts[0]} goes with --dataset: the clips of --clips are cut already")
-    return FromClips(uri=absolute("clips", clips))
+    return FromClips(uri=absolute("clips", clips), select=context.params["select"])
 
 
 def _media(options: dict[str, Any]) -> FromMedia:

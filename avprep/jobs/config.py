@@ -74,6 +74,7 @@ class FromClips:
     """Clips of a finished output of the clip job."""
 
     uri: str
+    select: str | None = None  # the name of a selection of it; None = all clips
 
 
 @dataclass(frozen=True, kw_only=True)

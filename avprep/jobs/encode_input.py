@@ -26,7 +26,9 @@ from avprep.shards.integrity import sha256_of
 from avprep.shards.latents import CLIPS_ENTRY
 from avprep.shards.layout import CLIPS, PLAN_FILE, ShardError, kind_of, read_header
 from avprep.shards.ledger import LedgerRow, ShardRecord, finished_shards, read_record
+from avprep.shards.outputs import require_ledger_rows
 from avprep.shards.plan import PlanReader
+from avprep.shards.selection import find_selection
 from avprep.shards.store import Store, open_store
 from avprep.spec import ClipSpec
 from avprep.stages.clip_input import (
@@ -106,12 +108,22 @@ class ClipsInput:
                 f"finish it first, by the same avprep clip command"
             )
         self.root, self.spec = uri, ClipSpec.from_dict(self._header["spec"])
+        self._keys, self._selection = self._selected(source.select)
         self.name = f"those of {uri}"
+
+    def _selected(self, name: str | None) -> tuple[frozenset[str] | None, str]:
+        """The keys of the selection, None for all clips, and its digest."""
+        if name is None:
+            return None, ""
+        keys, digest = find_selection(self._store, self._header, name)
+        require_ledger_rows(self._store, name, keys)
+        return keys, digest
 
     def header(self) -> dict[str, Any]:
         # The plan too: clips planned anew from other sources have the same fingerprint.
         with self._store.open(PLAN_FILE) as file:
-            return {"fingerprint": self._header["fingerprint"], "plan": sha256_of(file)}
+            header = {"fingerprint": self._header["fingerprint"], "plan": sha256_of(file)}
+        return header if self._keys is None else header | {"selection": self._selection}
 
     def require_sources(self) -> None:
         """They are whole: that was checked as they were opened."""
@@ -126,7 +138,10 @@ class ClipsInput:
         return record.extra[CLIPS_ENTRY] == read_record(self._store, index).sha256
 
     def task(self, task: EncodeTask, index: int, plan: PlanReader) -> EncodeTask:
-        source = ClipShard(self.root, index, self.spec)
+        keys = None
+        if self._keys is not None:
+            keys = self._keys.intersection(plan.table(index)["key"].to_pylist())
+        source = ClipShard(self.root, index, self.spec, keys)
         return replace(task, index=index, source=source, clips_sha256=read_record(self._store, index).sha256)
 
     def store_bytes(self, workers: int) -> int:

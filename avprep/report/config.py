@@ -21,6 +21,7 @@ class ReportConfig:
     seed: int = 0  # of those chosen at random
     is_single_file: bool = False  # one self-contained page, not a folder with media
     decoded: str | None = None  # folder of KEY.mp4 by `avprep decode`, for latents
+    select: str | None = None  # the name of a selection: only its clips are shown and counted by their values
 
     def __post_init__(self) -> None:
         if not 0 <= self.clips <= MOST_CLIPS:

@@ -17,6 +17,7 @@ from avprep.report.summary import Summary, summarize
 from avprep.report.tally import Histogram
 from avprep.shards.latents import EncoderHeader
 from avprep.shards.layout import CLIPS, LATENTS, STATS_FILE, ShardError, kind_of, read_header, spec_of
+from avprep.shards.selection import find_selection
 from avprep.shards.store import Store, open_store
 from avprep.shards.tar import largest_clip, largest_latent
 from avprep.spec import SpecError
@@ -37,13 +38,16 @@ def add_output(page: Page, store: Store, config: ReportConfig, media: Media) -> 
     for selection in page.selections:
         for name, values in selection.thresholds().items():
             thresholds[name] = sorted({*thresholds.get(name, ()), *values})
-    summary = summarize(store, clips=config.clips, seed=config.seed, thresholds=thresholds)
+    keys = None if config.select is None else find_selection(store, header, config.select)[0]
+    summary = summarize(store, clips=config.clips, seed=config.seed, thresholds=thresholds, keys=keys)
     for what in damages:
         page.add_damage(what)
     page.summary, page.damaged = summary, page.damaged + summary.damaged
     page.damages += summary.damages
     stats = _read_json(store, STATS_FILE, page)
     page.facts, page.funnel = _facts(store, header, summary), _funnel(summary, page)
+    if config.select is not None:
+        page.facts.append(("shown", f"the clips of selection {config.select}"))
     page.failures, page.times = _failures(store, summary, page.kind), _times(stats)
     page.histograms = _histograms(summary, thresholds)
     if header:

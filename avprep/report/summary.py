@@ -47,21 +47,39 @@ class Summary:
             self.damages.append(what)
 
 
-def summarize(store: Store, *, clips: int, seed: int, thresholds: dict[str, list[float]]) -> Summary:
+def summarize(
+    store: Store,
+    *,
+    clips: int,
+    seed: int,
+    thresholds: dict[str, list[float]],
+    keys: frozenset[str] | None = None,
+) -> Summary:
     """Reads an output's ledgers, plan and scores, one shard in memory at a time.
 
     Args:
         clips: how many clips to choose at random.
         seed: of the choice; equal seeds choose equal clips.
         thresholds: column of the scores -> values; the clips nearest to each are chosen too.
+        keys: of the clips that are chosen from and whose values are counted; None: of all written ones. The
+            sums of the ledger count all rows.
 
     What cannot be read is in `damages` and is left out of everything else.
     """
-    return _Pass(store, clips=clips, seed=seed, thresholds=thresholds).run()
+    return _Pass(store, clips=clips, seed=seed, thresholds=thresholds, keys=keys).run()
 
 
 class _Pass:
-    def __init__(self, store: Store, *, clips: int, seed: int, thresholds: dict[str, list[float]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clips: int,
+        seed: int,
+        thresholds: dict[str, list[float]],
+        keys: frozenset[str] | None,
+    ) -> None:
+        self._keys = None if keys is None else pa.array(sorted(keys), pa.string())
         self._store, self._seed, self._thresholds = store, seed, thresholds
         self.summary = Summary()
         self._random = self.summary.picks.setdefault("at random", Lowest(clips))
@@ -101,7 +119,7 @@ class _Pass:
         summary = self.summary
         groups = ledger.group_by(["status", "reason"]).aggregate([([], "count_all")]).to_pylist()
         summary.sums.count(Counter({(g["status"], g["reason"]): g["count_all"] for g in groups}))
-        written = ledger.filter(pc.equal(ledger["status"], "written"))
+        written = self._chosen(ledger.filter(pc.equal(ledger["status"], "written")))
         failed = ledger.filter(pc.equal(ledger["status"], "failed"))
         summary.residual_ms.add(written["residual_ms"].to_numpy())
         summary.sources.add_column(written["source"])
@@ -111,6 +129,10 @@ class _Pass:
         if is_readable:
             ranks = np.random.default_rng([self._seed, index]).random(len(written))
             self._random.offer(ranks, index, written["key"])
+
+    def _chosen(self, table: pa.Table) -> pa.Table:
+        """The rows of the clips that are chosen from."""
+        return table if self._keys is None else table.filter(pc.is_in(table["key"], self._keys))
 
     def _keep_failures(self, failed: pa.Table, reason: str) -> None:
         wanted = FAILURES_EACH - self._shown[reason]
@@ -126,13 +148,14 @@ class _Pass:
         except (ShardError, OSError, pa.ArrowException) as error:
             self.summary.add_damage(f"the plan of shard {index} cannot be read: {error}")
             return
-        keys = ledger.filter(pc.equal(ledger["status"], "written"))["key"].combine_chunks()
+        chosen = self._chosen(ledger.filter(pc.equal(ledger["status"], "written")))
+        keys = chosen["key"].combine_chunks()
         written = planned.filter(pc.is_in(planned["key"], keys))
         self.summary.labels.add_column(pc.list_flatten(written["labels"]))
 
     def _count_scores(self, index: int, *, is_readable: bool) -> None:
         try:
-            table = _numbers(read_scores(self._store, index))
+            table = self._chosen(_numbers(read_scores(self._store, index)))
         except (ShardError, OSError) as error:
             self.summary.add_damage(str(error))
             return

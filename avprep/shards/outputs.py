@@ -14,7 +14,7 @@ from avprep.shards.damage import ON_DAMAGE, OnDamage
 from avprep.shards.index import ShardIndex, index_shards, join_indexes
 from avprep.shards.latents import EncoderHeader
 from avprep.shards.layout import LATENTS, Kind, ShardError, kind_of, read_header, spec_of
-from avprep.shards.ledger import finished_shards, read_ledger
+from avprep.shards.ledger import finished_shards, read_shard_table
 from avprep.shards.selection import find_selection
 from avprep.shards.store import Store, open_store
 from avprep.shards.tar import largest_clip, largest_latent
@@ -127,22 +127,24 @@ def choose_clips(outputs: Sequence[Output], *, select: str | None, on_damage: On
 def _selected(store: Store, index: ShardIndex, name: str, keys: frozenset[str]) -> ShardIndex:
     chosen = np.flatnonzero([key in keys for key in index.keys])
     if len(chosen) < len(keys) and not index.left_out:
-        _require_ledger_rows(store, name, keys.difference(index.keys))
+        require_ledger_rows(store, name, keys.difference(index.keys))
     if not len(chosen):
         raise ShardError(f"{store.uri} holds no clip of selection {name}")
     return index.subset(chosen)
 
 
-def _require_ledger_rows(store: Store, name: str, absent: frozenset[str]) -> None:
-    """That each clip that is not there has a row that says why: an encoder may have failed on it.
+def require_ledger_rows(store: Store, name: str, keys: frozenset[str]) -> None:
+    """Checks that these clips of selection `name` have rows in the ledger. A row may say why the clip is not
+    written: an encoder may have failed on it.
 
     Raises:
         ShardError: one has none: it is not finished, or was never planned.
     """
-    known = {row.key for index in finished_shards(store) for row in read_ledger(store, index)[0]}
-    unknown = sorted(absent - known)
+    unknown = set(keys)
+    for index in finished_shards(store):
+        unknown.difference_update(read_shard_table(store, index)[0]["key"].to_pylist())
     if unknown:
         raise ShardError(
-            f"{store.uri} lacks {len(unknown):,} clips of selection {name}, such as {unknown[0]}: they are "
+            f"{store.uri} lacks {len(unknown):,} clips of selection {name}, such as {min(unknown)}: they are "
             f"not finished there, or of other sources"
         )

@@ -32,6 +32,9 @@ _THREADS = min(4, len(os.sched_getaffinity(0)))  # JPEG: 11 ms a clip of the def
 _READ_AHEAD = 2 * _THREADS  # clips
 
 
+_UNSELECTED = MediaError(Reason.UNSELECTED, "")
+
+
 class ClipShardDamaged(ShardError):
     """A clip shard that is not as its ledger says: nothing is made of it until it is made again."""
 
@@ -43,6 +46,7 @@ class ClipShard:
     uri: str
     index: int
     spec: ClipSpec
+    keys: frozenset[str] | None = None  # of the clips that are read; None: of all
 
 
 @dataclass(frozen=True)
@@ -56,16 +60,18 @@ class InputClip:
 def read_clip_shard(shard: ClipShard) -> Iterator[InputClip | LedgerRow]:
     """The clips of a shard in order, and the rows of those that it lacks, as its ledger has them.
 
-    A clip whose files cannot be read is a failed row. The shard's checksum is taken on the way, so that
-    the end of the iterator also says that the bytes were those written.
+    A clip that is not among `shard.keys` is a filtered row; where none is, the shard is not opened. A clip
+    whose files cannot be read is a failed row. The shard's checksum is taken on the way, so that the end of
+    the iterator also says that the bytes were those written.
 
     Raises:
         ClipShardDamaged: the shard is missing, or not the one that its ledger tells of.
     """
     store = open_store(shard.uri)
     rows, record = read_ledger(store, shard.index)
+    rows = [row if _is_wanted(row, shard) else row.lost(_UNSELECTED) for row in rows]
     wanted = sum(row.status == "written" for row in rows)
-    if not record.name:
+    if not wanted:
         yield from rows
         return
     try:
@@ -75,7 +81,9 @@ def read_clip_shard(shard: ClipShard) -> Iterator[InputClip | LedgerRow]:
     with file, ThreadPoolExecutor(_THREADS, "decode") as pool:
         hashing = HashingReader(file)
         try:
-            clips = _in_order(pool, _decode(shard.spec), read_shard(hashing, largest_clip(shard.spec)))
+            stored = read_shard(hashing, largest_clip(shard.spec))
+            stored = (clip for clip in stored if shard.keys is None or clip[0] in shard.keys)
+            clips = _in_order(pool, _decode(shard.spec), stored)
             for row in rows:
                 yield row if row.status != "written" else _checked(next(clips, None), row)
             extra = sum(1 for _ in clips)
@@ -87,6 +95,10 @@ def read_clip_shard(shard: ClipShard) -> Iterator[InputClip | LedgerRow]:
             raise ClipShardDamaged(f"{record.name} holds {wanted + extra} clips; its ledger says {wanted}")
         if hashing.sha256() != record.sha256:
             raise ClipShardDamaged(f"{record.name}: its bytes are not those written")
+
+
+def _is_wanted(row: LedgerRow, shard: ClipShard) -> bool:
+    return row.status != "written" or shard.keys is None or row.key in shard.keys
 
 
 def _checked(clip: tuple[str, InputClip | MediaError] | None, row: LedgerRow) -> InputClip | LedgerRow:

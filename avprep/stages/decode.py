@@ -54,8 +54,13 @@ class DecodedClip:
     psnr_a: float | None  # dB, of the mel stack
 
 
-def stored_latents(latents: Store, header: EncoderHeader, clips: Store | None) -> Iterator[StoredLatent]:
-    """Every latent of an output, in order, with its clip of `clips` if that is given.
+def stored_latents(
+    latents: Store, header: EncoderHeader, clips: Store | None, *, keys: frozenset[str] | None = None
+) -> Iterator[StoredLatent]:
+    """The latents of an output, in order, with their clips of `clips` if that is given.
+
+    Args:
+        keys: of the clips that are decoded; None: all.
 
     Raises:
         ShardError: a damaged shard, or a clip that is not in `clips`.
@@ -66,6 +71,8 @@ def stored_latents(latents: Store, header: EncoderHeader, clips: Store | None) -
             continue
         originals = _originals(clips, index, header.spec) if clips else None
         for key, members in read_named_shard(latents, record.name, largest_latent(header.shape)):
+            if keys is not None and key not in keys:
+                continue
             latent = decoded(f"{record.name}: clip {key}", LatentDecoder(header, ("latent",)), members)
             original = _original_of(key, originals, header.spec) if originals is not None else None
             yield StoredLatent(key, latent["latent"], original)

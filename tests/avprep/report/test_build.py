@@ -187,3 +187,12 @@ def test_the_onset_marks_stand_where_the_sound_begins(page):
     # Each clip has a tone from its middle on; the detector is exact to a hop of 23 ms in 1.6 s.
     near = [mark for mark in marks if 47 < float(mark["x1"].rstrip("%")) < 53]
     assert len(near) == 8
+
+
+def test_the_clips_of_a_selection_are_those_of_the_page(out, tmp_path):
+    done = CliRunner().invoke(main, ["report", str(out), "--to", str(tmp_path / "page"), "--select", "loud"])
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "page" / "media").glob("*.mp4"))) == 4
+    assert "the clips of selection loud" in (tmp_path / "page" / "index.html").read_text()
+    done = CliRunner().invoke(main, ["report", str(out), "--to", str(tmp_path / "none"), "--select", "no"])
+    assert done.exit_code == 2 and "there is no selection no: no selections/no.parquet in" in done.output

@@ -75,3 +75,12 @@ def test_a_selection_tells_its_thresholds_and_a_damaged_one_is_listed(out):
     assert len(damages) == 1 and "bad.parquet" in damages[0]
     terms = Selection("a", 0, "x>=1e-3 and -2 < y and z == .5", "", ()).thresholds()
     assert terms == {"x": [0.001], "y": [-2.0], "z": [0.5]}
+
+
+def test_the_clips_of_a_selection_alone_are_counted_and_chosen(out):
+    keys = frozenset(f"{number:016x}_00000000000" for number in range(3))
+    summary = summary_of(out, keys=keys)
+    assert {pick.key for low in summary.picks.values() for pick in low.picks} == keys
+    assert sum(count for _, count in summary.labels.most_common(9)) == 3
+    assert summary.scores["loudness"].count == summary.residual_ms.count == 3
+    assert summary.sums == summary_of(out).sums
