@@ -29,8 +29,8 @@ OWNERS = {
 # Options that are no field's: `stride_s` becomes samples of the spec; the rest says where, or how it runs.
 NO_FIELD = {
     "clip": {"stride_s", "workers", "address", "is_dry_run"},
-    "encode": {"stride_s", "clips", "ckpt", "text_encoder"},
-    "decode": {"latents", "ckpt", "out", "compare"},
+    "encode": {"stride_s", "clips", "select", "ckpt", "text_encoder"},
+    "decode": {"latents", "select", "ckpt", "out", "compare"},
     "invert-audio": {"out"},
 }
 
