@@ -72,9 +72,8 @@ class ClipData(ClipDataset, Dataset):
 
         A clip's key begins with the hash of its source: the hash decides.
         """
-        hashes = np.array([int(key[:8], 16) / 2**32 for key in self.index.keys])
-        held = hashes < share
-        return self.subset(np.flatnonzero(~held)), self.subset(np.flatnonzero(held))
+        kept, held = _by_source(self.index.keys, share)
+        return self.subset(kept), self.subset(held)
 
 
 class LatentBatch(NamedTuple):
@@ -108,6 +107,17 @@ class LatentData(LatentDataset, Dataset):
         text = item["json"]
         labels: Any = tuple(text["labels"])  # of one clip: `collate` makes a list of them
         return LatentBatch(torch.from_numpy(item["latent"]), labels, text["caption"])
+
+    def split_by_source(self, share: float) -> tuple[LatentData, LatentData]:
+        """(training, held out): the same sources as those of `ClipData.split_by_source`."""
+        kept, held = _by_source(self.index.keys, share)
+        return self.subset(kept), self.subset(held)
+
+
+def _by_source(keys: Sequence[str], share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Positions: (kept, held out)."""
+    held = np.array([int(key[:8], 16) / 2**32 for key in keys]) < share
+    return np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def layout_of(encoder: EncoderHeader) -> LatentLayout:

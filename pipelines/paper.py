@@ -1,7 +1,8 @@
 """From a dataset's files to generated clips, at the paper's sizes: the recipe of `pipelines.aist`,
 `pipelines.audioset` and `pipelines.landscape`.
 
-Needs $AVPREP_DATA/DATASET and GPUs; `torchrun --nproc-per-node N -m avmodel` in place of `avmodel` uses N.
+Needs $AVPREP_DATA/DATASET and GPUs; `torchrun --nproc-per-node N -m avmodel` for `avmodel` uses N, then with
+`--accumulate` 8 / N for the autoencoder: a batch is that of the whole step.
 Run it again to go on where it stopped: every command resumes.
 """
 
@@ -27,10 +28,10 @@ def main(dataset: str, *, clip_options: str, mdsa_steps: tuple[int, int], dit_st
          f"avprep clip --dataset {dataset} {clip_options} --out {out}/clips"),
         ("every byte as written",
          f"avprep verify {out}/clips"),
-        ("the autoencoder: L1 and LPIPS, then KL and discriminators; 32 clips per step",
-         f"avmodel train-mdsa --preset paper --clips {out}/clips --out {out}/mdsa --batch-size 4 "
+        ("the autoencoder: L1, LPIPS and KL, then discriminators too; 32 clips per step",
+         f"avmodel train-mdsa --preset paper --clips {out}/clips --out {out}/mdsa --batch-size 32 "
          f"--accumulate 8 --stage1-steps {mdsa_steps[0]} --stage2-steps {mdsa_steps[1]} "
-         f"--checkpoint-activations"),
+         f"--kl-stage1-weight 6e-6 --checkpoint-activations"),
         ("what it keeps, to watch and to hear",
          f"avmodel reconstruct --ckpt {out}/mdsa/mdsa.pt --clips {out}/clips --out {out}/seen --limit 16"),
         ("every clip as a latent",

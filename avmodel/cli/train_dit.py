@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from avmodel.cli.options import option
-from avmodel.cli.training import SHARE, report_end, training_options
+from avmodel.cli.training import SHARE, given_fields, report_end, training_options
 from avmodel.config import DEFAULT_PRESET, STDIT_PRESETS, STDiTConfig
-from avmodel.dit.options import DiTTrainingOptions
+from avmodel.dit.options import TIMES, DiTTrainingOptions
 from avprep.cli.outputs import MixedOutput, MixedOutputType, mixture
 
 _MODEL_FIELDS = ("packed", "caption_dropout", "qk_norm", "temporal_norm")
+_NESTED = {name: f"model.{name}" for name in _MODEL_FIELDS}  # fields of the model by their options' names
 
 
 @click.command("train-dit")
@@ -32,7 +33,7 @@ _MODEL_FIELDS = ("packed", "caption_dropout", "qk_norm", "temporal_norm")
     help="Train on the clips of this selection only: of the output, or of the clips it was encoded from.",
 )
 @click.option("--preset", type=click.Choice(list(STDIT_PRESETS)), default=DEFAULT_PRESET, show_default=True)
-@option(DiTTrainingOptions, "steps", type=click.IntRange(1))
+@option(DiTTrainingOptions, "steps", type=click.IntRange(1), help="A finished training goes on if they rise.")
 @option(
     STDiTConfig,
     "packed",
@@ -53,16 +54,21 @@ _MODEL_FIELDS = ("packed", "caption_dropout", "qk_norm", "temporal_norm")
     type=click.IntRange(0),
     help="[default: 5000, or a tenth of --steps if that is less]",
 )
+@option(DiTTrainingOptions, "times", type=click.Choice(TIMES), help="How the flow's times are drawn.")
 @option(DiTTrainingOptions, "ema", type=SHARE, help="Decay of the averaged weights.")
 @option(
     DiTTrainingOptions, "mdsa", type=click.Path(path_type=Path), help="mdsa.pt, to log pictures of samples."
 )
-@training_options(DiTTrainingOptions, batch_help="Latents per process and step.")
+@training_options(DiTTrainingOptions, batch_help="Latents per step, of all processes together.")
 def train_dit(preset: str, latents: tuple[MixedOutput, ...], **options: Any) -> None:
     """Train the diffusion transformer on latents; the same command again resumes where it stopped."""
+    from avmodel.dit.train import DiTTrainer
     from avmodel.dit.train import train_dit as train
+    from avmodel.training.trainer import as_begun
 
     model = replace(STDIT_PRESETS[preset], **{name: options.pop(name) for name in _MODEL_FIELDS})
     outputs, shares = mixture(latents, "--latents")
-    end = train(DiTTrainingOptions(model=model, latents=outputs, shares=shares, **options))
+    typed = DiTTrainingOptions(model=model, latents=outputs, shares=shares, **options)
+    preset_fields = {f"model.{field.name}" for field in fields(STDiTConfig)} - set(_NESTED.values())
+    end = train(as_begun(DiTTrainer, typed, given_fields(_NESTED, preset_fields)))
     report_end(end, [f"step {end.step:,}; {options['out']}/dit.pt"])

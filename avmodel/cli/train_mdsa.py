@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from avmodel.cli.options import option
-from avmodel.cli.training import SHARE, report_end, training_options
+from avmodel.cli.training import SHARE, given_fields, report_end, training_options
 from avmodel.config import (
     DEFAULT_PRESET,
     KL_TERMS,
@@ -26,7 +26,13 @@ from avprep.cli.outputs import MixedOutput, MixedOutputType, mixture
 if TYPE_CHECKING:
     from avmodel.mdsa.train import MDSAResult
 
-TOO_SATURATED = 0.5  # share of a plane's values beyond which a warning is printed
+_MODEL_FIELDS = ("streams", "mt_self_attn", "gcm_attn", "bi_block", "adversarial", "kl")
+# Fields of nested configs by the names of their options.
+_NESTED = {
+    **{name: f"model.{name}" for name in _MODEL_FIELDS},
+    **{f"{field.name}_weight": f"loss.{field.name}" for field in fields(LossWeights)},
+    "backbone": "lpips",
+}
 _option, _model_option, _lpips_option = (
     partial(option, config) for config in (MDSATrainingOptions, MDSAConfig, LPIPSConfig)
 )
@@ -38,9 +44,11 @@ _FILE = click.Path(path_type=Path)
 def _loss_options(command: Callable) -> Callable:
     """--pixel-weight and the others: one option per field of LossWeights."""
     for field in reversed(fields(LossWeights)):
-        weighed = "all terms of one stream" if field.name == "modality" else f"the {field.name} term"
+        flag = f"--{field.name.replace('_', '-')}-weight"
+        others = {"modality": "all terms of one stream", "kl_stage1": "the KL term in stage 1"}
+        weighed = others.get(field.name, f"the {field.name} term")
         command = click.option(
-            f"--{field.name}-weight",
+            flag,
             type=float,
             default=field.default,
             show_default=True,
@@ -79,8 +87,19 @@ def _model_options(command: Callable) -> Callable:
 @_option("select", metavar="NAME", help="Train on the clips of this selection of the output only.")
 @click.option("--preset", type=click.Choice(list(MDSA_PRESETS)), default=DEFAULT_PRESET, show_default=True)
 @_option("stage1_steps", type=_STEPS, help="Steps of L1 + LPIPS.")
-@_option("stage2_steps", type=_STEPS, help="Steps with KL and discriminators, after them.")
+@_option(
+    "stage2_steps",
+    type=_STEPS,
+    help="Steps with KL and discriminators, after them. A finished training goes on if they rise.",
+)
 @_option("disc_start", type=_STEPS, help="Steps of stage 2 before the discriminators.")
+@_option("disc_ramp", type=_STEPS, help="Steps over which their weight rises to 1. 0: at once, as the paper.")
+@_option(
+    "adaptive_gan",
+    "--adaptive-gan/--fixed-gan",
+    help="Weigh the adversarial terms by VQGAN's rule. Fixed is the paper's.",
+)
+@_option("ema", type=SHARE, help="Decay of the weights averaged in stage 2. 0: no average, as the paper.")
 @_model_options
 @_lpips_option(
     "backbone",
@@ -100,26 +119,18 @@ def _model_options(command: Callable) -> Callable:
 @_option("disc_width", type=click.IntRange(1), help="Channels of the discriminators' first layer.")
 @_option("disc_layers", type=click.IntRange(1), help="Their layers of stride 2.")
 @_loss_options
-@_option(
-    "accumulate",
-    type=click.IntRange(1),
-    help="Batches per step: the paper's 32 clips are --batch-size 4 --accumulate 8.",
-)
 @_option("warmup_steps", type=_STEPS, help="The first steps, over which the rate rises.")
-@_option("cooldown_steps", type=_STEPS, help="The last steps, over which the rate falls to 0.")
 @_option(
     "modality_dropout",
     type=click.FloatRange(0, 1),
     help="Share of training clips in which one stream is silent or black.",
 )
-@_option("holdout", type=SHARE, help="Share of sources that is not trained on, for PSNR.")
-@_option("eval_clips", type=click.IntRange(1), help="At most.")
 @_option(
     "checkpoint_activations",
     "--checkpoint-activations/--keep-activations",
     help="Compute activations again in backward: less memory, a third more work.",
 )
-@training_options(MDSATrainingOptions, batch_help="Clips per process and batch.")
+@training_options(MDSATrainingOptions, batch_help="Clips per step, of all processes and micro-batches.")
 @click.option("--export", type=_FILE, help="Also write the trained weights as safetensors.")
 def train_mdsa(
     preset: str,
@@ -132,7 +143,9 @@ def train_mdsa(
 ) -> None:
     """Train the autoencoder on clips; the same command again resumes where it stopped."""
     from avmodel.export import export_safetensors
+    from avmodel.mdsa.train import MDSATrainer
     from avmodel.mdsa.train import train_mdsa as train
+    from avmodel.training.trainer import as_begun
 
     model = replace(MDSA_PRESETS[preset], **{name: options.pop(name) for name in _MODEL_FIELDS})
     lpips = None
@@ -140,9 +153,9 @@ def train_mdsa(
         lpips = LPIPSConfig(backbone=backbone, backbone_weights=backbone_weights, heads=heads)
     loss = LossWeights(**{f.name: options.pop(f"{f.name}_weight") for f in fields(LossWeights)})
     outputs, shares = mixture(clips, "--clips")
-    result = train(
-        MDSATrainingOptions(model=model, lpips=lpips, loss=loss, clips=outputs, shares=shares, **options)
-    )
+    typed = MDSATrainingOptions(model=model, lpips=lpips, loss=loss, clips=outputs, shares=shares, **options)
+    preset_fields = {f"model.{field.name}" for field in fields(MDSAConfig)} - set(_NESTED.values())
+    result = train(as_begun(MDSATrainer, typed, given_fields(_NESTED, preset_fields)))
     report_end(result, _lines(result, options["out"]))
     if export and result.reports:
         export_safetensors(Path(options["out"]) / "mdsa.pt", export)
@@ -156,10 +169,12 @@ def _lines(result: MDSAResult, out: Path) -> list[str]:
         shown.append("on clips it trained on: --holdout left none out")
     evaluated = ", ".join(shown) or f"PSNR is in {out}/metrics.jsonl"
     lines = [f"step {result.step:,}: {evaluated}; {out}/mdsa.pt"]
-    if max(result.saturated.values(), default=0) > TOO_SATURATED:
+    from avmodel.training.watch import SATURATED
+
+    if max(result.saturated.values(), default=0) > SATURATED:
         planes = ", ".join(f"{plane} {100 * share:.0f} %" for plane, share in result.saturated.items())
         lines.append(
             f"saturated latents ({planes} of the values at the edge): they hold signs, not numbers. A lower "
-            f"--lr trains better, or an earlier stage 2, whose KL term draws them in."
+            f"--lr trains better; --kl-stage1-weight or an earlier stage 2 draws them in."
         )
     return lines

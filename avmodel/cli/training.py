@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from avmodel.cli.options import device_option, option
 from avmodel.training.options import TrainingEnd
@@ -19,10 +20,33 @@ def training_options(config: type, *, batch_help: str) -> Callable:
     """The options of `TrainingOptions`, with the defaults of `config`."""
     options = [
         option(config, "out", type=click.Path(path_type=Path), help="Folder for checkpoints and logs."),
+        option(
+            config,
+            "start_from",
+            "--from",
+            type=click.Path(path_type=Path),
+            help="Start a new training from this checkpoint's weights.",
+        ),
         option(config, "batch_size", type=click.IntRange(1), help=batch_help),
+        option(
+            config,
+            "accumulate",
+            type=click.IntRange(1),
+            help="Micro-batches per step and process: less memory.",
+        ),
         option(config, "lr", type=POSITIVE, help="Learning rate."),
+        option(
+            config,
+            "cooldown_steps",
+            type=click.IntRange(0),
+            help="The last steps, over which the rate falls to 0.",
+        ),
         option(config, "clip_grad", type=POSITIVE, help="Largest gradient norm."),
         option(config, "seed", type=int),
+        option(
+            config, "holdout", type=SHARE, help="Share of sources that is not trained on, for evaluation."
+        ),
+        option(config, "eval_clips", type=click.IntRange(1), help="Held-out clips per evaluation, at most."),
         option(config, "loader_workers", type=click.IntRange(0), help="Processes that read."),
         option(
             config,
@@ -30,8 +54,16 @@ def training_options(config: type, *, batch_help: str) -> Callable:
             type=click.Choice(ON_DAMAGE),
             help="A damaged shard ends the run, or is left out: then all shards are read first.",
         ),
-        option(config, "checkpoint_every", type=click.IntRange(1), help="Steps."),
+        option(config, "log_every", type=click.IntRange(1), help="Steps."),
         option(config, "eval_every", type=click.IntRange(1), help="Steps."),
+        option(config, "checkpoint_every", type=click.IntRange(1), help="Steps."),
+        option(config, "keep", type=click.IntRange(1), help="The last checkpoints to keep."),
+        option(
+            config,
+            "milestone_every",
+            type=click.IntRange(0),
+            help="Steps between models that are kept for good. 0: none.",
+        ),
         option(config, "compile", "--compile/--no-compile", help="On a GPU."),
         device_option(config),
     ]
@@ -42,6 +74,20 @@ def training_options(config: type, *, batch_help: str) -> Callable:
         return command
 
     return decorate
+
+
+def given_fields(nested: Mapping[str, str], of_preset: Collection[str] = ()) -> set[str]:
+    """The config fields whose options were given to the running command, and not left at their default.
+
+    Args:
+        nested: fields of nested configs by their option's name: {'packed': 'model.packed'}.
+        of_preset: the fields that --preset decides.
+    """
+    context = click.get_current_context()
+    left = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    given = {name for name in context.params if context.get_parameter_source(name) not in left}
+    fields = {nested.get(name, name) for name in given}
+    return fields | set(of_preset) if "preset" in given else fields
 
 
 def report_end(end: TrainingEnd, results: list[str]) -> None:

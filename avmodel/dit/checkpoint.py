@@ -39,8 +39,14 @@ def dit_payload(
         "latents": {"kind": LATENTS} | latents.to_dict(),
         "texts": texts.to_dict(),
         "step": step,
-        "weights": {name: tensor.cpu() for name, tensor in weights.items()},
+        "weights": dict(weights),
     }
+
+
+def labels_of(payload: dict[str, Any], path: Path) -> list[str]:
+    """The labels of a checkpoint's table, by row; [] if the model reads captions. Raises CheckpointError."""
+    texts = entry(payload, "texts", dict, path)
+    return list(entry(texts, "labels", dict, path)) if "labels" in texts else []
 
 
 def load_dit(path: Path, captions_file: Path | None) -> TrainedDiT:
@@ -74,12 +80,21 @@ def _texts_of(payload: dict[str, Any], config: STDiTConfig, path: Path, captions
             raise CheckpointError(f"{path}: its labels are not names with numbers of clips")
         if len(counts) > config.classes:
             raise CheckpointError(f"{path}: it has {len(counts)} labels and a table of {config.classes}")
-        return LabelTexts(counts)
+        return LabelTexts(counts, _label_sets(texts, counts, path))
     shape = entry(texts, "embeddings", dict, path)
     width, tokens = entry(shape, "width", int, path), entry(shape, "tokens", int, path)
     if (width, tokens) != (config.caption_dim, config.caption_tokens):
         raise CheckpointError(f"{path}: its embeddings are not those of its config")
     return CaptionTexts(_table_of(captions_file, width, path), width, tokens)
+
+
+def _label_sets(texts: dict[str, Any], counts: dict[str, int], path: Path) -> list[tuple[str, ...]]:
+    """The sets of labels to draw from; [] in a checkpoint of version 0.1. Raises CheckpointError."""
+    sets = entry(texts, "sets", list, path) if "sets" in texts else []
+    lists = all(isinstance(labels, list) for labels in sets)
+    if not lists or not all(isinstance(name, str) and name in counts for labels in sets for name in labels):
+        raise CheckpointError(f"{path}: its sets of labels are not made of its labels")
+    return [tuple(labels) for labels in sets]
 
 
 def _table_of(captions_file: Path | None, width: int, path: Path) -> dict[str, np.ndarray]:

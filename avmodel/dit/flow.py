@@ -16,8 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avmodel.dit.options import SOLVERS, Solver
+from avmodel.dit.options import SOLVERS, Solver, Times
 
+SOURCE_STD = 0.5396
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -28,12 +29,19 @@ def truncated_normal_quantile(u: Tensor) -> Tensor:
 
 
 def draw_source(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """The source eps, float32, on the generator's device."""
+    """The source eps, float32, std SOURCE_STD, on the generator's device."""
     return truncated_normal_quantile(torch.rand(shape, generator=generator, device=generator.device))
 
 
-def draw_times(batch: int, generator: torch.Generator) -> Tensor:
-    """t (B,) ~ U(0, 1), float32, on the generator's device."""
+def draw_times(batch: int, generator: torch.Generator, times: Times = "uniform") -> Tensor:
+    """t (B,) in (0, 1), float32, on the generator's device.
+
+    Args:
+        times: 'uniform' or 'logit-normal': sigmoid of N(0, 1), which draws the middle of the path more often
+            than its ends (Esser et al. 2024).
+    """
+    if times == "logit-normal":
+        return torch.randn(batch, generator=generator, device=generator.device).sigmoid()
     return torch.rand(batch, generator=generator, device=generator.device)
 
 

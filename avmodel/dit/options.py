@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from avmodel.config import STDiTConfig
-from avmodel.training.options import Device, TrainingOptions, runtime
+from avmodel.training.errors import TrainingError
+from avmodel.training.options import Device, TrainingOptions, adjustable, runtime
 from avprep.credentials import require_no_credentials_in
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 Solver = Literal["euler", "midpoint"]
 SOLVERS: tuple[Solver, ...] = ("euler", "midpoint")
+Times = Literal["uniform", "logit-normal"]
+TIMES: tuple[Times, ...] = ("uniform", "logit-normal")
 LONGEST_WARMUP = 5000  # steps
 
 
@@ -31,16 +34,24 @@ class DiTTrainingOptions(TrainingOptions):
 
     latents: Places = runtime()  # outputs of `avprep encode`; what they hold is compared, not where they lie
     model: STDiTConfig
-    steps: int = runtime(4000)
+    steps: int = adjustable(4000)
     batch_size: int = 64
+    times: Times = "uniform"  # how t is drawn in training [paper: uniform]
     warmup_steps: int | None = None  # None: 5000, or a tenth of `steps` if that is less
     ema: float = 0.9999  # decay per step
+    eval_clips: int = adjustable(256)
     mdsa: Path | None = runtime(None)  # to log pictures of samples
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.warmup_steps is None:
             object.__setattr__(self, "warmup_steps", min(LONGEST_WARMUP, self.steps // 10))
+        if self.times not in TIMES:
+            raise TrainingError(f"times must be one of {', '.join(TIMES)}, not {self.times!r}")
+
+    @property
+    def last_step(self) -> int:
+        return self.steps
 
 
 @dataclass(frozen=True, kw_only=True)

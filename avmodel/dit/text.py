@@ -30,11 +30,22 @@ from avprep.shards.layout import CAPTIONS_FILE, STATS_FILE, prompt_of
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import open_store
 
+_PLACES = 8  # the length of a batch's captions is a multiple of it
+LABEL_SETS = 4096  # clips whose labels a checkpoint keeps, to draw from
 LABELS_PER_CLIP = 8  # label tokens, at most; AudioSet's clips have 2.7 on average
 
 
 class TextError(AvprepError, ValueError):
     """A label, caption or table of texts that cannot be used: the message says why."""
+
+
+def trimmed(captions: Captions) -> Captions:
+    """Without the places that no clip of the batch fills, but for a multiple of 8: a compiled model meets few
+    lengths, and the learned null finds a place."""
+    places = torch.arange(1, captions.mask.shape[1] + 1)
+    longest = int((captions.mask * places).max())
+    length = max(_PLACES, -(-longest // _PLACES) * _PLACES)
+    return Captions(captions.tokens[:, :length], captions.mask[:, :length])
 
 
 class Texts(Protocol):
@@ -48,10 +59,16 @@ class Texts(Protocol):
 
 
 class LabelTexts:
-    """One learned token per label. The vocabulary is that of the training set, sorted."""
+    """One learned token per label. The vocabulary is that of the training set, sorted.
 
-    def __init__(self, counts: dict[str, int]) -> None:
+    Args:
+        counts: how many clips have each label.
+        sets: the labels of clips of the training set, as `label_sets` gives them.
+    """
+
+    def __init__(self, counts: dict[str, int], sets: Sequence[tuple[str, ...]] = ()) -> None:
         self.counts = dict(sorted(counts.items()))
+        self.sets = tuple(sets)
         self._number = {label: i for i, label in enumerate(self.counts)}
 
     def captions(self, labels: list[tuple[str, ...]], captions: list[str]) -> Captions:
@@ -64,7 +81,13 @@ class LabelTexts:
         return Captions(tokens, mask)
 
     def draw(self, count: int, generator: torch.Generator) -> list[tuple[str, ...]]:
-        """Labels as often as the training set has them; none where it has none."""
+        """The labels of clips of the training set, whole: labels that occur together are drawn together.
+
+        Without `sets`, single labels as often as they occur.
+        """
+        if self.sets:
+            chosen = torch.randint(len(self.sets), (count,), generator=generator)
+            return [self.sets[i] for i in chosen.tolist()]
         if not self.counts:
             return [()] * count
         shares = torch.tensor([float(n) for n in self.counts.values()])
@@ -73,7 +96,7 @@ class LabelTexts:
         return [(names[i],) for i in drawn.tolist()]
 
     def to_dict(self) -> dict[str, Any]:
-        return {"labels": self.counts}
+        return {"labels": self.counts, "sets": [list(labels) for labels in self.sets]}
 
     def _number_of(self, label: str) -> int:
         if label not in self._number:
@@ -81,6 +104,16 @@ class LabelTexts:
             nearest = f"; the nearest are {', '.join(map(repr, near))}" if near else ""
             raise TextError(f"no label {label!r} among the {len(self._number)} trained on{nearest}")
         return self._number[label]
+
+
+def label_sets(folders: Sequence[str | Path], keys: Sequence[str]) -> list[tuple[str, ...]]:
+    """The labels of up to LABEL_SETS clips, spread over `keys`, as the plans of the outputs have them."""
+    count = min(LABEL_SETS, len(keys))
+    chosen = {keys[i * len(keys) // count] for i in range(count)}
+    found: dict[str, tuple[str, ...]] = {}
+    for folder in folders:
+        found |= PlanReader(open_store(folder)).labels_of(chosen)
+    return [found[key] for key in sorted(found)]
 
 
 class CaptionTexts:

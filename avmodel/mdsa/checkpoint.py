@@ -37,9 +37,15 @@ class Latents(NamedTuple):
     logvar: Tensor  # (B,C,P,rows,columns): of the Gaussian before tanh
 
 
-def mdsa_payload(model: MDSA, spec: ClipSpec, step: int) -> dict[str, Any]:
-    """What `mdsa.pt` holds."""
-    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+def mdsa_payload(
+    model: MDSA, spec: ClipSpec, step: int, *, averaged: dict[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """What `mdsa.pt` holds.
+
+    Args:
+        averaged: weights that were averaged over the steps, to be stored in place of the model's own.
+    """
+    weights = {name: tensor.detach() for name, tensor in (averaged or model.state_dict()).items()}
     return {
         "kind": KIND,
         "config": model.config.to_dict(),

@@ -22,10 +22,17 @@ from avmodel.config import KL_TERMS, KlTerm
 from avmodel.mdsa.lpips import LPIPS
 from avmodel.mdsa.options import LossWeights
 
+ADVERSARIAL = ("gan", "fm")  # the terms that gamma weighs
+DARKEST = 1 / 255  # added to pixels in [0, 1]: log(p/q) of a black pixel is finite
+LARGEST_ADAPTIVE = 1e4  # as in VQGAN
 
-def gamma_at(step: int, disc_start: int) -> float:
-    """The switch of the adversarial terms: 0 before `disc_start`, 1 from it on."""
-    return 1.0 if step >= disc_start else 0.0
+
+def gamma_at(step: int, disc_start: int, ramp: int) -> float:
+    """The weight of the adversarial terms: 0 before `disc_start`, then rising linearly to 1 over `ramp` steps
+    (0: at once)."""
+    if step < disc_start:
+        return 0.0
+    return min(1.0, (step - disc_start + 1) / ramp) if ramp else 1.0
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -41,11 +48,20 @@ def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 def data_kl(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Eq 11 read to the letter, over pixels: KL(N(x, 1) || N(x_hat, 1)) = (x - x_hat)^2 / 2, averaged.
+    """Eq 11 read literally, over pixels: sum p log(p/q) in nats, averaged over the batch.
 
-    At the paper's PSNR-V of 32.19 dB this is 1.2e-3, and 7e-9 after its weight: too little to train on.
+    p and q are the pixels of a clip and of its reconstruction, mapped to [0, 1] and divided by their sum, so
+    that each clip is a distribution over its pixels.
     """
-    return 0.5 * F.mse_loss(x_hat, x)
+    p, q = (_distribution(clips) for clips in (x, x_hat))
+    # + q - p, which sums to 0, makes every term at least 0: what is left of small differences is exact.
+    return (p * (p / q).log() + q - p).sum(1).mean()
+
+
+def _distribution(clips: Tensor) -> Tensor:
+    """(B,...) in [-1,1] -> (B,N), positive, with a sum of 1."""
+    shares = (clips.float().flatten(1) + 1) / 2 + DARKEST
+    return shares / shares.sum(1, keepdim=True)
 
 
 def hinge_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -85,6 +101,7 @@ def generator_loss(
     lpips: LPIPS | None,
     discriminators: nn.Module | None,
     gamma: float,
+    last_layer: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One modality's share of eq 10; the sum over the modalities is what the autoencoder trains on.
 
@@ -97,9 +114,12 @@ def generator_loss(
         discriminators: `Discriminators`, not its DDP wrapper: this step trains none of it. Not called, and
             may be None, where gamma is 0.
         gamma: from `gamma_at`.
+        last_layer: the weight of the decoder's last layer, which gives gamma VQGAN's adaptive factor; None:
+            without the factor.
 
     Returns:
-        The weighted total, and the terms in it, detached and before their weights: l1, kl, lpips, gan, fm.
+        The weighted total, and the terms in it, detached and before their weights: l1, kl, lpips, gan, fm;
+        and the adaptive factor, where there is one.
 
     Raises:
         ValueError: an unknown kl, kl 'latent' without a posterior, or gamma without discriminators.
@@ -119,15 +139,27 @@ def generator_loss(
         if discriminators is None:
             raise ValueError(f"gamma {gamma} needs discriminators")
         terms |= _adversarial_terms(x, x_hat, frames, discriminators)
-    factor = {
-        "l1": weights.pixel,
-        "kl": weights.kl,
-        "lpips": weights.lpips,
-        "gan": gamma,
-        "fm": gamma * weights.fm,
-    }
-    total = weights.modality * sum(factor[name] * term for name, term in terms.items())
-    return total, {name: term.detach() for name, term in terms.items()}
+    factor = {"l1": weights.pixel, "kl": weights.kl, "lpips": weights.lpips, "gan": 1.0, "fm": weights.fm}
+    others = sum(factor[name] * term for name, term in terms.items() if name not in ADVERSARIAL)
+    total, shown = others, dict(terms)
+    if gamma:
+        adversarial = sum(factor[name] * terms[name] for name in ADVERSARIAL)
+        if last_layer is not None:
+            shown["adaptive"] = adaptive_factor(others, adversarial, last_layer)
+            gamma = gamma * shown["adaptive"]
+        total = others + gamma * adversarial
+    return weights.modality * total, {name: term.detach() for name, term in shown.items()}
+
+
+def adaptive_factor(others: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
+    """|d others / d last_layer| / |d adversarial / d last_layer| (Esser et al. 2021, eq 7), without gradient:
+    with it both change the decoder's last layer by as much.
+    """
+    gradients = [
+        torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in (others, adversarial)
+    ]
+    norm, adversarial_norm = (gradient.float().norm() for gradient in gradients)
+    return (norm / (adversarial_norm + 1e-4)).clamp(0, LARGEST_ADAPTIVE).detach()
 
 
 def discriminator_loss(
@@ -141,16 +173,18 @@ def discriminator_loss(
         discriminators: `Discriminators` or its DDP wrapper.
 
     Returns:
-        The sum over D2 and D3, and both hinge losses, detached: d2, d3.
+        The sum over D2 and D3, and of each, detached: the hinge loss d2 and the mean logits d2_real and
+        d2_fake; d3 likewise.
     """
     x, x_hat = x.detach(), x_hat.detach()
     real = discriminators(take_frames(x, frames), x)
     fake = discriminators(take_frames(x_hat, frames), x_hat)
-    terms = {
-        name: hinge_d(real_logits, fake_logits)
-        for name, (real_logits, _), (fake_logits, _) in zip(("d2", "d3"), real, fake, strict=True)
-    }
-    return terms["d2"] + terms["d3"], {name: term.detach() for name, term in terms.items()}
+    total, terms = torch.zeros((), device=x.device), {}
+    for name, (real_logits, _), (fake_logits, _) in zip(("d2", "d3"), real, fake, strict=True):
+        loss = hinge_d(real_logits, fake_logits)
+        total = total + loss
+        terms |= {name: loss, f"{name}_real": real_logits.mean(), f"{name}_fake": fake_logits.mean()}
+    return total, {name: term.detach() for name, term in terms.items()}
 
 
 class DiscriminatorStep(nn.ModuleDict):

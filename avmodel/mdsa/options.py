@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from avmodel.config import MDSAConfig
 from avmodel.training.errors import TrainingError
-from avmodel.training.options import Device, TrainingOptions, runtime
+from avmodel.training.options import Device, TrainingOptions, adjustable, runtime
 from avprep.credentials import require_no_credentials_in
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ class LossWeights:
     """The weights of eq 10. g weighs 1, once it is on."""
 
     pixel: float = 4.0  # [paper]
-    kl: float = 6e-6  # [paper]
-    lpips: float = 4.0  # [PVDM]
-    fm: float = 4.0  # [PVDM] feature matching
+    kl: float = 6e-6  # [paper] in stage 2
+    kl_stage1: float = 0.0  # [paper: no KL in stage 1] against saturated latents: as `kl`, from step 0 on
+    lpips: float = 4.0  # [PVDM; eq 10 writes no weight, which is 1]
+    fm: float = 4.0  # [PVDM; eq 10 writes no weight, which is 1] feature matching
     modality: float = 0.5  # [paper] of all terms of one modality
 
 
@@ -64,34 +65,47 @@ class MDSATrainingOptions(TrainingOptions):
     model: MDSAConfig
     loss: LossWeights = LossWeights()
     lpips: LPIPSConfig | None = LPIPSConfig()  # None: without the term
-    stage1_steps: int = 1500
-    stage2_steps: int = runtime(0)  # a run may be made longer, unless `cooldown_steps` counts from its end
+    stage1_steps: int = adjustable(1500)  # while stage 1 lasts
+    stage2_steps: int = adjustable(0)
     disc_start: int = 0  # steps of stage 2 before the discriminators
+    disc_ramp: int = 0  # steps over which gamma rises from 0 to 1; 0: at once [paper]
+    adaptive_gan: bool = False  # gamma by VQGAN's rule: the adversarial gradient is as large as the others'
+    ema: float = 0.0  # decay per step of the weights that are averaged in stage 2; 0: no average
     disc_width: int = 64  # channels of their first layer
     disc_layers: int = 3  # of stride 2
     batch_size: int = 4
-    accumulate: int = 1  # micro-batches per step
     warmup_steps: int = 0
-    cooldown_steps: int = 0  # the last ones, over which the rate falls to 0
     modality_dropout: float = 0.0  # share of training clips in which one stream is silent or black
-    holdout: float = 0.05  # share of sources kept for PSNR
     loader_workers: int = runtime(2)
-    checkpoint_every: int = runtime(500)
-    eval_every: int = runtime(250)
-    eval_clips: int = runtime(32)
+    checkpoint_every: int = adjustable(500)
+    eval_every: int = adjustable(250)
     checkpoint_activations: bool = runtime(False)  # less memory, a third more work
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps <= 0:
+        for name in ("stage1_steps", "stage2_steps", "disc_start", "disc_ramp", "warmup_steps"):
+            if not getattr(self, name) >= 0:
+                raise TrainingError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise TrainingError(f"ema must be at least 0 and below 1, not {self.ema}")
+        if self.last_step <= 0:
             raise TrainingError(
                 f"stage1_steps = {self.stage1_steps} and `stage2_steps` = {self.stage2_steps}: nothing is "
                 f"trained"
             )
 
     @property
-    def steps(self) -> int:
+    def last_step(self) -> int:
         return self.stage1_steps + self.stage2_steps
+
+    def refuse_another_past(self, begun: MDSATrainingOptions, step: int) -> None:
+        """Raises TrainingError also if stage 2, which has begun, would begin at another step."""
+        super().refuse_another_past(begun, step)
+        if begun.stage1_steps != self.stage1_steps and step > min(begun.stage1_steps, self.stage1_steps):
+            raise TrainingError(
+                f"stage1_steps = {self.stage1_steps}: {step} steps are done with `stage1_steps` = "
+                f"{begun.stage1_steps}; it can change while stage 1 lasts. `stage2_steps` may rise"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,36 +6,41 @@
 Each step is one step of the autoencoder and then, once they are on, one of the discriminators. In OUT:
 
     mdsa.pt         config, spec, weights, step: what the other commands take
+    mdsa-best.pt    the same, of the evaluation with the highest PSNR
     state.pt        weights and optimizers: what the same command resumes from
     metrics.jsonl   and tensorboard/: losses, PSNR on clips held out by source, saturated latents, pictures
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from avmodel.config import MDSAConfig, with_added_fields
+from avmodel.config import CHANNELS, KlTerm, MDSAConfig, with_added_fields
 from avmodel.data import ClipBatch, ClipData, to_model
-from avmodel.mdsa.checkpoint import mdsa_payload, weights_hash
+from avmodel.mdsa.checkpoint import KIND, mdsa_payload, weights_hash
 from avmodel.mdsa.discriminators import Discriminators
 from avmodel.mdsa.evaluation import evaluate
 from avmodel.mdsa.losses import DiscriminatorStep, gamma_at, generator_loss, random_frames
 from avmodel.mdsa.lpips import load_lpips
 from avmodel.mdsa.model import MDSA, Clips
-from avmodel.mdsa.options import MDSATrainingOptions
-from avmodel.training.checkpoints import entry, load_optimizer, load_weights, save_checkpoint
-from avmodel.training.loop import cool_down, set_learning_rate, warm_up
+from avmodel.mdsa.options import LossWeights, MDSATrainingOptions
+from avmodel.training.checkpoints import check_weights, entry, load_checkpoint, load_optimizer, load_weights
 from avmodel.training.machine import DistributedContext, exchange_gradients
+from avmodel.training.optim import Ema, apply_step, clip_gradients, cool_down, warm_up
 from avmodel.training.options import TrainingEnd, identity_of
 from avmodel.training.source import choice_identity, shards_identity
 from avmodel.training.trainer import Trainer, run_training
+from avmodel.training.transfer import resample_positions, take_weights
 
 STATE_KIND = "mdsa training state"
+_BY_STREAM = ("encoders", "decoders", *CHANNELS)  # modules that hold one module per stream
 SILENCE = -1.0  # of a mel stack, and black of a picture
 
 
@@ -54,7 +59,7 @@ def train_mdsa(options: MDSATrainingOptions) -> MDSAResult:
         TrainingError, ConfigError, ShardError, CheckpointError, WeightsError: the message says what is wrong.
         OSError: the machine is at fault, as with a full disk.
     """
-    trainer, end = run_training(options, options.steps, lambda context: open_trainer(options, context))
+    trainer, end = run_training(options, lambda context: open_trainer(options, context))
     return MDSAResult(
         **vars(end),
         psnr_v=trainer.last.psnr.get("v"),
@@ -66,6 +71,9 @@ def train_mdsa(options: MDSATrainingOptions) -> MDSAResult:
 
 def open_trainer(options: MDSATrainingOptions, context: DistributedContext) -> MDSATrainer:
     data = ClipData(options.clips, select=options.select, shares=options.shares, on_damage=options.on_damage)
+    if options.start_from is not None:  # the trained model, at the size of these clips
+        fitted = replace(options.model, frames=data.spec.frames, size=data.spec.size)
+        options = replace(options, model=fitted)
     options.model.check_spec(data.spec)
     return MDSATrainer(options, context, data)
 
@@ -79,23 +87,25 @@ class _Last:
 
 
 class MDSATrainer(Trainer):
-    state_kind, unit = STATE_KIND, "clips"
+    state_kind, model_file, unit = STATE_KIND, "mdsa.pt", "clips"
+    model_kind, falling = KIND, ("v/l1", "a/l1")
     options: MDSATrainingOptions
 
     def __init__(self, options: MDSATrainingOptions, context: DistributedContext, data: ClipData) -> None:
         self.data = data
         self.training, self.held_out = data.split_by_source(options.holdout)
-        super().__init__(options, context, self.training, batches_per_step=options.accumulate)
+        super().__init__(options, context, self.training)
         torch.manual_seed(options.seed)
         self.model = MDSA(options.model, checkpoint_activations=options.checkpoint_activations)
         self.model.to(context.device)
         self.discriminators = _discriminators(options, context)
         self.lpips = load_lpips(options.lpips).to(context.device) if options.lpips else None
-        adam = {"lr": options.lr, "betas": (0.5, 0.9), "fused": context.on_gpu}
+        adam = {"lr": options.lr, "betas": (0.5, 0.9), "fused": True}
         self.optimizer = torch.optim.Adam(self.model.parameters(), **adam)
         # As a group, which may be empty: a model may train without discriminators.
         judges = {"params": list(self.discriminators.parameters())}
         self.d_optimizer = torch.optim.Adam([judges], **adam)
+        self.ema: Ema | None = None  # from stage 2 on
         self.last = _Last()
         self._forward: nn.Module | None = None  # made at the first step
         if options.compile and context.on_gpu:
@@ -105,31 +115,30 @@ class MDSATrainer(Trainer):
 
     def identity(self) -> dict[str, Any]:
         fields = identity_of(self.options)
-        if self.options.cooldown_steps:  # the last step decides the rates before it
-            fields["stage2_steps"] = self.options.stage2_steps
         if self.lpips is not None:
             fields["lpips weights"] = weights_hash(self.lpips.state_dict())
         return fields | {
-            "processes": self.context.world,
             **choice_identity(self.data),
             "clips' fingerprint": self.data.fingerprint,
             "number of clips": len(self.data),
             "clips": shards_identity(self.data.index),
         }
 
-    def upgraded(self, identity: dict[str, Any]) -> dict[str, Any]:
+    @classmethod
+    def upgraded(cls, begun: dict[str, Any]) -> dict[str, Any]:
         """Version 0.1 wrote the name of the LPIPS backbone, or 'none', in the place of the config, and knew
         fewer fields of the model."""
-        if isinstance(identity.get("model"), dict):
-            identity = identity | {"model": with_added_fields(MDSAConfig, identity["model"])}
-        lpips = identity.get("lpips")
+        if isinstance(begun.get("model"), dict):
+            begun = begun | {"model": with_added_fields(MDSAConfig, begun["model"])}
+        lpips = begun.get("lpips")
         if not isinstance(lpips, str):
-            return identity
-        return identity | {"lpips": None if lpips == "none" else {"backbone": lpips}}
+            return begun
+        return begun | {"lpips": None if lpips == "none" else {"backbone": lpips}}
 
     def state(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
+            "ema": self.ema.weights if self.ema else {},
             "discriminators": self.discriminators.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "d_optimizer": self.d_optimizer.state_dict(),
@@ -140,9 +149,19 @@ class MDSATrainer(Trainer):
         load_weights(self.discriminators, entry(state, "discriminators", dict, path), path)
         load_optimizer(self.optimizer, entry(state, "optimizer", dict, path), path)
         load_optimizer(self.d_optimizer, entry(state, "d_optimizer", dict, path), path)
+        if self.options.ema and self.step > self.options.stage1_steps:
+            averaged = entry(state, "ema", dict, path)
+            self.ema = Ema(self.model, self.options.ema)
+            check_weights(self.ema.weights, averaged, path)
+            self.ema.load(averaged, self.step - self.options.stage1_steps)
 
-    def save_model(self) -> None:
-        save_checkpoint(self.out / "mdsa.pt", mdsa_payload(self.model, self.data.spec, self.step))
+    def start_from(self, path: Path) -> str:
+        weights = entry(load_checkpoint(path, KIND), "weights", dict, path)
+        return take_weights(self.model, weights, path, resample_positions)
+
+    def model_payload(self) -> dict[str, Any]:
+        averaged = self.ema.weights if self.ema else None
+        return mdsa_payload(self.model, self.data.spec, self.step, averaged=averaged)
 
     # --- a step ---
 
@@ -154,43 +173,47 @@ class MDSATrainer(Trainer):
         if self.step < self.options.stage1_steps:
             self.model.freeze_logvar()
         elif self.step == self.options.stage1_steps:
-            self.model.start_logvar()
+            if self.options.stage1_steps or not self.has_started_from_weights:
+                self.model.start_logvar()  # else a trained log-variance is kept
+            self.ema = Ema(self.model, self.options.ema) if self.options.ema else None
         self._forward, self._disc_forward = self.context.parallel(self.model), self.discriminators
         if self.options.model.adversarial:
             self._disc_forward = self.context.parallel(self.discriminators)
 
-    def train_step(self) -> dict[str, Tensor]:
+    def train_step(self, batches: list[ClipBatch]) -> tuple[dict[str, Tensor], Tensor]:
         """One step of the autoencoder and, once they are on, one of the discriminators."""
         options = self.options
-        batches = self.next_batches()
         if self._forward is None or self.step == options.stage1_steps:
             self._start_stage()
-        rate = options.lr * warm_up(self.step, options.warmup_steps)
-        rate *= cool_down(self.step, options.cooldown_steps, options.steps)
-        generator = self.context.generator(options.seed, self.step)
         gamma = self._gamma()
-        terms: dict[str, Tensor] = {}
+        scalars: dict[str, Tensor] = {}
         passes = []
-        if not self.guard.check(*(batch.mel for batch in batches)):
-            return {}
         for i, batch in enumerate(batches):
+            generator = self.context.generator(options.seed, self.step, self.number_of(i))
             clips = self._clips(batch, generator)
-            frames = random_frames(options.batch_size, options.model.frames, generator)
-            with exchange_gradients(self._forward, now=i == options.accumulate - 1):
-                x_hat = self._autoencoder_pass(clips, frames, gamma, generator, terms)
+            frames = random_frames(self.micro_batch, options.model.frames, generator)
+            with exchange_gradients(self._forward, now=i == len(batches) - 1):
+                x_hat = self._autoencoder_pass(clips, frames, gamma, generator, scalars)
             passes.append((clips, x_hat, frames))
-        trained = [(self.optimizer, self.model)]
         if gamma:  # on reconstructions that are made already: it is the same before the autoencoder's step
             for i, (clips, x_hat, frames) in enumerate(passes):
                 with exchange_gradients(self._disc_forward, now=i == len(passes) - 1):
-                    self._discriminator_pass(clips, x_hat, frames, terms)
-            trained.append((self.d_optimizer, self.discriminators))
-        return terms if self._apply(trained, rate, terms) else {}
+                    self._discriminator_pass(clips, x_hat, frames, scalars)
+        bad = self._apply(scalars, with_discriminators=bool(gamma))
+        return scalars | {"gamma": torch.tensor(gamma, device=self.context.device)}, bad
 
     def _gamma(self) -> float:
-        if not self.options.model.adversarial:
+        options = self.options
+        if not options.model.adversarial:
             return 0.0
-        return gamma_at(self.step, self.options.stage1_steps + self.options.disc_start)
+        return gamma_at(self.step, options.stage1_steps + options.disc_start, options.disc_ramp)
+
+    def _kl(self) -> tuple[KlTerm, LossWeights]:
+        """Which KL term this step has, and the weights of all terms."""
+        weights, kl = self.options.loss, self.options.model.kl
+        if self.step >= self.options.stage1_steps:
+            return kl, weights
+        return kl if weights.kl_stage1 else "none", replace(weights, kl=weights.kl_stage1)
 
     def _clips(self, batch: ClipBatch, generator: torch.Generator) -> Clips:
         """A batch on the device as the model sees it, some clips with a silent or black stream."""
@@ -207,9 +230,10 @@ class MDSATrainer(Trainer):
         self, clips: Clips, frames: Tensor, gamma: float, generator: torch.Generator, terms: dict[str, Tensor]
     ) -> Clips:
         """Adds one micro-batch's gradients and its terms; returns its reconstruction, detached."""
-        options, in_stage2 = self.options, self.step >= self.options.stage1_steps
-        share = 1 / options.accumulate
+        options, share = self.options, 1 / self.options.accumulate
+        kl, weights = self._kl()
         with self.context.autocast():
+            in_stage2 = self.step >= options.stage1_steps
             x_hat, posterior = self._forward(clips, sample=in_stage2, generator=generator)
             total = torch.zeros((), device=self.context.device)
             for i, stream in enumerate(clips):
@@ -217,12 +241,13 @@ class MDSATrainer(Trainer):
                     clips[stream],
                     x_hat[stream].float(),
                     frames=frames,
-                    weights=options.loss,
-                    kl=options.model.kl if in_stage2 else "none",
+                    weights=weights,
+                    kl=kl,
                     posterior=posterior.of_stream(i),
                     lpips=self.lpips,
                     gamma=gamma,
                     discriminators=self.discriminators[stream] if gamma else None,
+                    last_layer=self._last_layer(stream),
                 )
                 total = total + loss
                 _add(terms, {f"{stream}/{name}": value for name, value in parts.items()}, share)
@@ -239,35 +264,53 @@ class MDSATrainer(Trainer):
         (total * share).backward()
         _add(terms, parts | {"loss_d": total.detach()}, share)
 
-    def _apply(
-        self, trained: list[tuple[torch.optim.Optimizer, nn.Module]], rate: float, terms: dict[str, Tensor]
-    ) -> bool:
-        """Clips the gradients and steps. Nothing is stepped if a loss or a gradient is not finite."""
-        norms = [nn.utils.clip_grad_norm_(m.parameters(), self.options.clip_grad) for _, m in trained]
-        good = self.guard.check(*norms, *terms.values())
-        for optimizer, _ in trained:
-            if good:
-                set_learning_rate(optimizer, rate)
-                optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        return good
+    def _last_layer(self, stream: str) -> Tensor | None:
+        return self.model.decoders[stream].pixels.conv.weight if self.options.adaptive_gan else None
 
-    def evaluate(self) -> None:
+    def _apply(self, scalars: dict[str, Tensor], *, with_discriminators: bool) -> Tensor:
+        """Clips the gradients and steps, unless a loss or a gradient is not finite; then nothing is stepped.
+        Adds the gradients' norms to the scalars. Returns the guard's flag."""
+        options, losses = self.options, [scalars["loss"]]
+        norms = clip_gradients(self.model, options.clip_grad, _part)
+        scalars |= {"gradient_norm": norms.total} | {f"gradient/{n}": v for n, v in norms.parts.items()}
+        trained, totals = [self.optimizer], [norms.total]
+        if with_discriminators:
+            d_norms = clip_gradients(self.discriminators, options.clip_grad, _part)
+            scalars |= {f"gradient/d/{n}": v for n, v in d_norms.parts.items()}
+            trained, totals = [*trained, self.d_optimizer], [*totals, d_norms.total]
+            losses.append(scalars["loss_d"])
+        bad = self.guard.check(*losses, *totals)
+        rate = options.lr * warm_up(self.step, options.warmup_steps)
+        rate *= cool_down(self.step, options.cooldown_steps, options.last_step)
+        for optimizer in trained:
+            apply_step(optimizer, rate, bad)
+        if self.ema is not None:
+            self.ema.update(self.model)
+        return bad
+
+    def score(self) -> float | None:
         """PSNR on held-out clips (on training clips if none is held out), and a picture of the first."""
-        if not self.context.is_first:
-            return
         data, kind = (self.held_out, "held_out") if len(self.held_out) else (self.training, "training")
-        found = evaluate(
-            self.model,
-            data,
-            self.context,
-            clips=self.options.eval_clips,
-            batch_size=self.options.batch_size,
-        )
+        with self.ema.swapped_into(self.model) if self.ema else nullcontext():
+            found = evaluate(
+                self.model, data, self.context, clips=self.options.eval_clips, batch_size=self.micro_batch
+            )
         self.last = _Last(found.psnr, found.saturated)
         self.log.picture(self.step, kind, found.picture)
         scalars = {f"{kind}/psnr_{stream}": value for stream, value in found.psnr.items()}
         self.log.scalars(self.step, scalars | {f"saturated/{p}": s for p, s in found.saturated.items()})
+        self.watch.saturation(self.step, found.saturated)
+        shown = [f"PSNR-{stream.upper()} {value:.2f} dB" for stream, value in found.psnr.items()]
+        edges = ", ".join(f"{plane} {100 * share:.0f} %" for plane, share in found.saturated.items())
+        self.print_evaluation(f"{', '.join(shown)} ({kind.replace('_', '-')}); at the edge: {edges}")
+        return mean(found.psnr.values()) if kind == "held_out" else None
+
+
+def _part(name: str) -> str:
+    """The part of the autoencoder or of the discriminators that a parameter belongs to: 'encoders.v', 'gcm',
+    'v.d2'."""
+    first, second = name.split(".")[:2]
+    return f"{first}.{second}" if first in _BY_STREAM else first
 
 
 def _discriminators(options: MDSATrainingOptions, context: DistributedContext) -> nn.Module:

@@ -1,101 +1,20 @@
-"""The loop of a training run, and what a step needs besides its model: rates, averages, the NaN guard."""
+"""The loop of a training run: batches, steps, what is logged and printed, evaluations and checkpoints."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from enum import IntEnum
+from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from avmodel.training.errors import LoaderError, TrainingError
+from avmodel.training.errors import LoaderError
 from avmodel.training.log import RunLog
 from avmodel.training.machine import DistributedContext, StopSignal
-
-BAD_STEPS = 3  # in a row that end a run
-
-
-class NonFiniteGuard:
-    """Counts the steps that were left out because a loss or a gradient was not finite."""
-
-    def __init__(self, context: DistributedContext) -> None:
-        self._context = context
-        self.skipped = 0
-        self._in_a_row = 0
-
-    def check(self, *values: Tensor) -> bool:
-        """Whether all values, of one device, are finite in all processes; only then may a step be applied."""
-        finite = torch.stack([torch.isfinite(value).all() for value in values]).all()
-        return not self._context.any(not bool(finite))  # one device sync, however many values
-
-    def count(self, step: int, *, good: bool) -> None:
-        """Counts a step.
-
-        Raises:
-            TrainingError: at the third bad step in a row.
-        """
-        self._in_a_row = 0 if good else self._in_a_row + 1
-        self.skipped += not good
-        if self._in_a_row == BAD_STEPS:
-            raise TrainingError(
-                f"step {step}: a loss or gradient is NaN or Inf for the {BAD_STEPS}rd time in a row; the "
-                f"last good checkpoint is kept. A lower `lr`, or `avprep verify` on the shards, may help."
-            )
-
-
-def warm_up(step: int, steps: int) -> float:
-    """The share of the learning rate at a step: rises linearly over the first `steps`, then 1."""
-    return min(1.0, (step + 1) / steps) if steps else 1.0
-
-
-def cool_down(step: int, steps: int, last: int) -> float:
-    """The share of the learning rate at a step of a run of `last` steps: 1, then falls linearly to 0 over the
-    final `steps`."""
-    return min(1.0, (last - step) / steps) if steps else 1.0
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-class Ema:
-    """A model's weights averaged over the steps: w += (1 - decay) * (model - w), in float32.
-
-    In the first steps the decay is at most (1 + step) / (10 + step): the initial weights are forgotten.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self._decay = decay
-        self._steps = 0
-        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        self._steps += 1
-        current = model.state_dict()
-        torch._foreach_lerp_(list(self.weights.values()), [current[n] for n in self.weights], 1 - decay)
-
-    def load(self, weights: dict[str, Tensor], steps: int) -> None:
-        """Resumes after `steps` updates."""
-        for name, value in weights.items():
-            self.weights[name].copy_(value)
-        self._steps = steps
-
-    @contextmanager
-    def swapped_into(self, model: nn.Module) -> Iterator[None]:
-        """The model has the averaged weights inside the block."""
-        own = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(self.weights)
-        try:
-            yield
-        finally:
-            model.load_state_dict(own)
+from avmodel.training.scalars import NonFiniteGuard, StepScalars
+from avmodel.training.watch import Watch
 
 
 class Run(Protocol):
@@ -104,17 +23,22 @@ class Run(Protocol):
     step: int  # steps done
     log: RunLog
     guard: NonFiniteGuard
+    watch: Watch
+    is_best: bool  # the last evaluation was the best so far
 
-    def train_step(self) -> dict[str, Tensor]:
-        """Trains one step. Returns its scalars, 'loss' among them; {} if the step was left out.
+    def next_batches(self) -> list[Any]:
+        """The batches of one step. Raises LoaderError."""
 
-        Raises:
-            LoaderError: before anything of the step was done.
-        """
+    def train_step(self, batches: list[Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """Trains one step. Returns its scalars, 'loss' among them, and the guard's flag, on the device."""
 
     def evaluate(self) -> None: ...
 
-    def save(self) -> None: ...
+    def save(self) -> None:
+        """Begins to write a checkpoint of the steps done."""
+
+    def check_saved(self) -> None:
+        """Raises what a write has raised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +46,16 @@ class Schedule:
     """How long a run is and what happens on the way, in steps."""
 
     steps: int
+    log_every: int
     eval_every: int
     checkpoint_every: int
-    samples_per_step: int
+    milestone_every: int  # 0: none
+    batch_size: int  # samples per step
     unit: str  # the name of a sample: 'clips'
+
+    def is_due(self, every: int, step: int) -> bool:
+        """Whether something that is done every so many steps is done at this step. The last step does all."""
+        return step == self.steps or (every > 0 and step % every == 0)
 
 
 def run_steps(run: Run, schedule: Schedule, context: DistributedContext, stop: StopSignal) -> None:
@@ -133,50 +63,100 @@ def run_steps(run: Run, schedule: Schedule, context: DistributedContext, stop: S
 
     Raises:
         LoaderError: the data cannot be read; the steps done so far are saved first.
+        TrainingError: losses or gradients are NaN or Inf.
     """
     bar = tqdm(
         total=schedule.steps, initial=run.step, unit="step", disable=not context.is_first, dynamic_ncols=True
     )
+    report = _Report(run, schedule, context, bar)
     with bar:
-        while run.step < schedule.steps and not stop.anywhere(context):
-            began = time.perf_counter()
-            try:
-                terms = run.train_step()
-            except LoaderError:
-                run.save()
-                raise
+        while run.step < schedule.steps:
+            batches = report.timed(lambda: _next_batches(run, context, stop))
+            if batches is None:
+                break
+            scalars, bad = run.train_step(batches)
             run.step += 1
-            run.guard.count(run.step, good=bool(terms))
-            _report(run, terms, schedule, context, bar, began)
-            last = run.step == schedule.steps
-            if last or run.step % schedule.eval_every == 0:
+            report.add(scalars, bad)
+            if schedule.is_due(schedule.log_every, run.step):
+                report.write()
+            if schedule.is_due(schedule.eval_every, run.step):
                 run.evaluate()
-            if last or run.step % schedule.checkpoint_every == 0:
+            every = (schedule.checkpoint_every, schedule.milestone_every)
+            if run.is_best or any(schedule.is_due(n, run.step) for n in every):
                 run.save()
+            run.check_saved()
     if stop:
         run.save()
 
 
-def _report(
-    run: Run,
-    terms: dict[str, Tensor],
-    schedule: Schedule,
-    context: DistributedContext,
-    bar: tqdm,
-    began: float,
-) -> None:
-    bar.update()
-    if terms:
-        scalars = _averaged(terms, context)
-        rate = schedule.samples_per_step / (time.perf_counter() - began)
-        shown = {"loss": f"{scalars['loss']:.4f}", f"{schedule.unit}/s": f"{rate:.2f}"}
-        bar.set_postfix(shown, refresh=False)  # refreshed at the bar's own pace: a log file is no terminal
-        run.log.scalars(run.step, scalars | {f"{schedule.unit}_per_s": rate, "skipped": run.guard.skipped})
-    elif context.is_first:
-        bar.write(f"step {run.step}: left out, a value is NaN or Inf ({run.guard.skipped} so far)")
+class _State(IntEnum):
+    """Of a process before a step; the highest of all processes decides what all of them do."""
+
+    READY = 0
+    STOPPED = 1  # by a signal
+    FAILED = 2  # its data cannot be read
 
 
-def _averaged(terms: dict[str, Tensor], context: DistributedContext) -> dict[str, float]:
-    """The scalars of a step, averaged over the processes, in one transfer to the CPU."""
-    values = context.mean(torch.stack([value.detach().float() for value in terms.values()]))
-    return dict(zip(terms, values.tolist(), strict=True))
+def _next_batches(run: Run, context: DistributedContext, stop: StopSignal) -> list[Any] | None:
+    """The batches of this process; None if any process has been asked to stop.
+
+    Raises:
+        LoaderError: the data cannot be read in any process. The others would wait for it in the step's first
+            exchange, so all end here, and the first one saves.
+    """
+    batches, failure = None, None
+    try:
+        batches = run.next_batches()
+    except LoaderError as error:
+        failure = error
+    own = _State.FAILED if failure else _State.STOPPED if stop else _State.READY
+    agreed = context.agreed(own)
+    if agreed == _State.FAILED:
+        run.save()
+        raise failure or LoaderError("another process cannot read its data; its own message says why")
+    if agreed == _State.STOPPED:
+        stop.join()
+        return None
+    return batches
+
+
+class _Report:
+    """The scalars of the steps in the log, and the most important ones in the bar."""
+
+    def __init__(self, run: Run, schedule: Schedule, context: DistributedContext, bar: tqdm) -> None:
+        self._run, self._schedule, self._context, self._bar = run, schedule, context, bar
+        self._scalars = StepScalars()
+        self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+    def timed(self, read: Any) -> Any:
+        """What `read` returns; its time counts as waiting for data."""
+        before = time.perf_counter()
+        try:
+            return read()
+        finally:
+            self._waited += time.perf_counter() - before
+
+    def add(self, scalars: dict[str, Tensor], bad: Tensor) -> None:
+        self._scalars.add(scalars, bad)
+        self._steps += 1
+        self._bar.update()
+
+    def write(self) -> None:
+        """Writes the means since the last call. This waits for the device."""
+        run, scalars = self._run, self._scalars.read(self._context)
+        seconds = time.perf_counter() - self._began
+        per_second = self._steps * self._schedule.batch_size / seconds
+        speed = {f"{self._schedule.unit}_per_s": per_second, "data_wait": self._waited / seconds}
+        self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
+        left_out = run.guard.read(run.step)
+        if left_out and self._context.is_first:
+            self._bar.write(
+                f"step {run.step}: {left_out} left out, a value is NaN or Inf ({run.guard.skipped} so far)"
+            )
+        if not scalars:
+            return
+        # Refreshed at the bar's own pace: a log file is no terminal.
+        shown = {"loss": f"{scalars['loss']:.4f}", f"{self._schedule.unit}/s": f"{per_second:.2f}"}
+        self._bar.set_postfix(shown, refresh=False)
+        run.log.scalars(run.step, scalars | speed | {"skipped": run.guard.skipped})
+        run.watch.scalars(run.step, scalars | speed)

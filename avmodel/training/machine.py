@@ -39,9 +39,9 @@ class DistributedContext:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu)
 
     def generator(self, *seeds: int) -> torch.Generator:
-        """Random numbers that depend on the seeds and the rank only, so that a resumed step repeats."""
+        """Random numbers on the device that depend on the seeds only, so that a resumed step repeats."""
         mixed = 0
-        for value in (*seeds, self.rank):
+        for value in seeds:
             mixed = (mixed * 1_000_003 + value + 1) % 2**63
         return torch.Generator(self.device).manual_seed(mixed)
 
@@ -58,13 +58,15 @@ class DistributedContext:
             value /= self.world
         return value
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
-        if self.world == 1:
-            return flag
-        value = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(value, dist.ReduceOp.MAX)
-        return bool(value.item())
+    def max(self, value: Tensor) -> Tensor:
+        """The elementwise maximum of a tensor over the processes."""
+        if self.world > 1:
+            dist.all_reduce(value, dist.ReduceOp.MAX)
+        return value
+
+    def agreed(self, number: int) -> int:
+        """The largest of the processes' numbers. It goes through the CPU: no process waits for its GPU."""
+        return int(self.max(torch.tensor(number)))
 
 
 def exchange_gradients(module: nn.Module, *, now: bool) -> AbstractContextManager[None]:
@@ -97,7 +99,8 @@ def open_distributed(device: str) -> Iterator[DistributedContext]:
     if world == 1:
         yield DistributedContext(chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    # gloo for what stays on the CPU: see `DistributedContext.agreed`.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield DistributedContext(chosen, rank, world)
     finally:
@@ -105,18 +108,17 @@ def open_distributed(device: str) -> Iterator[DistributedContext]:
 
 
 class StopSignal:
-    """Whether SIGINT or SIGTERM has asked this process to stop."""
+    """Whether SIGINT or SIGTERM has asked this process, or another process of the run, to stop."""
 
     number: int | None = None
 
     def __bool__(self) -> bool:
         return self.number is not None
 
-    def anywhere(self, context: DistributedContext) -> bool:
-        """Whether any process has been asked to stop; from then on this one has too."""
-        if context.any(bool(self)) and self.number is None:
+    def join(self) -> None:
+        """Another process was asked to stop; so this one stops too."""
+        if self.number is None:
             self.number = signal.SIGTERM
-        return bool(self)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ def config(latents: Path | list[Path], out: Path, **changes) -> DiTTrainingOptio
         "steps": 6,
         "mdsa": None,
         "loader_workers": 0,
+        "log_every": 1,
         "checkpoint_every": 2,
         "eval_every": 3,
         "compile": False,

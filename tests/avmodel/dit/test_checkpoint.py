@@ -27,7 +27,8 @@ def payload(mdsa) -> dict[str, Any]:
     header = read_codec_header(mdsa)
     config = replace(STDIT_PRESETS["tiny"], classes=1)
     model = STDiT(config, layout_of(header))
-    return dit_payload(config, model.state_dict(), header, LabelTexts({"rain": 3}), 5)
+    texts = LabelTexts({"rain": 3}, [("rain",), ()])
+    return dit_payload(config, model.state_dict(), header, texts, 5)
 
 
 def changed(payload: dict[str, Any], entry: str, **changes: Any) -> dict[str, Any]:
@@ -57,6 +58,10 @@ HOSTILE = {
     "labels without numbers": lambda p: p | {"texts": {"labels": {"rain": "often"}}},
     "labels that are numbers": lambda p: p | {"texts": {"labels": {3: 3}}},
     "more labels than rows": lambda p: p | {"texts": {"labels": {"rain": 1, "wind": 2}}},
+    "sets that are text": lambda p: changed(p, "texts", sets=["rain"]),
+    "sets of unknown labels": lambda p: changed(p, "texts", sets=[["wind"]]),
+    "sets of lists": lambda p: changed(p, "texts", sets=[[["rain"]]]),
+    "sets that are a dict": lambda p: changed(p, "texts", sets={"rain": 1}),
     "texts of no kind": lambda p: p | {"texts": {}},
     "embeddings of no size": lambda p: p | {"texts": {"embeddings": {"width": 16}}},
     "no weights": lambda p: p | {"weights": {}},
@@ -79,6 +84,7 @@ def test_what_was_saved_is_loaded(payload, mdsa, tmp_path):
     trained = load_dit(tmp_path / "dit.pt", None)
     assert trained.latents == read_codec_header(mdsa) and not trained.model.training
     assert isinstance(trained.texts, LabelTexts) and trained.texts.counts == {"rain": 3}
+    assert trained.texts.sets == (("rain",), ())
     weights = trained.model.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in payload["weights"].items())
 

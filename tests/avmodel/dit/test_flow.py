@@ -36,6 +36,13 @@ def generator(seed: int = 0) -> torch.Generator:
 # The source
 
 
+def test_logit_normal_times_are_the_sigmoid_of_a_normal():
+    t = draw_times(200_000, generator(), "logit-normal")
+    assert 0 < t.min() and t.max() < 1
+    assert stats.kstest(torch.logit(t.double()).numpy(), "norm").statistic < 5e-3
+    assert stats.kstest(draw_times(200_000, generator(), "uniform").numpy(), "uniform").statistic < 5e-3
+
+
 def test_the_source_is_the_truncated_normal():
     u = torch.linspace(0, 1, 1001, dtype=torch.float64)
     expected = stats.truncnorm(-1, 1).ppf(u.numpy())

@@ -12,14 +12,17 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from avmodel.config import STDIT_PRESETS
 from avmodel.data import LatentData
 from avmodel.dit import train as module
 from avmodel.dit.checkpoint import KIND
-from avmodel.dit.text import CaptionTexts, LabelTexts, TextError
+from avmodel.dit.model import Captions, STDiT
+from avmodel.dit.text import CaptionTexts, LabelTexts, TextError, trimmed
 from avmodel.dit.train import train_dit
 from avmodel.mdsa.checkpoint import read_codec_header
 from avmodel.training.checkpoints import load_checkpoint, save_checkpoint
 from avmodel.training.errors import CheckpointError, LoaderError, TrainingError
+from avmodel.training.machine import DistributedContext
 from avprep.errors import ArgumentError
 from avprep.shards.layout import ShardError
 from avprep.shards.lock import lock
@@ -36,10 +39,10 @@ def test_an_interrupted_run_gives_the_losses_and_weights_of_an_undisturbed_one(
     train_dit(config(latents, whole))
     inner = module.DiTTrainer.train_step
 
-    def until_stop(trainer):
+    def until_stop(trainer, batches):
         if trainer.step == stop:
             os.kill(os.getpid(), signal.SIGTERM)
-        return inner(trainer)
+        return inner(trainer, batches)
 
     with monkeypatch.context() as patch:
         patch.setattr(module.DiTTrainer, "train_step", until_stop)
@@ -65,6 +68,96 @@ def test_the_loss_is_told_by_t(trained):
     assert by_t and all(f"loss_t/{t}" in by_t[-1] for t in ("0.00", "0.25", "0.50", "0.75"))
 
 
+def test_the_held_out_loss_is_of_the_averaged_weights_on_sources_that_are_not_trained_on(latents, tmp_path):
+    options = config(latents, tmp_path, holdout=0.3, eval_every=2)
+    train_dit(options)
+    found = [row for row in rows(tmp_path) if "held_out/loss" in row]
+    assert [row["step"] for row in found] == [2, 4, 6]
+    trainer = module.DiTTrainer(options, DistributedContext(torch.device("cpu")), LatentData(latents))
+    assert set(trainer.training.keys).isdisjoint(trainer.held_out.keys)
+    assert len(trainer.training) + len(trainer.held_out) == 24 and len(trainer.held_out) > 2
+    trainer.open()
+    [again] = {trainer._held_out_loss()[0] for _ in range(2)}  # not of the averaged weights
+    with trainer.ema.swapped_into(trainer.model):
+        averaged, by_t = trainer._held_out_loss()
+    assert averaged == pytest.approx(found[-1]["held_out/loss"], abs=1e-6) and averaged != again
+    assert by_t.keys() == {f"held_out/loss_t/{t}" for t in ("0.00", "0.25", "0.50", "0.75")}
+    trainer.close()
+
+
+def test_the_best_of_the_evaluations_is_kept_and_known_to_a_resumed_run(latents, tmp_path, monkeypatch):
+    scores = iter([-3.0, -1.0, -2.0, -1.5, -0.5])
+    monkeypatch.setattr(module.DiTTrainer, "score", lambda trainer: next(scores))
+    train_dit(config(latents, tmp_path, steps=6, eval_every=2, checkpoint_every=100))
+    assert load_checkpoint(tmp_path / "dit-best.pt", KIND)["step"] == 4
+    train_dit(config(latents, tmp_path, steps=8, eval_every=8))
+    assert load_checkpoint(tmp_path / "dit-best.pt", KIND)["step"] == 4
+    train_dit(config(latents, tmp_path, steps=10, eval_every=10))
+    assert load_checkpoint(tmp_path / "dit-best.pt", KIND)["step"] == 10
+
+
+def test_micro_batches_give_the_losses_of_the_whole(latents, tmp_path):
+    train_dit(config(latents, tmp_path / "whole", batch_size=8))
+    train_dit(config(latents, tmp_path / "parts", batch_size=8, accumulate=4))
+    a, b = ([loss for _, loss in losses(tmp_path / out)] for out in ("whole", "parts"))
+    assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_the_rate_falls_to_the_end(latents, tmp_path, monkeypatch):
+    rates, inner = [], module.apply_step
+    monkeypatch.setattr(module, "apply_step", lambda o, rate, bad: (rates.append(rate), inner(o, rate, bad)))
+    train_dit(config(latents, tmp_path, lr=6e-3, warmup_steps=2, cooldown_steps=3))
+    assert rates == pytest.approx([3e-3, 6e-3, 6e-3, 6e-3, 4e-3, 2e-3])
+
+
+def test_a_bad_batch_leaves_the_step_out(latents, tmp_path, monkeypatch):
+    inner, read = module.DiTTrainer._read, []
+
+    def one_bad(trainer):
+        for batch in inner(trainer):
+            read.append(1)
+            if len(read) == 2:
+                batch.latent[0, 0, 0, 0, 0] = torch.nan
+            yield batch
+
+    monkeypatch.setattr(module.DiTTrainer, "_read", one_bad)
+    assert train_dit(config(latents, tmp_path)).skipped == 1
+    assert [step for step, _ in losses(tmp_path)] == [1, 3, 4, 5, 6]
+    assert all(np.isfinite(value) for row in rows(tmp_path) for value in row.values())
+
+
+def test_captions_are_as_long_as_the_longest_of_the_batch(monkeypatch):
+    mask = torch.zeros(3, 77, dtype=torch.bool)
+    tokens = torch.randn(3, 77, 4)
+    for length, expected in ((0, 8), (8, 8), (9, 16), (77, 77)):
+        mask[1, :length] = True
+        assert trimmed(Captions(tokens, mask)).tokens.shape == (3, expected, 4)
+        assert trimmed(Captions(tokens, mask)).mask.sum() == length
+
+
+def test_trimmed_captions_give_the_same_velocity(latents):
+    torch.manual_seed(0)
+    layout = LatentData(latents).layout
+    preset = replace(STDIT_PRESETS["tiny"], caption_dim=4, caption_tokens=77)
+    model = STDiT(preset, layout)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    mask = torch.arange(77) < torch.tensor([[0], [3], [11]])
+    captions = Captions(torch.randn(3, 77, 4), mask)
+    z, t = torch.randn(3, *layout.shape), torch.rand(3)
+    drop = torch.tensor([False, True, False])
+    torch.testing.assert_close(model(z, t, captions, drop), model(z, t, trimmed(captions), drop))
+
+
+def test_the_spread_of_the_latents_is_that_of_their_real_values(latents):
+    data = LatentData(latents)
+    everything = torch.stack([data[i].latent for i in range(len(data))]).float()
+    rows_of = dict(zip(data.layout.planes, data.layout.valid_rows, strict=True))
+    found = module.spread_of(data)
+    for p, (plane, valid) in enumerate(rows_of.items()):
+        assert found[plane] == pytest.approx(everything[:, :, p, :valid].std().item(), rel=1e-5)
+
+
 def test_latents_of_another_layout_are_another_run(trained, mdsa, latents, tmp_path):
     header = replace(read_codec_header(mdsa), weights="0" * 64)
     others = write_latents(tmp_path / "others", header, count=10)
@@ -84,12 +177,13 @@ def test_latents_without_labels_train_and_sample(mdsa, tmp_path):
         train_dit(config(folder, tmp_path / "b"))
 
 
-def test_more_latents_than_the_run_began_with_are_another_run(mdsa, tmp_path, monkeypatch):
-    folder = write_latents(tmp_path / "latents", read_codec_header(mdsa))
-    train_dit(config(folder, tmp_path / "out", steps=2))
-    monkeypatch.setattr(LatentData, "__len__", lambda self: 25)
-    with pytest.raises(TrainingError, match="number of latents = 24, and this run has .* = 25"):
-        train_dit(config(folder, tmp_path / "out"))
+def test_another_number_of_latents_than_the_run_began_with_is_another_run(latents, tmp_path):
+    train_dit(config(latents, tmp_path, steps=2))
+    path = tmp_path / "state.pt"
+    state = load_checkpoint(path, module.STATE_KIND)
+    save_checkpoint(path, state | {"run": state["run"] | {"number of latents": 25}})
+    with pytest.raises(TrainingError, match="number of latents = 25, and this run has .* = 24"):
+        train_dit(config(latents, tmp_path))
 
 
 def test_a_damaged_shard_ends_the_training_or_is_left_out_and_named(mdsa, tmp_path, capsys):

@@ -31,6 +31,7 @@ def config(clips: Path, out: Path, **changes) -> MDSATrainingOptions:
         "holdout": 0.2,
         "seed": 0,
         "loader_workers": 0,
+        "log_every": 1,
         "checkpoint_every": 2,
         "eval_every": 3,
         "eval_clips": 2,
@@ -43,5 +44,5 @@ def config(clips: Path, out: Path, **changes) -> MDSATrainingOptions:
 
 def run_command(clips: Path, out: Path, *more: str) -> list[str]:
     options = "--preset tiny --lpips none --disc-width 4 --disc-layers 1 --batch-size 2 --eval-clips 2"
-    steps = "--stage1-steps 3 --stage2-steps 2 --loader-workers 0 --checkpoint-every 1"
+    steps = "--stage1-steps 3 --stage2-steps 2 --loader-workers 0 --checkpoint-every 1 --log-every 1"
     return ["train-mdsa", "--clips", str(clips), "--out", str(out), *options.split(), *steps.split(), *more]

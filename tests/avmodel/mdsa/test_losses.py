@@ -10,12 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.distributions import Normal
+from torch.distributions import Categorical, Normal
 from torch.distributions import kl_divergence as torch_kl
 
 from avmodel.mdsa.discriminators import Discriminators
 from avmodel.mdsa.losses import (
     LossWeights,
+    adaptive_factor,
     data_kl,
     discriminator_loss,
     feature_matching,
@@ -93,17 +94,19 @@ def test_kl_is_float32_under_bfloat16():
     assert found.item() == pytest.approx(16384 * 0.5 * mu[0, 0].item() ** 2, rel=1e-5)
 
 
-def test_data_kl_is_that_of_unit_gaussians_around_the_pixels():
+def test_data_kl_is_that_of_the_clips_as_distributions_over_their_pixels():
     x, x_hat = _clips()
-    expected = torch_kl(Normal(x, 1.0), Normal(x_hat, 1.0)).mean()
-    torch.testing.assert_close(data_kl(x, x_hat), expected)
+    p, q = (Categorical(probs=(clips.flatten(1) + 1) / 2 + 1 / 255) for clips in (x, x_hat))
+    torch.testing.assert_close(data_kl(x, x_hat), torch_kl(p, q).mean(), rtol=1e-4, atol=0)
+    assert data_kl(x, x) == 0
+    assert torch.isfinite(data_kl(torch.full_like(x, -1), x_hat))  # a black clip
 
 
 def test_data_kl_is_nothing_at_the_paper_s_weight():
-    """At a PSNR of 32.19 dB on [0,1], so twice the error on [-1,1], it weighs 7e-9."""
-    error = 2 * 10 ** (-32.19 / 20)
+    """Grey at a PSNR of 32.19 dB on [0,1], so twice the error on [-1,1], weighs 7e-9."""
+    error = 2 * 10 ** (-32.19 / 20) * torch.tensor([1.0, -1.0]).repeat(192).view(1, 3, 2, 8, 8)
     x = torch.zeros(1, 3, 2, 8, 8)
-    assert LossWeights().kl * data_kl(x, x + error).item() == pytest.approx(7.2e-9, rel=0.02)
+    assert LossWeights().kl * data_kl(x, x + error).item() == pytest.approx(7.2e-9, rel=0.03)
 
 
 def test_hinge_values():
@@ -135,7 +138,39 @@ def test_feature_matching_needs_the_same_layers():
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
 def test_gamma_is_a_switch(step: int, disc_start: int):
-    assert gamma_at(step, disc_start) == float(step >= disc_start)
+    assert gamma_at(step, disc_start, 0) == float(step >= disc_start)
+
+
+def test_gamma_rises_linearly_over_its_ramp():
+    assert [gamma_at(step, 10, 4) for step in (9, 10, 11, 12, 13, 14)] == [0, 0.25, 0.5, 0.75, 1, 1]
+
+
+def test_the_adaptive_factor_makes_both_gradients_of_the_last_layer_equal():
+    layer = torch.tensor([3.0, 4.0], requires_grad=True)
+    others, adversarial = (layer * torch.tensor([3.0, 4.0])).sum(), (layer * torch.tensor([0.0, 0.5])).sum()
+    factor = adaptive_factor(others, adversarial, layer)
+    assert factor.item() == pytest.approx(5 / 0.5, rel=1e-3) and not factor.requires_grad
+    assert adaptive_factor(1e9 * others, adversarial, layer) == 1e4
+
+
+def test_the_adaptive_factor_scales_the_adversarial_terms_alone():
+    nets = _discriminators()
+
+    def total(is_adaptive: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        torch.manual_seed(0)
+        scale = torch.ones(1, requires_grad=True)
+        x, x_hat = _clips()
+        return _loss(
+            x, x_hat * scale, discriminators=nets, gamma=1.0, last_layer=scale if is_adaptive else None
+        )
+
+    plain, terms = total(False)
+    adapted, with_factor = total(True)
+    weights = LossWeights()
+    adversarial = weights.modality * (terms["gan"] + weights.fm * terms["fm"])
+    expected = plain + (with_factor["adaptive"] - 1) * adversarial
+    torch.testing.assert_close(adapted, expected)
+    assert with_factor.keys() - terms.keys() == {"adaptive"}
 
 
 # --- one random frame of each clip
@@ -211,12 +246,12 @@ def test_the_adversarial_terms_are_the_formulas():
 
 def test_at_gamma_zero_no_discriminator_is_called_and_no_gradient_comes():
     x, x_hat = _clips()
-    total, terms = _loss(x, x_hat, discriminators=Unreachable(), gamma=gamma_at(9, disc_start=10))
+    total, terms = _loss(x, x_hat, discriminators=Unreachable(), gamma=gamma_at(9, 10, 0))
     assert terms.keys() == {"l1"}
     (gradient,) = torch.autograd.grad(total, x_hat)
     torch.testing.assert_close(gradient, 0.5 * 4 * (x_hat - x).sign() / x.numel())
     with pytest.raises(AssertionError, match="called"):
-        _loss(x, x_hat, discriminators=Unreachable(), gamma=gamma_at(10, disc_start=10))
+        _loss(x, x_hat, discriminators=Unreachable(), gamma=gamma_at(10, 10, 0))
 
 
 def test_the_generator_s_step_leaves_the_discriminators_without_gradients():

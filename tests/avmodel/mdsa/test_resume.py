@@ -60,7 +60,7 @@ def test_clips_may_move_between_two_runs(clips, tmp_path):
 
 def test_the_end_is_compared_only_where_a_cooldown_counts_from_it(clips, tmp_path):
     train_mdsa(config(clips, tmp_path, stage1_steps=1, stage2_steps=1, cooldown_steps=1))
-    with pytest.raises(TrainingError, match="begun with stage2_steps = 1, and this run has stage2_steps = 2"):
+    with pytest.raises(TrainingError, match="the rate falls towards the last of 2 steps; an end at 3"):
         train_mdsa(config(clips, tmp_path, stage1_steps=1, stage2_steps=2, cooldown_steps=1))
 
 

@@ -67,10 +67,10 @@ def test_an_interrupted_run_gives_the_losses_of_an_undisturbed_one(clips, tmp_pa
     train_mdsa(config(clips, whole, **changes))
     inner = module.MDSATrainer.train_step
 
-    def until_stop(trainer):
+    def until_stop(trainer, batches):
         if trainer.step == stop:
             os.kill(os.getpid(), signal.SIGTERM)
-        return inner(trainer)
+        return inner(trainer, batches)
 
     with monkeypatch.context() as patch:
         patch.setattr(module.MDSATrainer, "train_step", until_stop)
@@ -86,10 +86,10 @@ def test_after_a_kill_what_the_checkpoint_does_not_know_is_run_again(clips, tmp_
     train_mdsa(config(clips, whole))
     inner = module.MDSATrainer.train_step
 
-    def until_death(trainer):
+    def until_death(trainer, batches):
         if trainer.step == 5:
             raise KeyboardInterrupt
-        return inner(trainer)
+        return inner(trainer, batches)
 
     with monkeypatch.context() as patch:
         patch.setattr(module.MDSATrainer, "train_step", until_death)
@@ -135,7 +135,7 @@ def test_three_bad_steps_in_a_row_end_the_run_with_the_last_checkpoint_whole(cli
         return (total * torch.nan if len(calls) > 4 else total), terms  # two streams a step
 
     monkeypatch.setattr(module, "generator_loss", diverges)
-    with pytest.raises(TrainingError, match="step 5: .* 3rd time in a row"):
+    with pytest.raises(TrainingError, match="step 5: .* in 3 steps in a row"):
         train_mdsa(config(clips, tmp_path))
     assert load_checkpoint(tmp_path / "mdsa.pt", "mdsa")["step"] == 4
     assert losses(tmp_path)[-1][0] == 2
@@ -153,7 +153,7 @@ def test_no_checkpoint_is_overwritten_by_one_with_nan(clips, tmp_path, monkeypat
     monkeypatch.setattr(module.MDSATrainer, "save", poisoned)
     with pytest.raises(TrainingError, match="holds NaN or Inf; the checkpoint before it is kept"):
         train_mdsa(config(clips, tmp_path))
-    assert load_checkpoint(tmp_path / "mdsa.pt", "mdsa")["step"] == 2
+    assert load_checkpoint(tmp_path / "mdsa.pt", "mdsa")["step"] == 3  # the best evaluation so far
     assert all(torch.isfinite(w).all() for w in weights(tmp_path).values())
 
 
@@ -177,7 +177,9 @@ def test_a_bad_discriminator_step_steps_nothing(clips, tmp_path, monkeypatch):
         return loss * torch.nan, terms
 
     monkeypatch.setattr(module.DiscriminatorStep, "forward", broken)
-    assert trainer.train_step() == {}
+    trainer.open()
+    _, bad = trainer.train_step(trainer.next_batches())
+    assert bad == 1
     after = trainer.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before if "logvar" not in name)
 

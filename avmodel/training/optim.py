@@ -1,0 +1,96 @@
+"""How weights change in a step: rates, clipped gradients, steps that are left out, averaged weights."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+def warm_up(step: int, steps: int) -> float:
+    """The share of the learning rate at a step: rises linearly over the first `steps`, then 1."""
+    return min(1.0, (step + 1) / steps) if steps else 1.0
+
+
+def cool_down(step: int, steps: int, last: int) -> float:
+    """The share of the learning rate at a step of a run of `last` steps: 1, then falls linearly to 0 over the
+    final `steps`."""
+    return min(1.0, (last - step) / steps) if steps else 1.0
+
+
+def apply_step(optimizer: torch.optim.Optimizer, rate: float, bad: Tensor) -> None:
+    """Steps a fused optimizer, unless `bad` is 1, and drops the gradients.
+
+    The optimizer's kernel reads the flag, so that the process does not wait for the device.
+
+    Args:
+        bad: () float32 on the optimizer's device, as `NonFiniteGuard.check` gives it.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.grad_scale, optimizer.found_inf = None, bad  # what torch.amp.GradScaler sets
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+@dataclass(frozen=True)
+class GradientNorms:
+    """Before clipping."""
+
+    total: Tensor  # ()
+    parts: dict[str, Tensor]  # by part of the model, () each
+
+
+def clip_gradients(module: nn.Module, largest: float, part_of: Callable[[str], str]) -> GradientNorms:
+    """Scales all gradients so that their norm is at most `largest`.
+
+    Args:
+        part_of: the part of the model to which a parameter belongs, by the parameter's name.
+    """
+    gradients: dict[str, list[Tensor]] = defaultdict(list)
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            gradients[part_of(name)].append(parameter.grad)
+    parts = {part: nn.utils.get_total_norm(tensors) for part, tensors in gradients.items()}
+    total = torch.stack(list(parts.values())).square().sum().sqrt()
+    nn.utils.clip_grads_with_norm_(module.parameters(), largest, total)
+    return GradientNorms(total, parts)
+
+
+class Ema:
+    """A model's weights averaged over the steps: w += (1 - decay) * (model - w), in float32.
+
+    In the first steps the decay is at most (1 + step) / (10 + step): the initial weights are forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._steps = 0
+        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        self._steps += 1
+        current = model.state_dict()
+        torch._foreach_lerp_(list(self.weights.values()), [current[n] for n in self.weights], 1 - decay)
+
+    def load(self, weights: dict[str, Tensor], steps: int) -> None:
+        """Resumes after `steps` updates."""
+        for name, value in weights.items():
+            self.weights[name].copy_(value)
+        self._steps = steps
+
+    @contextmanager
+    def swapped_into(self, model: nn.Module) -> Iterator[None]:
+        """The model has the averaged weights inside the block."""
+        own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.weights)
+        try:
+            yield
+        finally:
+            model.load_state_dict(own)
