@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -34,6 +34,17 @@ def require_number(name: str, value: Any, *, above: float) -> None:
 def require_between(name: str, value: Any, lowest: float, highest: float) -> None:
     if not _is_real(value) or not lowest <= value <= highest:
         raise ArgumentError(f"{name} must be from {lowest:g} to {highest:g}, not {value!r}")
+
+
+def require_shares(split: Any) -> None:
+    """Raises ArgumentError where these are no shares that add up to 1."""
+    if not isinstance(split, Mapping) or not all(
+        isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1
+        for share in split.values()
+    ):
+        raise ArgumentError(f"split must map names to shares above 0, not {split!r}")
+    if split and not math.isclose(sum(split.values()), 1, abs_tol=1e-6):
+        raise ArgumentError(f"split must have shares that add up to 1, not to {sum(split.values()):g}")
 
 
 def require_decibels(name: str, value: Any) -> None:

@@ -6,11 +6,12 @@ its defaults from them before anything heavy is imported.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
-from avprep.checks import require_number, require_one_of, require_whole
+from avprep.checks import require_between, require_number, require_one_of, require_shares, require_whole
 from avprep.datasets.source import Source
 from avprep.errors import ArgumentError
 from avprep.execution import PoolConfig, RunnerConfig, available_cpus
@@ -138,6 +139,11 @@ class ScoreJobConfig:
         require_number("clip_timeout_s", self.clip_timeout_s, above=0)
 
 
+PRINT_BITS = 288  # of a clip's phash and audio_print
+SplitBy = Literal["source", "group"]
+SPLIT_BY: tuple[SplitBy, ...] = get_args(SplitBy)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig:
     """Which finished clips are selected.
@@ -151,11 +157,22 @@ class SelectConfig:
     name: str  # of the selection
     per_label: int | None = None  # clips of each label, at most; None = all
     limit: int | None = None  # clips, at most; None = all
+    exclude_ids: Path | None = None  # a list of ids that must not be selected
+    near_duplicates: int | None = None  # bits within which clips are near-duplicates; None = not looked for
     order: str = "random"  # or a column of the scores: COLUMN or -COLUMN
     seed: int = 0
+    split: Mapping[str, float] = field(default_factory=dict)  # name to share; empty = no splits
+    by: SplitBy = "source"  # what no split straddles
     rebuild: bool = False  # replaces a selection of that name
 
     def __post_init__(self) -> None:
+        if self.near_duplicates is not None:
+            require_whole("near_duplicates", self.near_duplicates, least=0)
+            require_between("near_duplicates", self.near_duplicates, 0, PRINT_BITS)
+        require_shares(self.split)
+        require_one_of("by", self.by, SPLIT_BY)
+        if self.by == "group" and (not self.split or self.near_duplicates is None):
+            raise ArgumentError("by = group: it needs `split`, and `near_duplicates`, which says how near")
         for name in ("per_label", "limit"):
             value = getattr(self, name)
             if value is not None:

@@ -1,14 +1,15 @@
 """A selection: which finished clips to train on, chosen by their scores. No media is opened.
 
-    the scored clips -> each term of the query, in order -> the order -> per_label -> limit
+    scored clips -> each term of the query -> exclude_ids -> near_duplicates -> per_label -> limit -> split
 
-Every step leaves a row in the funnel.
+Every step leaves a row in the funnel. Near-duplicates and caps keep the first clips in the order asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +17,12 @@ import pyarrow.compute as pc
 
 from avprep.errors import ArgumentError
 from avprep.jobs.config import SelectConfig
+from avprep.jobs.duplicates import PRINTS, near_groups
+from avprep.jobs.exclusion import is_excluded, read_ids
 from avprep.jobs.output import JobError
 from avprep.jobs.query import Term, parse_query
 from avprep.jobs.score import stored_scores
+from avprep.jobs.splits import by_source, joined_sources
 from avprep.scores.base import Column
 from avprep.scores.catalogue import COLUMNS, SCORES
 from avprep.shards.layout import CLIPS
@@ -42,41 +46,85 @@ RANDOM = "random"
 _COLUMNS = {column.name: column for column in COLUMNS}
 
 
-def run_select(config: SelectConfig) -> SelectionHeader:
-    """Chooses the clips and writes the selection.
+def run_select(config: SelectConfig) -> dict[str, SelectionHeader]:
+    """Chooses the clips and writes the selection, and each of its splits as NAME-SPLIT.
+
+    Returns:
+        The headers by the selections' names, that of the whole one first.
 
     Raises:
         ArgumentError: a query or an order that cannot be, with the columns that there are.
-        JobError: another selection has the name; or the shards' scores are missing or stale.
+        JobError: another selection has the name; scores are missing or stale; or a split has no clip.
         OutputInUse: another run holds the output.
         ShardError: no output of clips, or a damaged file of it.
         OSError: the output cannot be written.
     """
-    store, header = open_store(config.clips), header_of(config.clips, CLIPS)
-    name = selection_name(config.name)
+    store, clips = open_store(config.clips), header_of(config.clips, CLIPS)
+    for name in (config.name, *(f"{config.name}-{split}" for split in config.split)):
+        selection_name(name)
     terms = parse_query(config.query)
     for term in terms:
         term.require(TYPES[_column("query", term.column, str(term)).kind])
-    by, _ = _sorting(config.order)
-    needed = dict.fromkeys([term.column for term in terms] + ([by] if by else []))
+    columns = _needed_columns(terms, config)
+    ids = None if config.exclude_ids is None else read_ids(config.exclude_ids)
     with lock(store):
-        table = _candidates(store, list(needed))
-        funnel = [FunnelStep(step="finished clips", removed=0, kept=len(table))]
+        table = _candidates(store, columns)
+        steps = [FunnelStep(step="finished clips", removed=0, kept=len(table))]
         for term in terms:
-            table = _filtered(table, term, funnel)
-        table = _capped(store, _ordered(table, config), config, funnel)
-        options = {n: getattr(config, n) for n in ("order", "seed", "per_label", "limit")}
-        made = SelectionHeader(
-            query=config.query,
-            options=options,
-            funnel=tuple(funnel),
-            fingerprint=str(header.get("fingerprint", "")),
-            digest=digest_of(table["key"].to_pylist()),
-        )
-        if store.exists(name) and not config.rebuild:
-            _refuse_another(store, config.name, made)
-        write_selection(store, config.name, table.select(SCHEMA.names), made)
+            table = _filtered(table, term, steps)
+        if ids is not None:
+            table = _without_excluded(store, table, ids, steps)
+        table = _capped(store, _deduplicated(_ordered(table, config), config, steps), config, steps)
+        tables, funnels = {config.name: table}, {config.name: steps}
+        for split, part in _split(store, table, config).items():
+            step = FunnelStep(
+                step=f"split {split} by {config.by}", removed=len(table) - len(part), kept=len(part)
+            )
+            tables[f"{config.name}-{split}"], funnels[f"{config.name}-{split}"] = part, [*steps, step]
+        made = {n: _header(part, config, clips, ids, funnels[n]) for n, part in tables.items()}
+        _write(store, tables, made, config)
     return made
+
+
+def _needed_columns(terms: Sequence[Term], config: SelectConfig) -> list[str]:
+    by, _ = _sorting(config.order)
+    prints = [column.name for column in PRINTS] if config.near_duplicates is not None else []
+    return list(dict.fromkeys([*(term.column for term in terms), *([by] if by else []), *prints]))
+
+
+def _header(
+    table: pa.Table,
+    config: SelectConfig,
+    clips: Mapping[str, object],
+    ids: frozenset[str] | None,
+    steps: list[FunnelStep],
+) -> SelectionHeader:
+    options: dict[str, object] = {n: getattr(config, n) for n in ("order", "seed", "per_label", "limit")}
+    if ids is not None:
+        options["exclude_ids"] = digest_of(ids)
+    if config.near_duplicates is not None:
+        options["near_duplicates"] = config.near_duplicates
+    if config.split:
+        options |= {"split": dict(config.split), "by": config.by}
+    return SelectionHeader(
+        query=config.query,
+        options=options,
+        funnel=tuple(steps),
+        fingerprint=str(clips.get("fingerprint", "")),
+        digest=digest_of(table["key"].to_pylist()),
+    )
+
+
+def _write(
+    store: Store, tables: dict[str, pa.Table], made: dict[str, SelectionHeader], config: SelectConfig
+) -> None:
+    """Writes the selection and its splits; none of them where one would replace another selection."""
+    if not config.rebuild:
+        for name, header in made.items():
+            if store.exists(selection_name(name)):
+                _refuse_another(store, name, header)
+    for name, table in tables.items():
+        write_selection(store, name, table.select(SCHEMA.names), made[name])
 
 
 def _refuse_another(store: Store, name: str, made: SelectionHeader) -> None:
@@ -175,10 +223,39 @@ def _ordered(table: pa.Table, config: SelectConfig) -> pa.Table:
     return table.take(pa.array(np.argsort(numbers, kind="stable")))
 
 
+def _without_excluded(
+    store: Store, table: pa.Table, ids: frozenset[str], funnel: list[FunnelStep]
+) -> pa.Table:
+    sources = PlanReader(store).values_of("source", table["key"].combine_chunks()).dictionary_encode()
+    named = [is_excluded(source, ids) for source in sources.dictionary.to_pylist()]
+    kept = table.filter(pc.invert(pa.array(named, pa.bool_()).take(sources.indices)))
+    funnel.append(FunnelStep(step="exclude_ids", removed=len(table) - len(kept), kept=len(kept)))
+    return kept
+
+
+def _deduplicated(table: pa.Table, config: SelectConfig, funnel: list[FunnelStep]) -> pa.Table:
+    """The first clip of each group of near-duplicates; all clips, with their group, where splits keep groups
+    together."""
+    if config.near_duplicates is None:
+        return table
+    groups = near_groups(table, config.near_duplicates)
+    if config.by == "group":
+        return table.append_column("group", pa.array(groups))
+    firsts = np.unique(groups, return_index=True)[1]
+    kept = table.take(pa.array(np.sort(firsts)))
+    sizes = np.bincount(groups) if len(groups) else np.zeros(1, np.int64)
+    step = (
+        f"near-duplicates within {config.near_duplicates} bits: {int((sizes > 1).sum()):,} groups, "
+        f"the largest of {int(sizes.max()):,}"
+    )
+    funnel.append(FunnelStep(step=step, removed=len(table) - len(kept), kept=len(kept)))
+    return kept
+
+
 def _capped(store: Store, table: pa.Table, config: SelectConfig, funnel: list[FunnelStep]) -> pa.Table:
     """At most `per_label` clips of each label, then `limit` in all, the first in order."""
     if config.per_label is not None:
-        kept = table.take(_first_of_labels(store, table["key"].to_pylist(), config.per_label))
+        kept = table.take(_first_of_labels(store, table["key"], config.per_label))
         removed = len(table) - len(kept)
         funnel.append(FunnelStep(step=f"{config.per_label} per label", removed=removed, kept=len(kept)))
         table = kept
@@ -190,15 +267,34 @@ def _capped(store: Store, table: pa.Table, config: SelectConfig, funnel: list[Fu
     return table
 
 
-def _first_of_labels(store: Store, keys: list[str], most: int) -> pa.Array:
+def _first_of_labels(store: Store, keys: pa.ChunkedArray, most: int) -> pa.Array:
     """The positions of the clips of which no label has `most` clips before them. Clips without a label count
     as of one label of their own."""
-    labels = PlanReader(store).labels_of(set(keys))
     taken: Counter[str] = Counter()
     positions = []
-    for position, key in enumerate(keys):
-        own = set(labels.get(key, ())) or {""}
+    for position, labels in enumerate(
+        PlanReader(store).values_of("labels", keys.combine_chunks()).to_pylist()
+    ):
+        own = set(labels or ()) or {""}
         if all(taken[label] < most for label in own):
             taken.update(own)
             positions.append(position)
     return pa.array(positions, pa.int64())
+
+
+def _split(store: Store, table: pa.Table, config: SelectConfig) -> dict[str, pa.Table]:
+    """The clips of each split, in order. Raises JobError where one has none."""
+    if not config.split:
+        return {}
+    sources = PlanReader(store).values_of("source", table["key"].combine_chunks()).to_pylist()
+    if config.by == "group":
+        sources = joined_sources(sources, table["group"].to_numpy())
+    numbers = by_source(sources, config.split, config.seed)
+    parts = {name: table.filter(pa.array(numbers == i)) for i, name in enumerate(config.split)}
+    for name, part in parts.items():
+        if not len(part):
+            raise JobError(
+                f"split = {name}: none of the {len(set(sources)):,} sources or groups falls into it; another "
+                f"seed or a larger share may give it some"
+            )
+    return parts

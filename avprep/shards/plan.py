@@ -118,12 +118,16 @@ class PlanReader:
 
     def labels_of(self, keys: set[str]) -> dict[str, tuple[str, ...]]:
         """The labels of the rows with these keys."""
-        found: dict[str, tuple[str, ...]] = {}
-        values = pa.array(sorted(keys), pa.string())
-        for table in self._tables("key", "labels"):
-            rows = table.filter(pc.is_in(table["key"], values)).to_pydict()
-            found.update(zip(rows["key"], map(tuple, rows["labels"]), strict=True))
-        return found
+        ordered = sorted(keys)
+        labels = self.values_of("labels", pa.array(ordered, pa.string())).to_pylist()
+        return {key: tuple(own) for key, own in zip(ordered, labels, strict=True) if own is not None}
+
+    def values_of(self, column: str, keys: pa.Array) -> pa.Array:
+        """The value of a column in the rows with these keys, in their order; null where there is no row."""
+        empty = pa.schema([SCHEMA.field("key"), SCHEMA.field(column)]).empty_table()
+        rows = pa.concat_tables([empty, *self._tables("key", column)])
+        places = pc.index_in(keys, value_set=rows["key"].combine_chunks())
+        return rows[column].combine_chunks().take(places)
 
     def texts(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
         """(source, labels, caption) of every row, as often as neighbouring rows differ."""

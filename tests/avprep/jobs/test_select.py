@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from avprep.errors import ArgumentError
@@ -45,7 +47,9 @@ def rows(scored) -> list[dict]:
 
 
 def select(out: Path, query: str = "", name: str = "made", **more):
-    header = run_select(SelectConfig(clips=str(out), query=query, name=name, **{"rebuild": True} | more))
+    header = run_select(SelectConfig(clips=str(out), query=query, name=name, **{"rebuild": True} | more))[
+        name
+    ]
     table, read = read_selection(open_store(out), name)
     assert read == header and digest_of(table["key"].to_pylist()) == header.digest
     return table["key"].to_pylist(), header
@@ -96,7 +100,8 @@ def test_a_random_order_follows_from_the_seed_and_the_keys_alone(scored, rows):
 
 def test_at_most_so_many_clips_of_each_label_the_first_in_order(scored):
     whole, _ = select(scored, seed=3)
-    labels = PlanReader(open_store(scored)).labels_of(set(whole))
+    found = PlanReader(open_store(scored)).values_of("labels", pa.array(whole)).to_pylist()
+    labels = {key: tuple(own) for key, own in zip(whole, found, strict=True)}
     keys, header = select(scored, seed=3, per_label=2)
     assert Counter(label for key in keys for label in labels[key]) == {"0": 2, "1": 2, "2": 2, "3": 2}
     for label in "0123":
@@ -148,3 +153,132 @@ def test_another_selection_is_not_replaced_unless_asked(tmp_path):
 def test_the_output_is_locked(scored):
     with lock(open_store(scored)), pytest.raises(OutputInUse):
         select(scored)
+
+
+# --- excluded sources, near-duplicates, splits ---------------------------------------------------------
+
+
+def sources_of(out: Path, keys: list[str]) -> list[str]:
+    return PlanReader(open_store(out)).values_of("source", pa.array(keys, pa.string())).to_pylist()
+
+
+def test_excluded_sources_are_left_out_and_counted(scored, tmp_path):
+    (tmp_path / "eval.txt").write_text("source 1\nsource 3\nsource 9\n")
+    keys, header = select(scored, exclude_ids=tmp_path / "eval.txt")
+    assert Counter(sources_of(scored, keys)) == {"source 0": 3, "source 2": 3}
+    assert [(s.step, s.removed, s.kept) for s in header.funnel[1:]] == [("exclude_ids", 6, 6)]
+
+
+@pytest.fixture
+def printed(tmp_path) -> Path:
+    """The clips of 4 sources; clip i of source 1 is a near copy of clip i of source 0."""
+    out = write_clips(tmp_path / "clips")
+    run_score_job(
+        ScoreJobConfig(clips=str(out), only=("luma", "phash", "audio_print"), runner=HERE), Progress()
+    )
+    store, rng = open_store(out), np.random.default_rng(0)
+    prints = {f"source {s}": [(rng.bytes(24), rng.bytes(12)) for _ in range(3)] for s in range(4)}
+    prints["source 1"] = [(bytes([a[0] ^ 7]) + a[1:], b) for a, b in prints["source 0"]]
+    for index in range(3):
+        table, record = read_scores(store, index), read_scores_record(store, index)
+        made = [prints[source].pop() for source in sources_of(out, table["key"].to_pylist())]
+        for i, name in enumerate(("phash", "audio_print")):
+            at = table.column_names.index(name)
+            table = table.set_column(at, table.schema.field(at), [[row[i] for row in made]])
+        write_scores(store, index, table, clips_sha256=record.clips_sha256, scores=record.scores)
+    return out
+
+
+def test_the_first_of_each_group_of_near_duplicates_is_kept(printed):
+    order, _ = select(printed, order="luma")
+    keys, header = select(printed, order="luma", near_duplicates=3)
+    assert keys == [key for key in order if key in keys] and len(keys) == 9
+    assert header.funnel[-1].step == "near-duplicates within 3 bits: 3 groups, the largest of 2"
+    assert header.funnel[-1].removed == 3
+    assert len(select(printed, order="luma", near_duplicates=2)[0]) == 12
+
+
+def test_near_duplicates_are_removed_before_the_caps_count(printed):
+    kept, _ = select(printed, order="luma", near_duplicates=3)
+    assert select(printed, order="luma", near_duplicates=3, limit=8)[0] == kept[:8]
+
+
+def test_splits_divide_the_selection_by_source(scored):
+    whole, _ = select(scored, split={"a": 0.5, "b": 0.5}, seed=4)
+    parts = {name: read_selection(open_store(scored), f"made-{name}") for name in "ab"}
+    keys = {name: table["key"].to_pylist() for name, (table, _) in parts.items()}
+    assert all(keys.values()) and sorted(keys["a"] + keys["b"]) == sorted(whole)
+    assert not set(sources_of(scored, keys["a"])) & set(sources_of(scored, keys["b"]))
+    for name, (_, header) in parts.items():
+        assert header.funnel[-1].step == f"split {name} by source"
+        assert header.funnel[-1].kept == len(keys[name])
+        assert keys[name] == [key for key in whole if key in keys[name]]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_splits_by_group_keep_near_duplicates_together(printed, seed: int):
+    try:
+        whole, _ = select(printed, near_duplicates=3, split={"a": 0.5, "b": 0.5}, by="group", seed=seed)
+    except JobError as error:
+        assert "split = " in str(error)
+        return
+    assert len(whole) == 12  # groups are kept whole
+    table, _ = read_selection(open_store(printed), "made-a")
+    sources = set(sources_of(printed, table["key"].to_pylist()))
+    assert {"source 0", "source 1"} <= sources or not {"source 0", "source 1"} & sources
+
+
+def test_a_split_without_a_clip_is_refused_and_nothing_is_written(tmp_path):
+    out = write_clips(tmp_path / "clips", sources=1)
+    with pytest.raises(JobError, match="^split = .: none of the 1 sources"):
+        select(out, split={"a": 0.5, "b": 0.5})
+    assert not (out / "selections").exists()
+
+
+def test_a_split_that_is_there_is_not_replaced_and_nothing_else_is_written(scored):
+    shares = {"a": 0.5, "b": 0.5}
+    select(scored, split=shares, seed=4, name="kept")
+    store = open_store(scored)
+    before = read_selection(store, "kept")[1]
+    (scored / "selections" / "kept.parquet").unlink()
+    with pytest.raises(JobError, match="^name = kept-a: it is there"):
+        select(scored, split=shares, seed=4, name="kept", limit=9, rebuild=False)
+    assert not (scored / "selections" / "kept.parquet").exists()
+    assert select(scored, split=shares, seed=4, name="kept", rebuild=False)[1] == before
+
+
+def test_the_options_that_were_not_given_are_not_recorded(scored):
+    """So that a selection of an earlier version equals the same one of today."""
+    assert set(select(scored)[1].options) == {"order", "seed", "per_label", "limit"}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"split": {"a": 0.5}}, "split must have shares that add up to 1, not to 0.5"),
+        ({"split": {"a": 1.5, "b": -0.5}}, "split must map names to shares above 0"),
+        ({"split": {"../a": 1}}, "name must be"),
+        ({"by": "label"}, "by must be one of source, group"),
+        ({"by": "group", "split": {"a": 1}}, "by = group: it needs `split`, and `near_duplicates`"),
+        ({"near_duplicates": -1}, "near_duplicates must be"),
+        ({"near_duplicates": 289}, "near_duplicates must be"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused(scored, more, said):
+    with pytest.raises(ArgumentError) as caught:
+        select(scored, **more)
+    assert said in str(caught.value)
+
+
+def test_the_digest_does_not_depend_on_the_order_of_rows_or_shards(tmp_path):
+    """The same clips in other shards give the same selection and the same splits."""
+    digests = set()
+    for shard_size in (2, 5, 12):
+        out = write_clips(tmp_path / f"clips-{shard_size}", shard_size=shard_size)
+        only = ("luma", "phash", "audio_print")
+        run_score_job(ScoreJobConfig(clips=str(out), only=only, runner=HERE), Progress())
+        shares = {"a": 0.5, "b": 0.5}
+        keys, header = select(out, "luma > 0.1", near_duplicates=20, limit=7, split=shares, seed=4)
+        parts = [read_selection(open_store(out), f"made-{name}")[1].digest for name in "ab"]
+        digests.add((tuple(keys), header.digest, *parts))
+    assert len(digests) == 1
