@@ -45,13 +45,15 @@ def frozen(clip: ScoredClip) -> dict[str, Value]:
 
 
 def cut(clip: ScoredClip) -> dict[str, Value]:
-    """Whether there is a hard cut inside of the clip, as `avprep.media.cuts` defines it. Flashes are no cuts.
+    """Whether there is a hard cut inside of the clip, as `avprep.media.cuts` defines it.
 
-    Fades and dissolves take several frames and are not found here.
+    Flashes are no cuts, whole or cut off by the clip's ends. Fades and dissolves take several frames and are
+    not found here.
     """
     pictures = clip.small_frames[first_shown(clip)]
     steps = adaptive_cuts(content_changes(pictures))
-    return {"cut": bool(without_flashes(pictures, steps, longest=round(FLASH_S * clip.spec.fps)))}
+    longest = round(FLASH_S * clip.spec.fps)
+    return {"cut": bool(without_flashes(pictures, steps, longest=longest, are_cut_out=True))}
 
 
 def bars(clip: ScoredClip) -> dict[str, Value]:

@@ -65,13 +65,19 @@ def _select(out: Path, name: str) -> None:
         else {}
     )
     config = SelectConfig(
-        clips=str(out), query="loudness_lufs > -40 and cut == 0", name="made", limit=500_000, **more
+        clips=str(out),
+        query="loudness_lufs > -40 and cut == 0",
+        name="made",
+        limit=500_000,
+        rebuild=True,
+        **more,
     )
     started = time.perf_counter()
     made = run_select(config)
     seconds = time.perf_counter() - started
+    peak = memory_of_this_process("VmHWM")
     funnel = " -> ".join(f"{step.kept:,}" for step in made["made"].funnel)
-    print(f"{name:15} {seconds:6.1f} s  {memory_of_this_process("VmHWM") / 1e6:6,.0f} MB  {funnel}", flush=True)
+    print(f"{name:15} {seconds:6.1f} s  {peak / 1e6:6,.0f} MB  {funnel}", flush=True)
 
 
 def _find_copies(clips: int) -> None:

@@ -58,6 +58,7 @@ def test_the_scores_of_flashes_and_clicks_are_sensible(scored):
         assert row["luma"] < 0.4
         assert row["silent_share"] > 0.5 and row["sounding_share"] == pytest.approx(1, abs=0.02)
         assert row["phash"] is None or len(row["phash"]) == 24  # None: a frame of one colour
+    assert not any(row["cut"] for row in rows)
     assert any(row["onsets"] for row in rows)
 
 

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from avprep import read_clips
 from avprep.media.cuts import adaptive_cuts, content_changes
+from avprep.scores.clip import ScoredClip
 from avprep.scores.picture import BARS, CUT, FROZEN, LUMA, SHARPNESS
+from avprep.spec import ClipSpec
+from tests.avprep.media.flash_click import write_flash_click
 from tests.avprep.scores.made import SPEC, clip_of, colour, texture, values_of
 
 SIZE = SPEC.size
@@ -78,6 +82,45 @@ def test_a_flash_is_no_cut(length: int, level: int):
     frames = still(texture(SIZE, SIZE) // 2 + 64)
     frames[6 : 6 + length] = level
     assert values_of(CUT, clip_of(frames=frames))["cut"] is False
+
+
+@pytest.mark.parametrize("length", [1, 3, 5])
+@pytest.mark.parametrize("at_end", [False, True])
+@pytest.mark.parametrize("is_white", [False, True])
+def test_a_flash_that_the_clip_cuts_off_is_no_cut(length: int, at_end: bool, is_white: bool):
+    """White, or the scene itself twice as bright."""
+    frames = still(texture(SIZE, SIZE) // 3 + 20)
+    place = slice(SPEC.frames - length, None) if at_end else slice(0, length)
+    frames[place] = 255 if is_white else frames[place] * 2 + 40
+    assert values_of(CUT, clip_of(frames=frames))["cut"] is False
+
+
+@pytest.mark.parametrize("at", [1, 4, 12, 15])
+def test_a_cut_to_a_brighter_shot_near_the_end_of_the_clip_is_a_cut(at: int):
+    dark, bright = still(texture(SIZE, SIZE, 1) // 4), still(texture(SIZE, SIZE, 2) // 2 + 120)
+    for one, other in ((dark, bright), (bright, dark)):
+        frames = np.concatenate([one[:at], other[at:]])
+        assert values_of(CUT, clip_of(frames=frames))["cut"] is True
+
+
+def test_a_white_shot_longer_than_a_flash_is_a_shot():
+    frames = still(texture(SIZE, SIZE) // 3)
+    frames[9:] = 255
+    assert values_of(CUT, clip_of(frames=frames))["cut"] is True
+
+
+@pytest.mark.parametrize("size", [16, 64, 256])
+@pytest.mark.parametrize("events_s", [(1.4, 2.2, 3.0), (0.1, 0.5, 0.9, 1.5)])
+def test_the_flashes_of_a_file_are_no_cuts_wherever_its_clips_begin(tmp_path, size: int, events_s):
+    path = tmp_path / "flashes.mp4"
+    write_flash_click(path, events_s=events_s)
+    spec = ClipSpec(size=size, n_mels=64)
+    clips = list(read_clips(path, spec=spec, stride_s=0.3))
+    assert len(clips) > 5
+    for clip in clips:
+        header = {"frame_times_s": clip.frame_times_s.tolist()}
+        scored = ScoredClip(spec, {"frames": clip.frames, "json": header})
+        assert values_of(CUT, scored)["cut"] is False, clip.start_s
 
 
 def test_a_flash_beside_a_cut_leaves_the_cut():
