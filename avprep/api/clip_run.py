@@ -45,6 +45,8 @@ def clip_dataset(
     address: str | None = None,
     rebuild: bool = ClipJobConfig.rebuild,
     only_failed: bool = ClipJobConfig.only_failed,
+    add_new: bool = ClipJobConfig.add_new,
+    replace_changed: bool = ClipJobConfig.replace_changed,
     progress: Callable[[RunProgress], None] | None = None,
 ) -> RunReport:
     """Cuts sources into clip shards, as `avprep clip` does. To resume, call it again with the same arguments.
@@ -76,6 +78,9 @@ def clip_dataset(
         address: of a Ray cluster to attach to.
         rebuild: starts the output over.
         only_failed: tries the failed sources of a finished run again.
+        add_new: clips sources that the plan of `out` does not have, into new shards behind the old ones.
+        replace_changed: clips files anew, into new shards, that have another size or time than when they were
+            planned, or are listed with other labels, captions or spans. Their old clips are removed.
         progress: called in this thread with a `RunProgress`. What it raises ends the run.
 
     Raises:
@@ -124,8 +129,20 @@ def clip_dataset(
         source_timeout_s=source_timeout_s,
     )
     config = ClipJobConfig(
-        source=source, out=place, video_codec=video_codec, rebuild=rebuild, only_failed=only_failed
+        source=source,
+        out=place,
+        video_codec=video_codec,
+        rebuild=rebuild,
+        only_failed=only_failed,
+        add_new=add_new,
+        replace_changed=replace_changed,
     )
     with one_job_error():
         report = run_clip_job(config, one_callback(progress))
-    return run_report(report, new_sources=report.new_sources, changed_sources=report.changed_sources)
+    changes = report.changes
+    return run_report(
+        report,
+        new_sources=len(changes.new),
+        changed_sources=len(changes.changed),
+        gone_sources=len(changes.gone),
+    )

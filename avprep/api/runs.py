@@ -38,8 +38,10 @@ class RunReport:
     failed: int
     reasons: dict[str, int] = field(default_factory=dict)  # of what is filtered or failed: clips by reason
     elapsed_s: float = 0.0  # seconds that making took
-    new_sources: int = 0  # listed now and not in the plan, which is kept
-    changed_sources: int = 0  # with other labels or captions now than in the plan
+    # Since the plan was made, and not in it:
+    new_sources: int = 0  # that are listed now
+    changed_sources: int = 0  # files with another size or time, other labels, captions or spans
+    gone_sources: int = 0  # that are not there any more
     damaged: tuple[str, ...] = ()  # clip shards that could not be encoded, and why: not made, not counted
 
 

@@ -32,6 +32,20 @@ from avprep.shards.layout import VIDEO_CODECS
     is_flag=True,
     help="Try failed sources of a finished run again.",
 )
+@option(
+    ClipJobConfig,
+    "add_new",
+    "--add-new",
+    is_flag=True,
+    help="Clip sources that are new since the first run, into new shards.",
+)
+@option(
+    ClipJobConfig,
+    "replace_changed",
+    "--replace-changed",
+    is_flag=True,
+    help="Clip sources that changed since the first run anew, into new shards.",
+)
 def clip(**options) -> None:
     """Clip videos into frame-aligned audio-video shards. To resume, run the same command again."""
     from avprep.cli.run_clip import run

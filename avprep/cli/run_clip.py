@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from avprep.cli.common import exit_without_clips, print_reasons, print_sums, readable_bytes
-from avprep.cli.group import Refused
+from avprep.cli.group import Refused, with_options
 from avprep.cli.job import reported_run
 from avprep.cli.media import listed_media
 from avprep.cli.options import from_options
@@ -35,8 +35,11 @@ def run(options: dict[str, Any]) -> None:
     runner = runner_config(options["workers"], options["address"])
     out = absolute("out", options["out"])
     config = from_options(ClipJobConfig, options, source=listed_media(options, runner), out=out)
-    if options["is_dry_run"] and config.only_failed:
-        raise Refused("--dry-run prints a new output's plan; --only-failed keeps the one there is")
+    for name in ("only_failed", "add_new", "replace_changed"):
+        if options["is_dry_run"] and options[name]:
+            raise Refused(
+                with_options(f"--dry-run prints a new output's plan; {name}=True keeps the one there is")
+            )
     with reported_run(out) as progress:
         if options["is_dry_run"]:
             plan = dry_run(config.source, progress)
@@ -88,16 +91,8 @@ def _print_plan(plan: _PlanCounts, spec: ClipSpec, codec: VideoCodec) -> None:
 
 
 def _print_report(report: ClipReport, out: str) -> None:
-    if report.new_sources:
-        click.echo(
-            f"{report.new_sources:,} sources are new since the plan was made and not in it: "
-            f"--rebuild plans anew, another --out takes them apart"
-        )
-    if report.changed_sources:
-        click.echo(
-            f"{report.changed_sources:,} sources have other labels or captions now than when the plan "
-            f"was made, which is kept: --rebuild plans anew"
-        )
+    if report.added_shards:
+        click.echo(f"the plan has {report.added_shards:,} more shards than before")
     if not report.made:
         click.echo(f"nothing to do: all {report.shards:,} shards are there")
     else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from avprep.shards.ledger import LedgerRow, Sums
+    from avprep.shards.plan import PlanReader
     from avprep.shards.store import Store
     from avprep.shards.verify import Damage
 
@@ -45,6 +48,8 @@ def status(out: str, show_all: bool, key: str | None) -> None:
     plan = PlanReader(store)
     done = finished_shards(store)
     click.echo(f"{len(done):,} of {plan.shards:,} shards, {sums.planned:,} of {plan.clips:,} clips")
+    for line in _generations(plan, done):
+        click.echo(line)
     print_sums(sums)
     told: Counter[str] = Counter()
     for row in failed:
@@ -58,6 +63,18 @@ def status(out: str, show_all: bool, key: str | None) -> None:
             f"to try one alone: avprep status {out} --try {failed[0].key}\n"
             f"to try all again after a fix: the same avprep clip command with --only-failed"
         )
+
+
+def _generations(plan: PlanReader, done: list[int]) -> Iterator[str]:
+    """A line per generation of a plan that has grown."""
+    firsts = plan.history().generations
+    if len(firsts) == 1:
+        return
+    for number, (first, stop) in enumerate(zip(firsts, [*firsts[1:], plan.shards], strict=True), 1):
+        shards = range(first, stop)
+        made = bisect_left(done, stop) - bisect_left(done, first)
+        counts = f"{made:,} of {len(shards):,} shards, {plan.clips_of(shards):,} clips"
+        yield f"  generation {number}: {counts}, from shard {first:06d} on"
 
 
 def _sums_and_failed(store: Store, show_all: bool) -> tuple[Sums, list[LedgerRow]]:

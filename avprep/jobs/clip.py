@@ -15,20 +15,21 @@ from dataclasses import asdict, replace
 from itertools import groupby
 
 from avprep.errors import ArgumentError
+from avprep.jobs.changes import Changes, find_changes
 from avprep.jobs.config import ClipJobConfig, FromMedia
-from avprep.jobs.output import Stop, end_rebuild, open_output, stop_on_signal
-from avprep.jobs.planner import Planner, changes
+from avprep.jobs.output import JobError, Stop, end_rebuild, open_output, stop_on_signal
+from avprep.jobs.planner import Planner
 from avprep.jobs.progress import ClipReport, Progress, keep_stats
 from avprep.jobs.workers import ClipStage, LazyRunner, clip_quarantine, tell_lost, watchdog_s
 from avprep.media.source import require_media
 from avprep.reasons import MediaError, Reason
 from avprep.shards.integrity import forget_damaged
-from avprep.shards.layout import HEADER_FILE, VideoCodec, clips_header
-from avprep.shards.ledger import finished_shards, read_outcomes
+from avprep.shards.layout import HEADER_FILE, PLAN_FILE, VideoCodec, clips_header
+from avprep.shards.ledger import finished_shards, outcomes_of, read_columns
 from avprep.shards.lock import lock
 from avprep.shards.plan import PlanReader, PlanRow
 from avprep.shards.store import Store, open_store
-from avprep.stages.tasks import PlannedSource, ShardResult, ShardTask
+from avprep.stages.tasks import PlannedSource, Remake, ShardResult, ShardTask
 
 
 def run_clip_job(config: ClipJobConfig, progress: Progress) -> ClipReport:
@@ -48,11 +49,7 @@ def run_clip_job(config: ClipJobConfig, progress: Progress) -> ClipReport:
         for damage in forget_damaged(store):
             progress.say(f"{damage}; it is made again")
         planner = Planner(config.source, runner, stop, progress)
-        if config.only_failed:
-            planner.plan_again(store)
-        plan = planner.plan_once(store)
-        new, changed = changes(config.source, plan)
-        report = ClipReport(shards=plan.shards, new_sources=new, changed_sources=changed)
+        plan, report = _planned(store, planner, config, progress)
         todo = _todo(store, plan, config, report)
         progress.planned(plan.clips_of(todo), len(todo))
         tasks = _tasks(plan, todo, config, fingerprint)
@@ -118,16 +115,62 @@ def _open(store: Store, config: ClipJobConfig) -> str:
     return open_output(store, output_header(config), root=root, rebuild=config.rebuild)
 
 
+# --- the plan --------------------------------------------------------------------------------------------
+
+
+def _planned(
+    store: Store, planner: Planner, config: ClipJobConfig, progress: Progress
+) -> tuple[PlanReader, ClipReport]:
+    """The plan: made now, kept, or brought up to date as far as the config asks for it."""
+    if not store.exists(PLAN_FILE):
+        plan = planner.plan_once(store)
+        return plan, ClipReport(shards=plan.shards)
+    if config.only_failed:
+        planner.plan_again(store)
+    old = PlanReader(store)
+    changes = find_changes(config.source, old)
+    plan = _grown(store, planner, old, changes, config)
+    left = changes.after(add_new=config.add_new, replace_changed=config.replace_changed)
+    for message in left.messages():
+        progress.say(message)
+    return plan, ClipReport(shards=plan.shards, changes=left, added_shards=plan.shards - old.shards)
+
+
+def _grown(
+    store: Store, planner: Planner, plan: PlanReader, changes: Changes, config: ClipJobConfig
+) -> PlanReader:
+    """The plan with the sources that are new and without those that changed, as far as is asked for.
+
+    Raises:
+        JobError: the sources are others than the plan's altogether.
+    """
+    dropped = changes.changed if config.replace_changed else frozenset()
+    new = changes.new if config.add_new else []
+    new = [source for source in new if source.path not in dropped]
+    if new and not changes.same:
+        raise JobError(
+            f"add_new = True: none of the sources that {config.out} was planned from is under "
+            f"root = {config.source.root}; clips of other media go into another output"
+        )
+    new += [source for source in config.source.sources if source.path in dropped]
+    return planner.grow(store, plan, new, dropped) if new else plan
+
+
 # --- the shards --------------------------------------------------------------------------------------------
 
 
-def _todo(store: Store, plan: PlanReader, config: ClipJobConfig, report: ClipReport) -> dict[int, bool]:
-    """The shards to make, ascending, and whether only their failed clips are; the others are counted."""
-    todo = dict.fromkeys(range(plan.shards), False)
+def _todo(
+    store: Store, plan: PlanReader, config: ClipJobConfig, report: ClipReport
+) -> dict[int, Remake | None]:
+    """The shards to make, ascending, and what of those that stand; the others are counted."""
+    todo: dict[int, Remake | None] = dict.fromkeys(range(plan.shards))
     for index in finished_shards(store):
-        outcomes = read_outcomes(store, index)
+        rows = read_columns(store, index, "key", "status", "reason")
+        outcomes = outcomes_of(rows)
         if config.only_failed and index in todo and any(status == "failed" for status, _ in outcomes):
-            todo[index] = True
+            todo[index] = "failed"
+        elif index in todo and not plan.holds(index, rows["key"]):
+            todo[index] = "missing"
         else:
             todo.pop(index, None)
             report.sums.count(outcomes)
@@ -135,11 +178,11 @@ def _todo(store: Store, plan: PlanReader, config: ClipJobConfig, report: ClipRep
 
 
 def _tasks(
-    plan: PlanReader, todo: dict[int, bool], config: ClipJobConfig, fingerprint: str
+    plan: PlanReader, todo: dict[int, Remake | None], config: ClipJobConfig, fingerprint: str
 ) -> Iterator[ShardTask]:
-    for index, is_again in todo.items():
+    for index, remake in todo.items():
         task = shard_task(plan, index, config.source, config.out, fingerprint, config.video_codec)
-        yield replace(task, only_failed=is_again)
+        yield replace(task, remake=remake)
 
 
 def shard_task(

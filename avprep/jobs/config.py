@@ -91,14 +91,17 @@ class ClipJobConfig:
     video_codec: VideoCodec = "jpeg"
     rebuild: bool = False
     only_failed: bool = False
+    add_new: bool = False  # sources that the plan does not have come into new shards behind the old ones
+    replace_changed: bool = False  # so do those that are others now, and their old clips go
 
     def __post_init__(self) -> None:
         require_one_of("video_codec", self.video_codec, VIDEO_CODECS)
-        if self.rebuild and self.only_failed:
-            raise ArgumentError(
-                "only_failed = True: it keeps what was written, and rebuild=True starts over; give one of "
-                "them"
-            )
+        for name in ("only_failed", "add_new", "replace_changed"):
+            if self.rebuild and getattr(self, name):
+                raise ArgumentError(
+                    f"{name} = True: it keeps what was written, and rebuild=True starts over; give one of "
+                    f"them"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

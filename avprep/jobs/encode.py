@@ -97,7 +97,8 @@ def _todo(store: Store, plan: PlanReader, clips: Input, report: EncodeReport) ->
     stand = set()
     for index in finished_shards(store):
         rows, record = read_ledger(store, index)
-        if not clips.stands(index, record):
+        planned = plan.table(index)["key"].to_pylist()
+        if not clips.stands(index, record) or sorted(row.key for row in rows) != sorted(planned):
             continue
         report.sums.add(rows)
         report.latents.merge(LatentSums.from_json(record.extra[SUMS_ENTRY]))

@@ -22,10 +22,9 @@ from avprep.jobs.output import Stop
 from avprep.jobs.planner import Planner
 from avprep.jobs.progress import Progress
 from avprep.jobs.workers import DecodeStage, LazyRunner, clip_quarantine, watchdog_s
-from avprep.shards.integrity import sha256_of
 from avprep.shards.latents import CLIPS_ENTRY
 from avprep.shards.layout import CLIPS, PLAN_FILE, ShardError, kind_of, read_header
-from avprep.shards.ledger import LedgerRow, ShardRecord, finished_shards, read_record
+from avprep.shards.ledger import LedgerRow, ShardRecord, finished_shards, read_columns, read_record
 from avprep.shards.outputs import require_ledger_rows
 from avprep.shards.plan import PlanReader
 from avprep.shards.selection import find_selection
@@ -98,10 +97,10 @@ class ClipsInput:
             self._header = read_header(self._store)
             if kind_of(self._header) != CLIPS:
                 raise ArgumentError(f"clips = {uri}: it holds {kind_of(self._header)}, not clips")
-            plan = PlanReader(self._store)
+            self._plan = plan = PlanReader(self._store)
         except (ShardError, FileNotFoundError) as error:
             raise ArgumentError(f"clips = {uri}: {error}") from error
-        missing = plan.shards - len(finished_shards(self._store))
+        missing = plan.shards - len(self._finished(plan))
         if missing:
             raise ArgumentError(
                 f"clips = {uri}: {missing} of its {plan.shards} shards are not made yet; "
@@ -110,6 +109,13 @@ class ClipsInput:
         self.root, self.spec = uri, ClipSpec.from_dict(self._header["spec"])
         self._keys, self._selection = self._selected(source.select)
         self.name = f"those of {uri}"
+
+    def _finished(self, plan: PlanReader) -> list[int]:
+        """The shards that are made; of a plan that was changed since, those that are made by it."""
+        finished = finished_shards(self._store)
+        if not plan.history().revision:
+            return finished
+        return [i for i in finished if plan.holds(i, read_columns(self._store, i, "key")["key"])]
 
     def _selected(self, name: str | None) -> tuple[frozenset[str] | None, str]:
         """The keys of the selection, None for all clips, and its digest."""
@@ -120,16 +126,16 @@ class ClipsInput:
         return keys, digest
 
     def header(self) -> dict[str, Any]:
-        # The plan too: clips planned anew from other sources have the same fingerprint.
-        with self._store.open(PLAN_FILE) as file:
-            header = {"fingerprint": self._header["fingerprint"], "plan": sha256_of(file)}
+        # The plan too: clips planned anew from other sources have the same fingerprint. A plan that has grown
+        # is the same one.
+        header = {"fingerprint": self._header["fingerprint"], "plan": self._plan.history().identity}
         return header if self._keys is None else header | {"selection": self._selection}
 
     def require_sources(self) -> None:
         """They are whole: that was checked as they were opened."""
 
     def plan(self, store: Store, stop: Stop, progress: Progress) -> PlanReader:
-        if not store.exists(PLAN_FILE):
+        if not store.exists(PLAN_FILE) or PlanReader(store).history() != self._plan.history():
             with self._store.open(PLAN_FILE) as theirs, store.write(PLAN_FILE) as ours:
                 ours.write(theirs.read())
         return PlanReader(store)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import groupby, islice
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from itertools import chain, groupby, islice
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 from avprep.datasets.source import Source
 from avprep.execution import Runner
@@ -17,17 +17,17 @@ from avprep.jobs.progress import Progress
 from avprep.jobs.workers import ProbeStage, probe_quarantine, tell_lost, watchdog_s
 from avprep.reasons import FILTERED, MediaError, Reason
 from avprep.shards.layout import PLAN_FILE
-from avprep.shards.ledger import ledger_name
 from avprep.shards.plan import PlanReader, PlanRow, write_plan
 from avprep.shards.store import Store
-from avprep.stages.tasks import ProbeTask
-
-if TYPE_CHECKING:
-    from avprep.media.probe import MediaInfo
+from avprep.stages.tasks import Probed, ProbeTask
 
 
 class Planner:
-    """Plans the clips of media."""
+    """Plans the clips of media.
+
+    A plan that is there is only ever replaced as a whole. What stands in the output is not touched: the job
+    finds by its plan what a shard lacks, and what it has beyond it.
+    """
 
     def __init__(self, source: FromMedia, runner: Runner, stop: Stop, progress: Progress) -> None:
         self._source, self._runner, self._stop, self._progress = source, runner, stop, progress
@@ -35,7 +35,7 @@ class Planner:
 
     def shards(self) -> Iterator[list[PlanRow]]:
         """The plan's rows, shard by shard, as they are planned."""
-        return plan_shards(self._source.sources, self._spec, self._options, self._headers)
+        return plan_shards(self._source.sources, self._spec, self._options, self._probe)
 
     def plan_once(self, store: Store) -> PlanReader:
         """The output's plan, made now where there is none."""
@@ -43,75 +43,94 @@ class Planner:
             write_plan(store, self.shards())
         return PlanReader(store)
 
-    def plan_again(self, store: Store) -> None:
-        """Plans the clips of sources that could not be opened when the plan was made and can be now.
+    # --- a plan that grows ---------------------------------------------------------------
 
-        Their shards are unfinished from then on: ledgers go first, so that plan and ledger never disagree.
+    def grow(
+        self, store: Store, plan: PlanReader, new: list[Source], dropped: AbstractSet[str]
+    ) -> PlanReader:
+        """The plan without the rows of some files, and with the clips of sources in new shards at its end.
+
+        Args:
+            new: sources that the plan does not have, or that are planned anew.
+            dropped: paths of files.
         """
+        grown = self.grown(plan, new, dropped)
+        first = next(grown, None)
+        if first is None and not dropped:
+            return plan
+        kept = ([row for row in plan.rows(i) if row.source not in dropped] for i in range(plan.shards))
+        shards = chain(kept, [] if first is None else [first], grown)
+        write_plan(store, shards, plan.history().grown(plan.shards))
+        return PlanReader(store)
+
+    def grown(
+        self, plan: PlanReader, new: list[Source], dropped: AbstractSet[str]
+    ) -> Iterator[list[PlanRow]]:
+        """The rows that `grow` adds, shard by shard."""
+        options = self._options
+        if options.limit is not None:
+            room = options.limit - plan.clips + len(plan.keys_of(dropped))
+            if room < 1:
+                return iter(())
+            options = replace(options, limit=room)
+        taken = plan.keys_of({source.path for source in new} - dropped)
+        return plan_shards(new, self._spec, options, self._probe, first=plan.shards, taken=taken)
+
+    def plan_again(self, store: Store) -> None:
+        """Plans the clips of sources that could not be opened when the plan was made and can be now."""
         plan = PlanReader(store)
         broken = {
             k: shard for k, (shard, reason) in plan.unmade().items() if Reason.of(reason) not in FILTERED
         }
         again = [source for source in self._source.sources if broken_key(source, self._spec) in broken]
         found = self._found_now(again, plan, broken.keys()) if again else {}
-        if not found:
-            return
-        for key in found:
-            store.remove(ledger_name(broken[key]))
-        shards = (plan.rows(i) for i in range(plan.shards))
-        write_plan(store, replanned(shards, found, self._options.shard_size))
+        if found:
+            shards = (plan.rows(i) for i in range(plan.shards))
+            again_planned = replanned(shards, found, self._options.shard_size)
+            write_plan(store, again_planned, plan.history().rewritten())
 
-    def _found_now(self, again: list[Source], plan: PlanReader, broken: Iterable[str]) -> dict:
+    def _found_now(
+        self, again: list[Source], plan: PlanReader, broken: Iterable[str]
+    ) -> dict[str, list[PlanRow]]:
         """The rows of those sources that open now, by the key of the one row that each has in the plan."""
         limit = self._options.limit
         planned = plan.keys_of({source.path for source in again}) - set(broken)
         room = None if limit is None else limit - plan.clips
         found: dict[str, list[PlanRow]] = {}
-        for source, header in self._headers(again):
-            if isinstance(header, MediaError):
+        for source, probed in self._probe(again):
+            if isinstance(probed.header, MediaError):
                 continue
-            rows = rows_again(source, header, self._spec, self._options, planned)
+            rows = rows_again(source, probed, self._spec, self._options, planned)
             if room is not None:
                 rows = rows[: 1 + room]
                 room -= max(0, len(rows) - 1)
             found[broken_key(source, self._spec)] = rows
         return found
 
-    def _headers(self, sources: list[Source]) -> Iterator[tuple[Source, MediaInfo | MediaError]]:
-        """For `plan_shards`: headers of sources that stand beside others of their file, in their order."""
+    # --- probing -------------------------------------------------------------------------
+
+    def _probe(self, sources: Iterable[Source]) -> Iterator[tuple[Source, Probed]]:
+        """What is found of sources that stand beside others of their file, in their order."""
+        sources = list(sources)
         probed = self._probed(path for path, _ in groupby(sources, attrgetter("path")))
         for _, spans in groupby(sources, attrgetter("path")):
-            header = next(probed)
-            yield from ((source, header) for source in spans)
+            found = next(probed)
+            yield from ((source, found) for source in spans)
 
-    def _probed(self, paths: Iterator[str]) -> Iterator[MediaInfo | MediaError]:
-        """The headers in the order of the paths. In memory are those that wait for one before them."""
+    def _probed(self, paths: Iterator[str]) -> Iterator[Probed]:
+        """What is found, in the order of the paths. In memory are those that wait for one before them."""
         batches = iter(lambda: tuple(islice(paths, PROBE_BATCH)), ())
         root, timeout_s = str(self._source.root), self._source.source_timeout_s
         tasks = (ProbeTask(i, root, batch, timeout_s) for i, batch in enumerate(batches))
         limit_s = watchdog_s(self._source)
         run, on_lost = probe_quarantine(limit_s).map, tell_lost(self._progress)
-        waiting: dict[int, list[MediaInfo | MediaError]] = {}
+        waiting: dict[int, list[Probed]] = {}
         count = following = 0
-        for task, headers in run(self._runner, ProbeStage(limit_s), tasks, self._stop, on_lost):
-            waiting[task.index] = headers
-            count += len(headers)
+        for task, found in run(self._runner, ProbeStage(limit_s), tasks, self._stop, on_lost):
+            waiting[task.index] = found
+            count += len(found)
             self._progress.planning(count)
             while following in waiting:
                 yield from waiting.pop(following)
                 following += 1
         self._stop.check()
-
-
-def changes(source: FromMedia, plan: PlanReader) -> tuple[int, int]:
-    """(new, changed): how many listed sources the plan, which is kept, does not have, or has otherwise."""
-    listed = sorted(source.sources, key=attrgetter("path"))  # looked up by bisection: there may be millions
-    planned, changed = bytearray(len(listed)), set()
-    for path, labels, caption in plan.texts():
-        first = bisect_left(listed, path, key=attrgetter("path"))
-        now = listed[first : bisect_right(listed, path, lo=first, key=attrgetter("path"))]
-        planned[first : first + len(now)] = b"\1" * len(now)
-        if now and not any((source.labels, source.caption) == (labels, caption) for source in now):
-            changed.add(path)
-    new = {source.path for source, is_planned in zip(listed, planned, strict=True) if not is_planned}
-    return len(new) if source.plan.limit is None else 0, len(changed)  # a limit leaves some out by design

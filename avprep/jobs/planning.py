@@ -7,6 +7,7 @@ nothing but the sources and the options. The clips of a source stay in one shard
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from fractions import Fraction
 from operator import attrgetter
@@ -19,9 +20,13 @@ from avprep.reasons import MediaError, Reason
 from avprep.shards.clips import clip_key, source_number
 from avprep.shards.plan import PlanRow
 from avprep.spec import ClipSpec
+from avprep.stages.tasks import Probed
 
 if TYPE_CHECKING:
     from avprep.media.probe import MediaInfo
+
+# The sources in their order, each with what was found of its file.
+Probe = Callable[[Iterable[Source]], Iterator[tuple[Source, Probed]]]
 
 PROBE_BATCH = 64
 # A file that may have been trimmed to its span is taken for whole if it is longer than the span by this.
@@ -32,25 +37,31 @@ def plan_shards(
     sources: list[Source],
     spec: ClipSpec,
     options: PlanOptions,
-    headers: Callable[[list[Source]], Iterator[tuple[Source, MediaInfo | MediaError]]],
+    probe: Probe,
+    *,
+    first: int = 0,
+    taken: AbstractSet[str] = frozenset(),
 ) -> Iterator[list[PlanRow]]:
     """The plan's rows, shard by shard.
 
-    `headers` gives, in the same order, each source's header, or why it has none. It is asked no further than
-    the limit needs.
+    Args:
+        probe: asked no further than the limit needs.
+        first: the number of the first shard.
+        taken: keys of clips that are planned already, by other spans of the same files.
     """
     shard: list[PlanRow] = []
-    index = 0
+    index = first
     left = options.limit
     path = ""
     planned: set[str] = set()  # clips that an earlier span of the same file has planned already
     # By hash, path and start; in two steps, as millions of long keys would take gigabytes.
     ordered = sorted(sources, key=attrgetter("path", "start_s"))
     ordered.sort(key=lambda source: source_number(source.path))
-    for source, header in headers(ordered):
+    for source, probed in probe(ordered):
         if source.path != path:
             path, planned = source.path, set()
-        rows = [row for row in _source_rows(source, header, spec, options) if row.key not in planned][:left]
+        found = _source_rows(source, probed, spec, options)
+        rows = [row for row in found if row.key not in planned and row.key not in taken][:left]
         planned.update(row.key for row in rows)
         left = None if left is None else left - len(rows)
         while rows:
@@ -89,13 +100,13 @@ def broken_key(source: Source, spec: ClipSpec) -> str:
 
 
 def rows_again(
-    source: Source, info: MediaInfo, spec: ClipSpec, options: PlanOptions, planned: set[str]
+    source: Source, probed: Probed, spec: ClipSpec, options: PlanOptions, planned: set[str]
 ) -> list[PlanRow]:
     """The rows of a source that could not be opened when the plan was made and can be now.
 
     `planned`: keys that the plan holds of it besides, by other spans; this source's are added.
     """
-    rows = [row for row in _source_rows(source, info, spec, options) if row.key not in planned]
+    rows = [row for row in _source_rows(source, probed, spec, options) if row.key not in planned]
     planned.update(row.key for row in rows)
     return rows
 
@@ -105,11 +116,10 @@ def _numbered(rows: list[PlanRow], index: int) -> list[PlanRow]:
     return [replace(row, shard=index) for row in sorted(rows, key=lambda row: row.key)]
 
 
-def _source_rows(
-    source: Source, info: MediaInfo | MediaError, spec: ClipSpec, options: PlanOptions
-) -> list[PlanRow]:
+def _source_rows(source: Source, probed: Probed, spec: ClipSpec, options: PlanOptions) -> list[PlanRow]:
+    info, version = probed.header, probed.version
     if isinstance(info, MediaError):
-        return [_row(source, _first_sample(source, spec), info)]
+        return [_row(source, version, _first_sample(source, spec), info)]
     spans, stride = _spans(source, info), options.stride(spec)
     starts = [
         start
@@ -117,9 +127,9 @@ def _source_rows(
         for start in clip_starts(start_s=start_s, stop_s=stop_s, spec=spec, stride_samples=stride)
     ]
     if starts:
-        return [_row(source, start, None) for start in spread(starts, options.clips_per_source)]
+        return [_row(source, version, start, None) for start in spread(starts, options.clips_per_source)]
     short = MediaError(Reason.TOO_SHORT, _shortness(source, info, spans, spec))
-    return [_row(source, _first_sample(source, spec), short)]
+    return [_row(source, version, _first_sample(source, spec), short)]
 
 
 def _shortness(
@@ -138,7 +148,7 @@ def _first_sample(source: Source, spec: ClipSpec) -> int:
     return round(source.start_s * spec.sample_rate)
 
 
-def _row(source: Source, start: int, verdict: MediaError | None) -> PlanRow:
+def _row(source: Source, version: str, start: int, verdict: MediaError | None) -> PlanRow:
     return PlanRow(
         key=clip_key(source.path, start),
         shard=-1,
@@ -148,6 +158,9 @@ def _row(source: Source, start: int, verdict: MediaError | None) -> PlanRow:
         caption=source.caption,
         reason=verdict.reason.value if verdict else "",
         detail=verdict.detail if verdict else "",
+        span_start_s=source.start_s,
+        span_stop_s=source.stop_s,
+        version=version,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from avprep.jobs.changes import Changes
 from avprep.seconds import Seconds
 from avprep.shards.latents import EncoderHeader, LatentSums
 from avprep.shards.layout import STATS_FILE
@@ -64,8 +65,8 @@ class JobReport:
 @dataclass(kw_only=True)
 class ClipReport(JobReport):
     counts: Counter[str] = field(default_factory=Counter)  # of rare events in decoding
-    new_sources: int = 0  # listed now and not in the plan
-    changed_sources: int = 0  # in the plan with other labels or captions than they are listed with now
+    changes: Changes = field(default_factory=Changes)  # of the sources since the plan was made
+    added_shards: int = 0  # by this run, to a plan that was there
 
     def last_run(self) -> dict[str, Any]:
         return super().last_run() | dict(sorted(self.counts.items()))

@@ -12,12 +12,10 @@ from avprep.execution import Runner, RunnerConfig, WorkerLost, open_runner, quar
 from avprep.execution.quarantine import Quarantine, verdict, watchdog
 from avprep.jobs.config import FromMedia
 from avprep.jobs.progress import Progress
-from avprep.reasons import MediaError
 from avprep.shards.ledger import LedgerRow
-from avprep.stages.tasks import ProbeTask, ScoreResult, ScoreTask, ShardResult, ShardTask
+from avprep.stages.tasks import Probed, ProbeTask, ScoreResult, ScoreTask, ShardResult, ShardTask
 
 if TYPE_CHECKING:
-    from avprep.media.probe import MediaInfo
     from avprep.stages.clip_input import InputClip
 
 
@@ -43,7 +41,7 @@ class ProbeStage:
 
     watchdog_s: float | None
 
-    def __call__(self, task: ProbeTask) -> list[MediaInfo | MediaError]:
+    def __call__(self, task: ProbeTask) -> list[Probed]:
         from avprep.stages.probe import probe_batch  # av, in the worker alone
 
         return probe_batch(task, guard=lambda: watchdog(self.watchdog_s))

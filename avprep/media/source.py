@@ -90,6 +90,16 @@ class OpenSource:
     can_seek: bool  # over a gap; what arrives is checked in any case
 
 
+def file_version(path: str) -> str:
+    """What tells a file from one that took its place: 'BYTES-NANOSECONDS' of its size and its time of
+    modification; '' where there is none, or it does not answer."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return ""
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
 @contextmanager
 def open_source(path: str | os.PathLike[str]) -> Iterator[OpenSource]:
     """Opens a media file for decoding on one thread.

@@ -127,9 +127,17 @@ def read_ledger(store: Store, index: int) -> tuple[list[LedgerRow], ShardRecord]
 def read_outcomes(store: Store, index: int) -> Counter[tuple[str, str]]:
     """How many rows of a shard have each (status, reason): two columns are read, not all rows, as there may
     be millions. Raises ShardError for a ledger that is damaged there."""
+    return outcomes_of(read_columns(store, index, "status", "reason"))
+
+
+def outcomes_of(rows: pa.Table) -> Counter[tuple[str, str]]:
+    return Counter(zip(rows["status"].to_pylist(), rows["reason"].to_pylist(), strict=True))
+
+
+def read_columns(store: Store, index: int, *columns: str) -> pa.Table:
+    """These columns of a shard's rows. Raises ShardError for a damaged ledger."""
     with _opened(store, index) as ledger:
-        table = _table(ledger, ["status", "reason"])
-    return Counter(zip(table["status"].to_pylist(), table["reason"].to_pylist(), strict=True))
+        return _table(ledger, list(columns))
 
 
 def read_table(store: Store) -> pa.Table:

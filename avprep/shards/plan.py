@@ -3,21 +3,27 @@ of clips is read a piece at a time."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from avprep.shards.integrity import sha256_of
 from avprep.shards.layout import PLAN_FILE, ShardError
 from avprep.shards.parquet import ParquetRows, naming
 from avprep.shards.store import Store
 
 MOST_ROWS = 1 << 32
+MOST_EMPTY_SHARDS = 1 << 20  # a plan may have more shards than rows: what changed sources leave is empty
 ROWS_A_GROUP = 1 << 14  # at least: each group costs memory in every reader and writer
 _REMEDY = "a rebuild plans anew"
 SCHEMA = pa.schema(
@@ -30,8 +36,17 @@ SCHEMA = pa.schema(
         ("caption", pa.string()),
         ("reason", pa.string()),  # '' = to be made; else known when the plan was made
         ("detail", pa.string()),
+        # Of the source as it was when the plan was made. Plans of earlier versions lack these columns.
+        ("span_start_s", pa.float64()),  # of the span that the dataset names; null = not known
+        ("span_stop_s", pa.float64()),  # null = to the end of the video
+        (
+            "version",
+            pa.string(),
+        ),  # the file's size and time (`avprep.media.source.file_version`); '' = not known
     ]
 )
+_FIRST_COLUMNS = 8  # those that every plan has
+_HISTORY = b"history"  # of the metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +59,66 @@ class PlanRow:
     caption: str
     reason: str = ""
     detail: str = ""
+    span_start_s: float | None = None
+    span_stop_s: float | None = None
+    version: str = ""
 
 
-def write_plan(store: Store, shards: Iterable[list[PlanRow]]) -> None:
-    """Writes the plan as it comes, shard by shard."""
+class PlannedSpan(NamedTuple):
+    """A source as the plan has it: a file, or a span of it."""
+
+    path: str
+    start_s: float | None  # None: not known
+    stop_s: float | None
+    labels: tuple[str, ...]
+    caption: str
+    version: str
+
+
+@dataclass(frozen=True)
+class PlanHistory:
+    """What became of a plan since it was first made."""
+
+    identity: str  # of the plan as it was first made: what is made of its clips belongs to all that follow
+    generations: tuple[int, ...] = (0,)  # the first shard of each: the first plan, then what was added
+    revision: int = 0  # how often the plan was rewritten
+
+    def grown(self, first_shard: int) -> PlanHistory:
+        """The history of the plan that adds shards from this one on."""
+        return replace(self.rewritten(), generations=(*self.generations, first_shard))
+
+    def rewritten(self) -> PlanHistory:
+        """The history of the plan with other rows in the place of some."""
+        return replace(self, revision=self.revision + 1)
+
+
+def write_plan(store: Store, shards: Iterable[list[PlanRow]], history: PlanHistory | None = None) -> None:
+    """Writes the plan as it comes, shard by shard. `history`: of a plan that takes another's place; None: a
+    new plan begins its own."""
+    identity = _Identity()
     with store.write(PLAN_FILE) as file, pq.ParquetWriter(file, SCHEMA, write_statistics=["shard"]) as writer:
         for rows in _groups(shards):
             columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
             writer.write_table(pa.table(columns, SCHEMA), row_group_size=len(rows))
+            if history is None:
+                identity.add(rows)
+        history = history or PlanHistory(identity.digest())
+        writer.add_key_value_metadata({_HISTORY: json.dumps(asdict(history)).encode()})
+
+
+class _Identity:
+    """A digest of what is planned. The files' versions are no part of it: a copy of the media gives the same
+    clips."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, rows: Iterable[PlanRow]) -> None:
+        lines = (f"{row.key} {row.reason} {'|'.join(row.labels)} {row.caption}\n" for row in rows)
+        self._digest.update("".join(lines).encode())
+
+    def digest(self) -> str:
+        return self._digest.hexdigest()
 
 
 def _groups(shards: Iterable[list[PlanRow]]) -> Iterator[list[PlanRow]]:
@@ -69,10 +136,12 @@ class PlanReader:
     """The plan of an output, one row group in memory at a time. Raises ShardError for a damaged one."""
 
     def __init__(self, store: Store) -> None:
+        self._store = store
         self._errors = partial(naming, store, PLAN_FILE)
         with self._errors():
             self._file = ParquetRows(store.open(PLAN_FILE), remedy=_REMEDY, most_rows=MOST_ROWS)
-            if not self._file.schema.equals(SCHEMA):
+            self._is_full = self._file.schema.equals(SCHEMA)
+            if not self._is_full and not self._file.schema.equals(pa.schema(list(SCHEMA)[:_FIRST_COLUMNS])):
                 raise ShardError(f"has the columns {self._file.columns()}, not those of a plan")
             spans = _shards_of_groups(self._file.metadata)
         self._firsts = [first for first, _ in spans]
@@ -80,18 +149,36 @@ class PlanReader:
         self.clips: int = self._file.metadata.num_rows
         self._held: tuple[int, pa.Table, np.ndarray] | None = None  # a group, its rows and their shards
 
+    def history(self) -> PlanHistory:
+        """What became of the plan. One of an earlier version does not know: its file is its identity.
+
+        Raises:
+            ShardError: a damaged history.
+        """
+        found = (self._file.metadata.metadata or {}).get(_HISTORY)
+        if found is not None:
+            with self._errors():
+                return _history(found, self.shards)
+        with self._store.open(PLAN_FILE) as file:
+            return PlanHistory(sha256_of(file))
+
     def rows(self, shard: int) -> list[PlanRow]:
         return [PlanRow(**row) for row in self.table(shard).to_pylist()]
 
     def table(self, shard: int) -> pa.Table:
         """The rows of a shard, with the columns of SCHEMA; empty where the plan has no such shard."""
-        group = bisect_right(self._firsts, shard) - 1
+        group = max(0, bisect_right(self._firsts, shard) - 1)  # the first shards may have lost all their rows
         if self._held is None or self._held[0] != group:
-            table = self._read(group)
+            table = self._read(group, SCHEMA.names)
             self._held = group, table, table["shard"].to_numpy()
         _, table, numbers = self._held
         first, stop = np.searchsorted(numbers, [shard, shard + 1]).tolist()
         return table.slice(first, stop - first)
+
+    def holds(self, shard: int, keys: pa.ChunkedArray) -> bool:
+        """Whether these are the keys of a shard, in any order."""
+        planned = self.table(shard)["key"]
+        return planned.equals(keys) or sorted(planned.to_pylist()) == sorted(keys.to_pylist())
 
     def clips_of(self, shards: Iterable[int]) -> int:
         """How many clips these shards have together."""
@@ -108,7 +195,7 @@ class PlanReader:
             found.update(zip(rows["key"], zip(rows["shard"], rows["reason"], strict=True), strict=True))
         return found
 
-    def keys_of(self, sources: set[str]) -> set[str]:
+    def keys_of(self, sources: AbstractSet[str]) -> set[str]:
         """The keys of all rows of these sources."""
         found: set[str] = set()
         values = pa.array(sorted(sources), pa.string())
@@ -129,30 +216,40 @@ class PlanReader:
         places = pc.index_in(keys, value_set=rows["key"].combine_chunks())
         return rows[column].combine_chunks().take(places)
 
-    def texts(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
-        """(source, labels, caption) of every row, as often as neighbouring rows differ."""
+    def spans(self) -> Iterator[PlannedSpan]:
+        """The sources, as often as neighbouring rows differ: more than once where the clips of a source lie
+        in several shards."""
         last = None
-        for table in self._tables("source", "labels", "caption"):
-            columns = (column.to_pylist() for column in table.columns)
-            for source, labels, caption in zip(*columns, strict=True):
-                row = (source, tuple(labels), caption)
-                if row != last:
-                    yield row
-                last = row
+        columns = ("source", "span_start_s", "span_stop_s", "labels", "caption", "version")
+        for table in self._tables(*columns):
+            rows = (column.to_pylist() for column in table.columns)
+            for path, start_s, stop_s, labels, caption, version in zip(*rows, strict=True):
+                span = PlannedSpan(path, start_s, stop_s, tuple(labels), caption, version)
+                if span != last:
+                    yield span
+                last = span
 
     def _tables(self, *columns: str) -> Iterator[pa.Table]:
         for group in range(self._file.metadata.num_row_groups):
             yield self._read(group, columns)
 
-    def _read(self, group: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of a group. Raises ShardError where their shards are none of the plan's."""
+    def _read(self, group: int, columns: Sequence[str]) -> pa.Table:
+        """These columns of SCHEMA, in its order, of a group; those that the plan lacks hold 'not known'.
+
+        Raises:
+            ShardError: the shards are none of the plan's.
+        """
+        there = [name for name in columns if self._is_full or SCHEMA.get_field_index(name) < _FIRST_COLUMNS]
         with self._errors():
-            table = self._file.read_groups([group], columns)
-            if "shard" in table.column_names and len(table):
+            table = self._file.read_groups([group], there)
+            if "shard" in there and len(table):
                 numbers = table["shard"].to_numpy()
                 if numbers.min() < 0 or numbers.max() >= self.shards:
                     raise ShardError(f"is damaged (shards that it does not have); {_REMEDY}")
-        return table
+        for name in sorted(set(columns) - set(there)):
+            unknown = pa.repeat("", len(table)) if name == "version" else pa.nulls(len(table), pa.float64())
+            table = table.append_column(SCHEMA.field(name), unknown)
+        return table.select(columns)
 
 
 def _shards_of_groups(metadata: pq.FileMetaData) -> list[tuple[int, int]]:
@@ -162,6 +259,23 @@ def _shards_of_groups(metadata: pq.FileMetaData) -> list[tuple[int, int]]:
     if not all(span is not None and span.has_min_max for span in stated):
         raise ShardError(f"does not say which shards its row groups hold; {_REMEDY}")
     spans = [(span.min, span.max) for span in stated]
-    if spans and (spans[0][0] != 0 or spans != sorted(spans) or spans[-1][1] >= metadata.num_rows):
+    most = max(metadata.num_rows, MOST_EMPTY_SHARDS)
+    if spans and (spans[0][0] < 0 or spans != sorted(spans) or spans[-1][1] >= most):
         raise ShardError(f"is damaged (shards in no order, or more of them than rows); {_REMEDY}")
     return spans
+
+
+def _history(found: bytes, shards: int) -> PlanHistory:
+    """Raises ShardError for what is no history of a plan with so many shards."""
+    try:
+        values = json.loads(found)
+        history = PlanHistory(values["identity"], tuple(values["generations"]), values["revision"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ShardError(f"is damaged (no history: {error}); {_REMEDY}") from error
+    firsts = history.generations
+    are_shards = all(type(first) is int and 0 <= first <= shards for first in firsts)
+    if not are_shards or list(firsts) != sorted(firsts) or firsts[:1] != (0,):
+        raise ShardError(f"is damaged (generations {str(firsts)[:80]} of {shards} shards); {_REMEDY}")
+    if type(history.identity) is not str or type(history.revision) is not int:
+        raise ShardError(f"is damaged (no history); {_REMEDY}")
+    return history

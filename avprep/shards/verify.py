@@ -127,7 +127,9 @@ def _against_plan(name: str, rows: list[LedgerRow], index: int, plan: PlanReader
         return
     planned = [row.key for row in plan.rows(index)]
     if sorted(row.key for row in rows) != sorted(planned):
-        yield Damage(name, f"holds {len(rows)} rows that are not the {len(planned)} clips planned")
+        why = f"holds {len(rows)} rows that are not the {len(planned)} clips planned"
+        is_behind = plan.history().revision > 0
+        yield Damage(name, f"{why} (the plan has changed; the next run follows it)" if is_behind else why)
 
 
 def _shard_damage(

@@ -28,7 +28,7 @@ from avprep.shards.tar import Members, largest_clip, read_named_shard
 from avprep.shards.writer import write_shard
 from avprep.spec import ClipSpec
 from avprep.stages.options import ClipOptions
-from avprep.stages.tasks import PlannedSource, ShardResult, ShardTask
+from avprep.stages.tasks import PlannedSource, Remake, ShardResult, ShardTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def make_shard(task: ShardTask, *, guard: Callable[[], AbstractContextManager] =
             continue
         return ShardResult(task.index, Sums(), 0)
     store = open_store(task.out)
-    rows, record = work.remake(store) if task.only_failed else work.make(store)
+    rows, record = work.remake(store, task.remake) if task.remake else work.make(store)
     with work.seconds.measure("write"):
         write_ledger(store, task.index, rows, record)
     sums = Sums()
@@ -86,18 +86,16 @@ class _ShardWork:
         rows: list[LedgerRow] = []
         return rows, self._write(store, self._packed(self.task.sources, rows))
 
-    def remake(self, store: Store) -> tuple[list[LedgerRow], ShardRecord]:
-        """Tries the sources with failed clips again and merges what they give into the shard that stands."""
-        old_rows, record = read_ledger(store, self.task.index)
-        again = {row.source for row in old_rows if row.status == "failed"}
+    def remake(self, store: Store, what: Remake) -> tuple[list[LedgerRow], ShardRecord]:
+        """Brings the shard that stands to its plan: makes some sources and merges them into it. Clips that
+        the plan no longer has are left out."""
+        ledger, record = read_ledger(store, self.task.index)
+        planned = {clip_key(source.path, start) for source in self.task.sources for start in source.starts}
+        old_rows = [row for row in ledger if row.key in planned]
+        sources = self._made_again(old_rows, what)
+        again = {source.path for source in sources}
         rows = [row for row in old_rows if row.source not in again]
         new_rows: list[LedgerRow] = []
-        # What the plan knew to be broken is opened anew, unless it is quarantined in this very run.
-        sources = tuple(
-            replace(s, verdict=None if s.path not in self.task.quarantined else s.verdict)
-            for s in self.task.sources
-            if s.path in again
-        )
         new = dict(self._packed(sources, new_rows))
         stands = {row.key: row for row in old_rows if row.status == "written"}
         # A clip that stands is not given up for a failure: the file may be gone for a moment only.
@@ -108,6 +106,24 @@ class _ShardWork:
             return rows, self._write(store, iter(sorted(new.items())), record)
         stored = read_named_shard(store, record.name, largest_clip(self.spec))
         return rows, self._write(store, merge((c for c in stored if c[0] in kept), new), record)
+
+    def _made_again(self, rows: list[LedgerRow], what: Remake) -> tuple[PlannedSource, ...]:
+        """The sources to make, where the ledger has these of the planned clips."""
+        there = {row.key for row in rows}
+        again = {
+            source.path
+            for source in self.task.sources
+            if any(clip_key(source.path, start) not in there for start in source.starts)
+        }
+        if what == "missing":
+            return tuple(source for source in self.task.sources if source.path in again)
+        again |= {row.source for row in rows if row.status == "failed"}
+        # What the plan knew to be broken is opened anew, unless it is quarantined in this very run.
+        return tuple(
+            replace(s, verdict=None if s.path not in self.task.quarantined else s.verdict)
+            for s in self.task.sources
+            if s.path in again
+        )
 
     def _write(
         self, store: Store, clips: Iterator[tuple[str, Members]], replaces: ShardRecord | None = None

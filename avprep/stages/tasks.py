@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from avprep.reasons import MediaError
 from avprep.seconds import Seconds
@@ -15,6 +16,13 @@ from avprep.shards.layout import VideoCodec
 from avprep.shards.ledger import Sums
 from avprep.spec import ClipSpec
 from avprep.stages.options import ClipOptions
+
+if TYPE_CHECKING:
+    from avprep.media.probe import MediaInfo
+
+
+# Sources with planned clips that the ledger lacks; or those, and the sources with failed clips.
+Remake = Literal["missing", "failed"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,14 @@ class ProbeTask:
 
     def without(self, verdicts: dict[str, MediaError]) -> ProbeTask:
         return replace(self, verdicts=self.verdicts + tuple(verdicts.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What the plan must know of a file."""
+
+    version: str  # see `avprep.media.source.file_version`
+    header: MediaInfo | MediaError  # or why it has none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +73,8 @@ class ShardTask:
     fingerprint: str
     source_timeout_s: float
     video_codec: VideoCodec = "raw"  # how frames are stored; not read where no clip shard is written
-    # True: the shard stands; only sources with failed clips are tried again and merged into it.
-    only_failed: bool = False
+    # Of a shard that stands: which sources are made and merged into it; None = the shard is made whole.
+    remake: Remake | None = None
     quarantined: frozenset[str] = frozenset()  # paths found to take their process down
     # A trial decodes and writes nothing: the runner's way to find the source that kills its process.
     is_trial: bool = False

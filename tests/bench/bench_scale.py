@@ -38,7 +38,7 @@ from avprep.shards.plan import PlanReader, write_plan
 from avprep.shards.store import open_store
 from avprep.spec import ClipSpec
 from avprep.stages.options import ClipOptions
-from avprep.stages.tasks import ProbeTask, ShardResult, ShardTask
+from avprep.stages.tasks import Probed, ProbeTask, ShardResult, ShardTask
 from tests.integration.test_faults import memory_of_this_process
 
 SPEC = ClipSpec()
@@ -54,6 +54,7 @@ INFO = MediaInfo(
     video_codec="h264",
     audio_codec="aac",
 )
+PROBED = Probed("version", INFO)
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class HeaderStage:
 
     watchdog_s: float
 
-    def __call__(self, task: ProbeTask) -> list[MediaInfo]:
-        return [INFO] * len(task.paths)
+    def __call__(self, task: ProbeTask) -> list[Probed]:
+        return [PROBED] * len(task.paths)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def plan_in_this_process(folder: Path) -> str:
     (folder / "out").mkdir()
     store = open_store(str(folder / "out"))
     write_plan(
-        store, plan_shards(listing.sources, SPEC, PlanOptions(), lambda sources: ((s, INFO) for s in sources))
+        store,
+        plan_shards(listing.sources, SPEC, PlanOptions(), lambda sources: ((s, PROBED) for s in sources)),
     )
     seconds = time.perf_counter() - began
     plan = PlanReader(store)

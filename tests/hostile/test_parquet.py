@@ -51,7 +51,8 @@ def _read_plan(store: Store) -> int:
     plan = PlanReader(store)
     plan.clips_of(range(plan.shards))
     plan.unmade()
-    list(plan.texts())
+    list(plan.spans())
+    plan.history()
     return sum(len(plan.rows(shard)) for shard in range(plan.shards))
 
 

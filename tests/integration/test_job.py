@@ -439,7 +439,8 @@ def test_other_labels_than_the_plans_are_told(clip_root, tmp_path):
     clip(clip_root, tmp_path / "out")
     result = clip(clip_root, tmp_path / "out", "--label-from-folder")
     # In the folders, not at the top: those that are whole, and have a label now.
-    assert "4 sources have other labels or captions now" in result.output.replace("\n", " ")
+    words = "other labels, captions or spans than planned: 4 files (alpha/scene 0.mp4"
+    assert words in result.output.replace("\n", " ")
     assert "other labels" not in clip(clip_root, tmp_path / "out").output
 
 

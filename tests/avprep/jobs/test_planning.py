@@ -17,6 +17,7 @@ from avprep.media.probe import MediaInfo, Part
 from avprep.reasons import MediaError, Reason
 from avprep.shards.clips import source_number
 from avprep.spec import ClipSpec
+from avprep.stages.tasks import Probed
 
 SPEC = ClipSpec()  # clips of 1.6 s, 25600 samples
 BROKEN = MediaError(Reason.CORRUPT, "no header")
@@ -27,11 +28,15 @@ def info(seconds: float) -> MediaInfo:
     return MediaInfo(format="mp4", parts=(part,), width=64, height=64, video_codec="h264", audio_codec=None)
 
 
+def probed(seconds: float) -> Probed:
+    return Probed("version", info(seconds) if seconds else BROKEN)
+
+
 def plan(sources, seconds, **options):
     """Shards of rows. `seconds`: of each path; 0 = it cannot be opened."""
 
     def headers(ordered):
-        return ((s, info(seconds[s.path]) if seconds[s.path] else BROKEN) for s in ordered)
+        return ((s, probed(seconds[s.path])) for s in ordered)
 
     return list(plan_shards(sources, SPEC, PlanOptions(**options), headers))
 
@@ -84,7 +89,7 @@ def test_a_limit_asks_for_no_more_sources_than_it_needs():
     def headers(ordered):
         for source in ordered:
             asked.append(source.path)
-            yield source, info(4.8)
+            yield source, probed(4.8)
 
     sources = [Source(path=str(i)) for i in range(10)]
     shards = list(plan_shards(sources, SPEC, PlanOptions(limit=4), headers))
@@ -121,7 +126,7 @@ def test_rows_planned_again_replace_the_broken_one_and_move_no_other():
     broken = broken_key(sources[1], SPEC)
     (old,) = (row for rows in shards for row in rows if row.key == broken)
     assert old.reason == "corrupt"
-    found = {broken: rows_again(sources[1], info(8.0), SPEC, PlanOptions(), set())}
+    found = {broken: rows_again(sources[1], probed(8.0), SPEC, PlanOptions(), set())}
     again = list(replanned(shards, found, shard_size=3))
     places = {row.key: row.shard for rows in shards for row in rows if row.key != broken}
     now = {row.key: row.shard for rows in again for row in rows}
@@ -132,8 +137,8 @@ def test_rows_planned_again_replace_the_broken_one_and_move_no_other():
 
 def test_clips_that_another_span_has_are_not_planned_again():
     source = Source(path="a")
-    planned = {row.key for row in rows_again(source, info(1.6), SPEC, PlanOptions(), set())}
-    assert [row.start for row in rows_again(source, info(4.8), SPEC, PlanOptions(), planned)] == [
+    planned = {row.key for row in rows_again(source, probed(1.6), SPEC, PlanOptions(), set())}
+    assert [row.start for row in rows_again(source, probed(4.8), SPEC, PlanOptions(), planned)] == [
         25600,
         51200,
     ]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avprep.shards import plan as module
@@ -28,6 +28,7 @@ def store(tmp_path_factory):
     return open_store(tmp_path_factory.mktemp("plan"))
 
 
+@settings(deadline=None)  # the first example loads pyarrow
 @given(sizes=st.lists(st.integers(1, 9), max_size=12), rows_a_group=st.integers(1, 20), data=st.data())
 def test_every_shard_is_read_back_in_any_order(store, sizes, rows_a_group, data):
     shards = shards_of(sizes)
@@ -42,7 +43,8 @@ def test_every_shard_is_read_back_in_any_order(store, sizes, rows_a_group, data)
     broken = [row for rows in shards for row in rows if row.reason]
     assert plan.unmade() == {row.key: (row.shard, "corrupt") for row in broken}
     assert plan.keys_of({"1.mp4"}) == {row.key for row in (shards[1] if len(shards) > 1 else ())}
-    assert list(plan.texts()) == [(f"{i}.mp4", (f"label {i % 2}",), "") for i in range(len(sizes))]
+    spans = [(f"{i}.mp4", None, None, (f"label {i % 2}",), "", "") for i in range(len(sizes))]
+    assert list(plan.spans()) == spans
 
 
 def test_a_row_group_holds_whole_shards_and_many(store):

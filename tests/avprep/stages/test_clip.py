@@ -158,7 +158,7 @@ def test_only_failed_tries_the_sources_with_failures_and_keeps_the_rest(media, t
     before = clips_of(tmp_path)
     del media["a"]  # it is not opened again
     media["b"] = [FailedClip(0, CORRUPT), raw(6400, level=30)]  # what stands is not given up
-    result = make_shard(replace(shard, only_failed=True))
+    result = make_shard(replace(shard, remake="failed"))
     now = clips_of(tmp_path)
     assert now.items() >= before.items() and now.keys() - before.keys() == {clip_key("b", 6400)}
     assert result.sums.by_status == {"written": 3} and {row.status for row in rows_of(tmp_path)} == {
