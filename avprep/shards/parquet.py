@@ -130,7 +130,7 @@ class ParquetRows:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowException, OSError, OverflowError) as error:
+        except (pa.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the machine's; Arrow's own OSErrors, of damaged files, have no number
             raise ShardError(f"is damaged ({' '.join(str(error).split())[:300]}); {self._remedy}") from error
