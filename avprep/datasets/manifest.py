@@ -64,7 +64,7 @@ def list_sources(options: DatasetOptions) -> Listing:
     roots = _spellings(options.root)
     no_spans: list[str] = []  # the first of them, for the note
     for line, row in read_table(path, COLUMNS, notes):
-        if any(map(_holds_credentials, row.values())):
+        if _holds_credentials(row):
             notes[SECRET_ROWS] += 1
             continue
         splits.add(row["split"])
@@ -152,10 +152,13 @@ def _path(cell: Cell, roots: tuple[str, ...]) -> str | None:
     return None if path in (".", "/") or path + "/" in roots else path
 
 
-def _holds_credentials(cell: Cell) -> bool:
-    """Of any column: cells end up in the plan, in messages and in the ledger."""
-    parts = cell if isinstance(cell, list) else [cell]
-    return any(part is not None and credentials_in(part) is not None for part in parts)
+def _holds_credentials(row: Row) -> bool:
+    """In any column: cells end up in the plan, in messages and in the ledger."""
+    for cell in row.values():
+        text = " ".join(filter(None, cell)) if isinstance(cell, list) else cell
+        if text and credentials_in(text) is not None:
+            return True
+    return False
 
 
 # --- cells -------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TextIO
 
@@ -31,6 +32,9 @@ MAX_CELL = LONGEST_TEXT  # characters
 _MAX_LINE = 16 << 20  # characters
 _MAX_JSON = 256 << 20  # bytes of a file that is parsed at once
 _ROWS_AT_ONCE = 1 << 14  # of parquet
+_ALWAYS_READ, _ROWS_PER_BYTE, _ITEMS_PER_ROW = 1 << 20, 4, 16  # rows of parquet, and items of lists in them
+_TEXT_ALWAYS_READ, _TEXT_PER_BYTE = 256 << 20, 100  # bytes of text that a file may decode to, by its size
+_LONGEST_COLUMN = 64 << 20  # bytes that a column of parquet may have, besides 4 per character of its cells
 _NAMES_SHOWN = 10
 _LONGEST_NAME = 4096  # characters that are looked at
 
@@ -227,20 +231,74 @@ def _json_text(value: object) -> str | None:
 
 
 def _parquet_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[NumberedRow]:
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        schema = file.schema_arrow
+    with open(path, "rb") as file:
+        plain = pq.ParquetFile(file, pre_buffer=False)
+        schema, metadata = plain.schema_arrow, plain.metadata
+        _check_claims(metadata, path.stat().st_size)
         places = _places(schema.names, columns, path, notes)
         wanted = {name: schema.field(place) for name, place in places.items()}
         as_text = {name: _caster(name, field, path) for name, field in wanted.items()}
         names = [field.name for field in wanted.values()]
-        number = 0
-        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=names, use_threads=False):
-            read = {
-                name: as_text[name](batch.column(field.name)).to_pylist() for name, field in wanted.items()
-            }
+        # Texts as dictionaries: a few bytes may stand for a long text in each of a million rows.
+        texts = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+        rows = pq.ParquetFile(file, metadata=metadata, read_dictionary=texts, pre_buffer=False)
+        number, left = 0, _TEXT_ALWAYS_READ + _TEXT_PER_BYTE * path.stat().st_size
+        for batch in rows.iter_batches(_ROWS_AT_ONCE, columns=names, use_threads=False):
+            left -= sum(map(_text_bytes, batch.columns))
+            if left < 0:
+                raise ValueError("it repeats long texts more often than any list does")
+            read = {name: _cells(batch.column(field.name), as_text[name]) for name, field in wanted.items()}
             for i in range(len(batch)):
                 number += 1
                 yield number, {name: read[name][i] or None if name in read else None for name in columns}
+
+
+def _check_claims(metadata: pq.FileMetaData, size: int) -> None:
+    """Raises ValueError for rows, list items or texts that no list in a file of `size` bytes has: paths
+    differ, so that a row takes more than a fraction of a byte, however it is compressed."""
+    most_rows = _ALWAYS_READ + _ROWS_PER_BYTE * size
+    if metadata.num_rows > most_rows:
+        raise ValueError(f"it claims {metadata.num_rows:,} rows in {size:,} bytes")
+    for i in range(metadata.num_row_groups):
+        for j in range(metadata.num_columns):
+            chunk = metadata.row_group(i).column(j)
+            if chunk.num_values > _ITEMS_PER_ROW * most_rows:
+                raise ValueError(f"it claims {chunk.num_values:,} values in {size:,} bytes")
+            if chunk.total_uncompressed_size > _LONGEST_COLUMN + 4 * MAX_CELL * chunk.num_values:
+                raise ValueError(f"its column {chunk.path_in_schema[:50]!r} holds texts that are too long")
+
+
+def _text_bytes(column: pa.Array) -> int:
+    """What the texts of a column take, those that are dictionaries."""
+    values = column.flatten() if pa.types.is_list(column.type) else column
+    if not pa.types.is_dictionary(values.type):
+        return 0
+    return pc.sum(pc.binary_length(values.dictionary).take(values.indices)).as_py() or 0
+
+
+def _cells(column: pa.Array, as_text: Callable[[pa.Array], pa.Array]) -> list[Cell]:
+    """The cells as text."""
+    if pa.types.is_list(column.type) and pa.types.is_dictionary(column.type.value_type):
+        items, ends = _shared_texts(column.flatten(), _plain_text), [0, *accumulate(_lengths(column))]
+        is_null = column.is_null().to_pylist()
+        return [None if no else items[a:b] for no, (a, b) in zip(is_null, pairwise(ends), strict=True)]
+    if pa.types.is_dictionary(column.type):
+        return list(_shared_texts(column, as_text))
+    return as_text(column).to_pylist()
+
+
+def _shared_texts(column: pa.DictionaryArray, as_text: Callable[[pa.Array], pa.Array]) -> list[str | None]:
+    """The texts; equal ones are one object."""
+    texts = as_text(column.dictionary).to_pylist()
+    return [None if i is None else texts[i] for i in column.indices.to_pylist()]
+
+
+def _lengths(column: pa.ListArray) -> list[int]:
+    return pc.fill_null(pc.list_value_length(column), 0).to_pylist()
+
+
+def _plain_text(column: pa.Array) -> pa.Array:
+    return column.cast(pa.string())
 
 
 def _caster(name: str, field: pa.Field, path: Path) -> Callable[[pa.Array], pa.Array]:
