@@ -8,7 +8,7 @@ CLIPS ?= $(RUN)/clips
 LATENTS ?= $(RUN)/latents
 
 .PHONY: help setup demo generate train-mdsa train-dit test test-slow lint clean \
-        bench bench-clip bench-codecs bench-fuzz bench-scale bench-encode bench-loader bench-dit bench-gpu readme
+        bench bench-clip bench-codecs bench-fuzz bench-faults bench-scale bench-encode bench-loader bench-dit bench-gpu readme
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -59,6 +59,9 @@ bench-codecs: setup ## frame codecs: bytes, ms to write and read, PSNR (MEDIA=fo
 
 bench-fuzz: setup ## 300 damaged files: seconds and memory per file, all in the ledger (MEDIA=folder)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_fuzz $(MEDIA)
+
+bench-faults: setup ## kills, full disks, stopped workers over every command that writes (RUN=folder ARGS=options)
+	$(BIN)/python -m tests.bench.bench_faults $(RUN)/faults $(ARGS)
 
 bench-scale: setup ## a plan of 2,000,000 sources, the driver's memory at 10,000 shards (ARGS=options)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_scale $(ARGS)
