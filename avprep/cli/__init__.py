@@ -24,6 +24,10 @@ COMMANDS = {
         "Mel stacks (a clips directory, a shard or a .npy) to .wav files.",
         "avprep.cli.sound:invert_audio",
     ),
+    "merge": (
+        "Make one output of several finished ones, of clips or of latents.",
+        "avprep.cli.merge:merge",
+    ),
     "report": (
         "Write one page that shows OUT: clips, latents, samples or a training folder.",
         "avprep.cli.report:report",

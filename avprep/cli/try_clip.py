@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from avprep.cli.group import Refused
 from avprep.execution.child import Child, ChildDied
@@ -42,18 +43,28 @@ def try_again(store: Store, key: str) -> Outcome:
     if row is None:
         raise Refused(f"--try {key}: the plan of {store.uri} has no such clip")
     spec = ClipSpec.from_dict(header["spec"])
-    path = Path(header["root"]) / row.source
+    root, crop = _origin(header, row.shard)
+    path = Path(root) / row.source
     place = f"{path} at {row.start / spec.sample_rate:.3f} s"
     began = time.monotonic()
     try:
         # In a process of its own: a clip that is tried may be one that crashes it.
         with closing(Child()) as child:
-            found = child.call(partial(_read_one, row.start, spec, header["options"]["crop"]), str(path))
+            found = child.call(partial(_read_one, row.start, spec, crop), str(path))
     except MediaError as error:
         return Outcome(False, f"{place}: {error}")
     except ChildDied as death:
         return Outcome(False, f"{place}: {Reason.CRASHED}: decoding it ended the process ({death.detail})")
     return Outcome(True, f"{place}: read in {time.monotonic() - began:.2f} s, {found}")
+
+
+def _origin(header: dict[str, Any], shard: int) -> tuple[str, Crop]:
+    """The media's folder and the crop; of a merged output, those of the output that the shard is from."""
+    for part, root in zip(header.get("merged", {}).values(), header.get("roots", ()), strict=False):
+        if shard < part["shards"]:
+            return root, part["options"]["crop"]
+        shard -= part["shards"]
+    return header["root"], header["options"]["crop"]
 
 
 def _read_one(start: int, spec: ClipSpec, crop: Crop, path: str) -> str:

@@ -185,6 +185,15 @@ class SelectConfig:
             raise ArgumentError(f"seed must be below 2^64, not {self.seed}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig:
+    """Which outputs are merged, and where."""
+
+    outputs: tuple[str, ...]  # finished, of one kind
+    out: str
+    rebuild: bool = False
+
+
 def runner_config(workers: int | None, address: str | None) -> RunnerConfig:
     """`workers` None: one per CPU of this machine, or, with an address, all of the cluster's.
 

@@ -32,7 +32,7 @@ from avprep.shards.writer import write_header
 REBUILDING = "rebuilding"  # of spec.json: a rebuild was begun and is not at its end yet
 # Of spec.json, not compared: the inputs may move between runs, a batch size and a device are found by trying,
 # and a rebuild ends.
-_REMEMBERED = ("fingerprint", "root", "batch_size", "device", REBUILDING)
+_REMEMBERED = ("fingerprint", "root", "roots", "batch_size", "device", REBUILDING)
 
 
 def absolute(name: str, uri: str | os.PathLike[str]) -> str:

@@ -14,7 +14,7 @@ from avprep.shards.damage import ON_DAMAGE, OnDamage
 from avprep.shards.index import ShardIndex, index_shards, join_indexes
 from avprep.shards.latents import EncoderHeader
 from avprep.shards.layout import LATENTS, Kind, ShardError, kind_of, read_header, spec_of
-from avprep.shards.ledger import finished_shards, read_shard_table
+from avprep.shards.ledger import finished_shards, read_columns
 from avprep.shards.selection import find_selection
 from avprep.shards.store import Store, open_store
 from avprep.shards.tar import largest_clip, largest_latent
@@ -142,7 +142,7 @@ def require_ledger_rows(store: Store, name: str, keys: frozenset[str]) -> None:
     """
     unknown = set(keys)
     for index in finished_shards(store):
-        unknown.difference_update(read_shard_table(store, index)[0]["key"].to_pylist())
+        unknown.difference_update(read_columns(store, index, "key")["key"].to_pylist())
     if unknown:
         raise ShardError(
             f"{store.uri} lacks {len(unknown):,} clips of selection {name}, such as {min(unknown)}: they are "

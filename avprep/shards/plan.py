@@ -195,6 +195,11 @@ class PlanReader:
             found.update(zip(rows["key"], zip(rows["shard"], rows["reason"], strict=True), strict=True))
         return found
 
+    def keys(self) -> Iterator[str]:
+        """The keys of all rows, in order."""
+        for table in self._tables("key"):
+            yield from table["key"].to_pylist()
+
     def keys_of(self, sources: AbstractSet[str]) -> set[str]:
         """The keys of all rows of these sources."""
         found: set[str] = set()
