@@ -135,13 +135,23 @@ _RANGES = (
 )
 
 
+_COMMON_RATES = (8000, 16000, 22050, 24000, 32000, 44100, 48000)
+
+
 def _nearest_specs(fps: int, hop: int, sample_rate: int) -> str:
-    """The nearest value of each of the three fields, the other two kept, as the text of an error."""
+    """The nearest value of each of the three fields, the other two kept, as the text of an error.
+
+    A sample rate that sound is commonly stored at stands first: it changes nothing but the sound's band.
+    """
     per_frame = Fraction(sample_rate, fps)
+    common = [r for r in _COMMON_RATES if r % (fps * hop) == 0]
     hops = [h for h in range(1, max(2, int(per_frame) + 1)) if sample_rate % (fps * h) == 0]
-    rates = [fps * hop * w for w in range(1, 192000 // (fps * hop) + 1) if fps * hop * w >= 4000]
     fpss = [f for f in range(1, 241) if sample_rate % (f * hop) == 0]
+    rates = [fps * hop * w for w in range(1, 192000 // (fps * hop) + 1) if fps * hop * w >= 4000]
     found = []
+    if common:
+        found.append(f"sample_rate {min(common, key=lambda rate: abs(rate - sample_rate))}")
+        rates = []
     for name, now, values in (("hop", hop, hops), ("fps", fps, fpss), ("sample_rate", sample_rate, rates)):
         nearest = sorted(sorted(values, key=lambda v: abs(v - now))[:2])
         if nearest:

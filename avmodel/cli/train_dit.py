@@ -62,13 +62,20 @@ _NESTED = {name: f"model.{name}" for name in _MODEL_FIELDS}  # fields of the mod
 @training_options(DiTTrainingOptions, batch_help="Latents per step, of all processes together.")
 def train_dit(preset: str, latents: tuple[MixedOutput, ...], **options: Any) -> None:
     """Train the diffusion transformer on latents; the same command again resumes where it stopped."""
+    from avmodel.data import layout_of
     from avmodel.dit.train import DiTTrainer
     from avmodel.dit.train import train_dit as train
+    from avmodel.fitting import fitted_stdit
     from avmodel.training.trainer import as_begun
+    from avprep.shards.latents import EncoderHeader
+    from avprep.shards.layout import LATENTS
+    from avprep.shards.outputs import header_of
 
     model = replace(STDIT_PRESETS[preset], **{name: options.pop(name) for name in _MODEL_FIELDS})
     outputs, shares = mixture(latents, "--latents")
     typed = DiTTrainingOptions(model=model, latents=outputs, shares=shares, **options)
     preset_fields = {f"model.{field.name}" for field in fields(STDiTConfig)} - set(_NESTED.values())
-    end = train(as_begun(DiTTrainer, typed, given_fields(_NESTED, preset_fields)))
+    begun = as_begun(DiTTrainer, typed, given_fields(_NESTED, preset_fields))
+    layout = layout_of(EncoderHeader.from_dict(header_of(outputs[0], LATENTS)))
+    end = train(replace(begun, model=fitted_stdit(begun.model, layout)))
     report_end(end, [f"step {end.step:,}; {options['out']}/dit.pt"])

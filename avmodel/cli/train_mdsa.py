@@ -143,9 +143,12 @@ def train_mdsa(
 ) -> None:
     """Train the autoencoder on clips; the same command again resumes where it stopped."""
     from avmodel.export import export_safetensors
+    from avmodel.fitting import fitted_to_clips
     from avmodel.mdsa.train import MDSATrainer
     from avmodel.mdsa.train import train_mdsa as train
     from avmodel.training.trainer import as_begun
+    from avprep.shards.layout import CLIPS, spec_of
+    from avprep.shards.outputs import header_of
 
     model = replace(MDSA_PRESETS[preset], **{name: options.pop(name) for name in _MODEL_FIELDS})
     lpips = None
@@ -155,7 +158,9 @@ def train_mdsa(
     outputs, shares = mixture(clips, "--clips")
     typed = MDSATrainingOptions(model=model, lpips=lpips, loss=loss, clips=outputs, shares=shares, **options)
     preset_fields = {f"model.{field.name}" for field in fields(MDSAConfig)} - set(_NESTED.values())
-    result = train(as_begun(MDSATrainer, typed, given_fields(_NESTED, preset_fields)))
+    begun = as_begun(MDSATrainer, typed, given_fields(_NESTED, preset_fields))
+    model = fitted_to_clips(begun.model, spec_of(header_of(outputs[0], CLIPS)))
+    result = train(replace(begun, model=model))
     report_end(result, _lines(result, options["out"]))
     if export and result.reports:
         export_safetensors(Path(options["out"]) / "mdsa.pt", export)

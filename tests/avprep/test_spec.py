@@ -40,6 +40,23 @@ def test_a_broken_w_names_the_nearest_specs_that_work():
         ClipSpec(hop=hop)
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"fps": 30}, "work: sample_rate 24000; fps"),
+        ({"fps": 24}, "work: sample_rate 24000; fps"),
+        (
+            {"fps": 25},
+            "work: hop 80 or 128; fps 20 or 32; sample_rate 15000 or 17500$",
+        ),  # no common rate works
+        ({"fps": 10, "hop": 98}, "work: sample_rate 44100; hop"),
+    ],
+)
+def test_a_common_sample_rate_that_works_is_named_first(fields: dict, words: str):
+    with pytest.raises(SpecError, match=words):
+        ClipSpec(**fields)
+
+
 @given(st.integers(1, 60), st.integers(1, 400), st.integers(4000, 48000))
 def test_every_spec_named_as_working_works(fps, hop, rate):
     try:
