@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avmodel import info
 from avmodel.cli import main
 from avmodel.config import MDSA_PRESETS, STDIT_PRESETS, ConfigError
+from avmodel.dit.checkpoint import load_dit
 from avmodel.dit.model import Captions, STDiT
 from avmodel.fitting import (
     FARTHEST,
@@ -24,8 +27,11 @@ from avmodel.fitting import (
     spec_for,
 )
 from avmodel.latents import LatentLayout
+from avmodel.mdsa.checkpoint import load_mdsa
 from avmodel.mdsa.model import MDSA
 from avprep.spec import ClipSpec
+from tests.avmodel.made_latents import write_latents
+from tests.made_clips import write_clips
 
 SMALL, TINY = MDSA_PRESETS["small"], MDSA_PRESETS["tiny"]
 
@@ -153,12 +159,34 @@ def test_a_mel_stack_that_does_not_fit_is_refused_with_one_that_does():
     fitted_to_clips(MDSA_PRESETS["paper"], fits)
 
 
-def test_info_shows_the_fitted_preset_and_the_clips_that_fit():
+def test_info_shows_the_fitted_preset_and_the_clips_that_fit(monkeypatch: pytest.MonkeyPatch):
+    for report in ("mdsa_report", "stdit_report"):  # their figures take seconds, and tests of their own
+        monkeypatch.setattr(info, report, lambda config, *_: repr(config))
     arguments = ["info", "--preset", "tiny", "--size", "32", "--frames", "8", "--fps", "25"]
     shown = CliRunner().invoke(main, arguments)
     assert shown.exit_code == 0, shown.output
     first, second = shown.output.splitlines()[:2]
+    assert repr(fitted_mdsa(TINY, frames=8, size=32)) in shown.output
     assert first == "clips that fit: avprep clip --fps 25 --frames 8 --size 32 --hop 80 --n-mels 32"
     assert second == "latent (4, 6, 8, 8), blocks (2, 2, 2), patch of the STDiT (2, 2)"
     refused = CliRunner().invoke(main, ["info", "--preset", "tiny", "--size", "30"])
     assert refused.exit_code == 2 and "--size 30 does not fit" in refused.output
+
+
+def test_the_trainings_fit_their_presets_to_the_clips_and_to_the_latents(tmp_path: Path):
+    """8 frames of 5 x 5 tokens, where preset tiny has 4 of 4 x 4: no plane divides by its STDiT's patch."""
+    spec = ClipSpec(frames=8, size=20, n_mels=20, n_fft=256, hop=80)
+    write_clips(tmp_path / "clips", sources=4, spec=spec)
+    short = "--preset tiny --loader-workers 0 --batch-size 2"
+    arguments = (
+        f"--clips {tmp_path}/clips --out {tmp_path}/mdsa --stage1-steps 1 --lpips none --no-adversarial"
+    )
+    done = CliRunner().invoke(main, ["train-mdsa", *short.split(), *arguments.split()])
+    assert done.exit_code == 0, done.output
+    model, header = load_mdsa(tmp_path / "mdsa" / "mdsa.pt")
+    assert (model.config.frames, model.config.grid) == (8, 5) and header.spec == spec
+    write_latents(tmp_path / "latents", header)
+    arguments = f"--latents {tmp_path}/latents --out {tmp_path}/dit --steps 1"
+    done = CliRunner().invoke(main, ["train-dit", *short.split(), *arguments.split()])
+    assert done.exit_code == 0, done.output
+    assert load_dit(tmp_path / "dit" / "dit.pt", None).model.config.patch == (1, 1)
