@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -20,13 +20,13 @@ from avmodel.config import (
     STREAMS,
     MDSAConfig,
 )
-from avmodel.mdsa.options import BACKBONES, LossWeights, LPIPSConfig, MDSATrainingOptions
+from avmodel.mdsa.options import BACKBONES, Backbone, LossWeights, LPIPSConfig, MDSATrainingOptions
 from avprep.cli.outputs import MixedOutput, MixedOutputType, mixture
 
 if TYPE_CHECKING:
     from avmodel.mdsa.train import MDSAResult
 
-_MODEL_FIELDS = ("streams", "mt_self_attn", "gcm_attn", "bi_block", "adversarial", "kl")
+_MODEL_FIELDS = ("streams", "mt_self_attn", "gcm_attn", "bi_block", "adversarial", "kl", "plane_positions")
 # Fields of nested configs by the names of their options.
 _NESTED = {
     **{name: f"model.{name}" for name in _MODEL_FIELDS},
@@ -36,7 +36,6 @@ _NESTED = {
 _option, _model_option, _lpips_option = (
     partial(option, config) for config in (MDSATrainingOptions, MDSAConfig, LPIPSConfig)
 )
-_MODEL_FIELDS = ("streams", "mt_self_attn", "gcm_attn", "bi_block", "adversarial", "kl", "plane_positions")
 _STEPS = click.IntRange(0)
 _FILE = click.Path(path_type=Path)
 
@@ -153,7 +152,9 @@ def train_mdsa(
     model = replace(MDSA_PRESETS[preset], **{name: options.pop(name) for name in _MODEL_FIELDS})
     lpips = None
     if backbone != "none":
-        lpips = LPIPSConfig(backbone=backbone, backbone_weights=backbone_weights, heads=heads)
+        lpips = LPIPSConfig(
+            backbone=cast("Backbone", backbone), backbone_weights=backbone_weights, heads=heads
+        )
     loss = LossWeights(**{f.name: options.pop(f"{f.name}_weight") for f in fields(LossWeights)})
     outputs, shares = mixture(clips, "--clips")
     typed = MDSATrainingOptions(model=model, lpips=lpips, loss=loss, clips=outputs, shares=shares, **options)

@@ -10,6 +10,7 @@ Each step: z1 from the shards, eps and t drawn, v(z_t, t) regressed on z1 - eps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -116,9 +117,10 @@ class DiTTrainer(Trainer):
         self._by_t = LossByTime(context.device)
         if context.is_first:
             self.watch.spread(self.step, spread_of(self.training), of_noise=SOURCE_STD)
-        self._forward = context.parallel(self.model)
+        self._parallel = context.parallel(self.model)
+        self._forward: Callable[..., Tensor] = self._parallel
         if options.compile and context.on_gpu:
-            self._forward = torch.compile(self._forward)
+            self._forward = torch.compile(self._parallel)
 
     # --- resuming ---
 
@@ -172,13 +174,13 @@ class DiTTrainer(Trainer):
         for i, batch in enumerate(batches):
             first = self.number_of(i) * self.micro_batch
             own = Draws(*(part[first : first + self.micro_batch] for part in draws))
-            with exchange_gradients(self._forward, now=i == len(batches) - 1):
+            with exchange_gradients(self._parallel, now=i == len(batches) - 1):
                 loss = self._pass(batch, own)
                 (loss / len(batches)).backward()
             total += loss.detach() / len(batches)
         norms = clip_gradients(self.model, options.clip_grad, _part)
         bad = self.guard.check(total, norms.total)
-        rate = options.lr * warm_up(self.step, options.warmup_steps)
+        rate = options.lr * warm_up(self.step, options.warmup_steps or 0)
         apply_step(self.optimizer, rate * cool_down(self.step, options.cooldown_steps, options.steps), bad)
         self.ema.update(self.model)
         parts = {f"gradient/{part}": norm for part, norm in norms.parts.items()}
@@ -218,7 +220,7 @@ class DiTTrainer(Trainer):
         them, a picture of samples."""
         self.log.scalars(self.step, self._by_t.read("loss_t"))
         if self.codec is not None:
-            self.log.picture(self.step, "samples", self._picture())
+            self.log.picture(self.step, "samples", self._picture(self.codec))
         if not len(self.held_out):
             return None
         with self.ema.swapped_into(self.model):
@@ -251,16 +253,15 @@ class DiTTrainer(Trainer):
         generator = self.context.generator(self.options.seed, HELD_OUT, position)
         return draw_source(self.data.layout.shape, generator)
 
-    def _picture(self) -> Tensor:
+    def _picture(self, codec: Codec) -> Tensor:
         """Samples of the averaged weights for the captions of the first clips: always the same noise."""
-        batch = [self.data[i * len(self.data) // PICTURED] for i in range(PICTURED)]
-        captions = self.texts.captions([b.labels for b in batch], [b.captions for b in batch])
-        captions = Captions(*(part.to(self.context.device) for part in captions))
+        batch = collate([self.data[i * len(self.data) // PICTURED] for i in range(PICTURED)])
+        captions = self._captions(batch)
         generator = torch.Generator(self.context.device).manual_seed(self.options.seed)
         eps = draw_source((PICTURED, *self.data.layout.shape), generator)
         with self.ema.swapped_into(self.model), self.context.autocast():
             z = solve(guided(self.model, captions, 1.0), eps, steps=PICTURE_STEPS, mask=self.mask)
-        frames, mel = self.codec.decode(z.cpu())
+        frames, mel = codec.decode(z.cpu())
         return sheet(strips(to_model(ClipBatch(frames, mel), frames.shape[2])))
 
 

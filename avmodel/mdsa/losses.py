@@ -11,7 +11,7 @@ frame of each clip. Every loss is a scalar.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -71,13 +71,17 @@ def hinge_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 def hinge_g(fake_logits: Sequence[Tensor]) -> Tensor:
     """g: minus the mean logit of each discriminator on the reconstructions, summed."""
-    return -sum(logits.mean() for logits in fake_logits)
+    return -_total(logits.mean() for logits in fake_logits)
 
 
 def feature_matching(fake_features: Sequence[Tensor], real_features: Sequence[Tensor]) -> Tensor:
     """Sum over layers of the mean absolute difference; no gradient reaches the real features."""
     pairs = zip(fake_features, real_features, strict=True)
-    return sum(F.l1_loss(fake, real.detach()) for fake, real in pairs)
+    return _total(F.l1_loss(fake, real.detach()) for fake, real in pairs)
+
+
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).sum()
 
 
 def random_frames(batch: int, frames: int, generator: torch.Generator) -> Tensor:
@@ -140,14 +144,14 @@ def generator_loss(
             raise ValueError(f"gamma {gamma} needs discriminators")
         terms |= _adversarial_terms(x, x_hat, frames, discriminators)
     factor = {"l1": weights.pixel, "kl": weights.kl, "lpips": weights.lpips, "gan": 1.0, "fm": weights.fm}
-    others = sum(factor[name] * term for name, term in terms.items() if name not in ADVERSARIAL)
+    others = _total(factor[name] * term for name, term in terms.items() if name not in ADVERSARIAL)
     total, shown = others, dict(terms)
     if gamma:
-        adversarial = sum(factor[name] * terms[name] for name in ADVERSARIAL)
+        adversarial = gamma * _total(factor[name] * terms[name] for name in ADVERSARIAL)
         if last_layer is not None:
-            shown["adaptive"] = adaptive_factor(others, adversarial, last_layer)
-            gamma = gamma * shown["adaptive"]
-        total = others + gamma * adversarial
+            shown["adaptive"] = adaptive_factor(others, adversarial / gamma, last_layer)
+            adversarial = shown["adaptive"] * adversarial
+        total = others + adversarial
     return weights.modality * total, {name: term.detach() for name, term in shown.items()}
 
 
@@ -179,7 +183,7 @@ def discriminator_loss(
     x, x_hat = x.detach(), x_hat.detach()
     real = discriminators(take_frames(x, frames), x)
     fake = discriminators(take_frames(x_hat, frames), x_hat)
-    total, terms = torch.zeros((), device=x.device), {}
+    total, terms = torch.zeros((), device=x.device), dict[str, Tensor]()
     for name, (real_logits, _), (fake_logits, _) in zip(("d2", "d3"), real, fake, strict=True):
         loss = hinge_d(real_logits, fake_logits)
         total = total + loss
@@ -194,7 +198,7 @@ class DiscriminatorStep(nn.ModuleDict):
         self, clips: dict[str, Tensor], x_hat: dict[str, Tensor], frames: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of L_D over the streams, and its terms by 'STREAM/NAME'."""
-        total, terms = 0.0, {}
+        total, terms = torch.zeros((), device=frames.device), dict[str, Tensor]()
         for stream, discriminators in self.items():
             loss, parts = discriminator_loss(
                 clips[stream], x_hat[stream], frames=frames, discriminators=discriminators
@@ -211,7 +215,7 @@ def _adversarial_terms(
         real = discriminators(take_frames(x, frames), x)
     with _frozen(discriminators):
         fake = discriminators(take_frames(x_hat, frames), x_hat)
-    fm = sum(feature_matching(f, r) for (_, f), (_, r) in zip(fake, real, strict=True))
+    fm = _total(feature_matching(f, r) for (_, f), (_, r) in zip(fake, real, strict=True))
     return {"gan": hinge_g([logits for logits, _ in fake]), "fm": fm}
 
 

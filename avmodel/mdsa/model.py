@@ -197,6 +197,10 @@ class MDSA(nn.Module):
         latent = posterior.sample(generator) if sample else posterior.latent()
         return self.decode(latent), posterior
 
+    def last_layer(self, stream: str) -> nn.Parameter:
+        """The weight of the last layer of a stream's decoder."""
+        return cast(StreamDecoder, self.decoders[stream]).pixels.conv.weight
+
     def compile_layers(self) -> None:
         """Compiles the layers and not the whole: equal layers share one graph, which is made in a fraction of
         the time, is kept when stage 2 begins, and lies inside recomputation, where DDP needs it."""

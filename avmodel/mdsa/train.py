@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -100,14 +101,16 @@ class MDSATrainer(Trainer):
         self.model.to(context.device)
         self.discriminators = _discriminators(options, context)
         self.lpips = load_lpips(options.lpips).to(context.device) if options.lpips else None
-        adam = {"lr": options.lr, "betas": (0.5, 0.9), "fused": True}
-        self.optimizer = torch.optim.Adam(self.model.parameters(), **adam)
+        adam = partial(torch.optim.Adam, lr=options.lr, betas=(0.5, 0.9), fused=True)
+        self.optimizer = adam(self.model.parameters())
         # As a group, which may be empty: a model may train without discriminators.
         judges = {"params": list(self.discriminators.parameters())}
-        self.d_optimizer = torch.optim.Adam([judges], **adam)
+        self.d_optimizer = adam([judges])
         self.ema: Ema | None = None  # from stage 2 on
         self.last = _Last()
-        self._forward: nn.Module | None = None  # made at the first step
+        self._forward: nn.Module = self.model  # made anew at the first step of a stage
+        self._disc_forward: nn.Module = self.discriminators
+        self._is_ready = False
         if options.compile and context.on_gpu:
             self.model.compile_layers()
 
@@ -176,14 +179,14 @@ class MDSATrainer(Trainer):
             if self.options.stage1_steps or not self.has_started_from_weights:
                 self.model.start_logvar()  # else a trained log-variance is kept
             self.ema = Ema(self.model, self.options.ema) if self.options.ema else None
-        self._forward, self._disc_forward = self.context.parallel(self.model), self.discriminators
+        self._forward, self._is_ready = self.context.parallel(self.model), True
         if self.options.model.adversarial:
             self._disc_forward = self.context.parallel(self.discriminators)
 
     def train_step(self, batches: list[ClipBatch]) -> tuple[dict[str, Tensor], Tensor]:
         """One step of the autoencoder and, once they are on, one of the discriminators."""
         options = self.options
-        if self._forward is None or self.step == options.stage1_steps:
+        if not self._is_ready or self.step == options.stage1_steps:
             self._start_stage()
         gamma = self._gamma()
         scalars: dict[str, Tensor] = {}
@@ -200,7 +203,7 @@ class MDSATrainer(Trainer):
                 with exchange_gradients(self._disc_forward, now=i == len(passes) - 1):
                     self._discriminator_pass(clips, x_hat, frames, scalars)
         bad = self._apply(scalars, with_discriminators=bool(gamma))
-        return scalars | {"gamma": torch.tensor(gamma, device=self.context.device)}, bad
+        return scalars | {"gamma": torch.full((), gamma, device=self.context.device)}, bad
 
     def _gamma(self) -> float:
         options = self.options
@@ -265,7 +268,7 @@ class MDSATrainer(Trainer):
         _add(terms, parts | {"loss_d": total.detach()}, share)
 
     def _last_layer(self, stream: str) -> Tensor | None:
-        return self.model.decoders[stream].pixels.conv.weight if self.options.adaptive_gan else None
+        return self.model.last_layer(stream) if self.options.adaptive_gan else None
 
     def _apply(self, scalars: dict[str, Tensor], *, with_discriminators: bool) -> Tensor:
         """Clips the gradients and steps, unless a loss or a gradient is not finite; then nothing is stepped.
@@ -313,7 +316,7 @@ def _part(name: str) -> str:
     return f"{first}.{second}" if first in _BY_STREAM else first
 
 
-def _discriminators(options: MDSATrainingOptions, context: DistributedContext) -> nn.Module:
+def _discriminators(options: MDSATrainingOptions, context: DistributedContext) -> DiscriminatorStep:
     """Those of each stream; none where the model trains without."""
     streams = options.model.streams if options.model.adversarial else ""
     step = DiscriminatorStep(
@@ -325,7 +328,7 @@ def _discriminators(options: MDSATrainingOptions, context: DistributedContext) -
         }
     )
     if context.world > 1 and context.on_gpu:
-        step = nn.SyncBatchNorm.convert_sync_batchnorm(step)
+        nn.SyncBatchNorm.convert_sync_batchnorm(step)  # in place: `step` itself is none
     return step.to(context.device)
 
 

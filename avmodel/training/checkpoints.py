@@ -13,7 +13,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
     with naming(path), whole_file(path) as file:
         output = _Output(file)
         try:
-            torch.save(payload, output)
+            torch.save(payload, cast(IO[bytes], output))
         except RuntimeError as error:
             raise (output.error or error) from None
 
@@ -73,7 +73,8 @@ def entry(payload: dict[str, Any], name: str, kind: type, path: str | Path) -> A
     if name not in payload:
         raise CheckpointError(f"{path} has no entry {name!r}: it is not a checkpoint of this version")
     value = payload[name]
-    if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
+    is_count = type(value) is int and value >= 0
+    if not isinstance(value, kind) or (kind is int and not is_count):
         raise CheckpointError(f"{path}: its entry {name!r} is {type(value).__name__}, not {kind.__name__}")
     return value
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -22,7 +23,8 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, *, first_step: int, is_first: bool) -> None:
-        self._file = self._board = None
+        self._file: TextIO | None = None
+        self._board: SummaryWriter | None = None
         self._path = folder / "metrics.jsonl"
         if not is_first:
             return
@@ -33,7 +35,7 @@ class RunLog:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        if self._file is None:
+        if self._file is None or self._board is None:
             return
         with naming(self._path):
             self._file.write(json.dumps({"step": step} | {k: round(v, 6) for k, v in values.items()}) + "\n")
@@ -48,7 +50,7 @@ class RunLog:
                 self._board.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
-        if self._file is not None:
+        if self._file is not None and self._board is not None:
             with naming(self._path):
                 self._file.close()
                 self._board.close()

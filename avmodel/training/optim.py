@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,8 @@ def apply_step(optimizer: torch.optim.Optimizer, rate: float, bad: Tensor) -> No
     """
     for group in optimizer.param_groups:
         group["lr"] = rate
-    optimizer.grad_scale, optimizer.found_inf = None, bad  # what torch.amp.GradScaler sets
+    fused: Any = optimizer  # torch declares neither attribute; torch.amp.GradScaler sets them in this way
+    fused.grad_scale, fused.found_inf = None, bad
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 

@@ -26,13 +26,15 @@ from avmodel.training.errors import CheckpointError, TrainingError
 from avprep.credentials import require_no_credentials_in
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from avprep.shards.damage import OnDamage
 
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
+Config = TypeVar("Config", bound="DataclassInstance")
 _KIND = "kind"
 _RUNTIME, _ADJUSTABLE = "runtime", "adjustable"
-Config = TypeVar("Config")  # a dataclass
 _EVERY = ("log_every", "eval_every", "checkpoint_every")
 _SHOWN = 60  # characters of a value in a message
 _REPR = reprlib.Repr()
@@ -173,22 +175,29 @@ def with_begun_values(
     Raises:
         CheckpointError: a value of another type than the field's.
     """
-    changes = {}
+    changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         name, own = prefix + field.name, getattr(config, field.name)
         if name in given or field.name not in begun or field.metadata.get(_KIND) == _RUNTIME:
             continue
         value = begun[field.name]
-        if dataclasses.is_dataclass(own) and isinstance(value, dict):
+        if dataclasses.is_dataclass(own) and not isinstance(own, type) and isinstance(value, dict):
             changes[field.name] = with_begun_values(own, value, given, path, f"{name}.")
-            continue
-        value = tuple(value) if isinstance(own, tuple) and isinstance(value, list) else value
-        value = float(value) if type(own) is float and type(value) is int else value
-        is_left_out = value is None and dataclasses.is_dataclass(own)
-        if type(value) is not type(own) and not is_left_out:
-            raise CheckpointError(f"{path}: its {name} is {type(value).__name__}, not {type(own).__name__}")
-        changes[field.name] = value
+        else:
+            changes[field.name] = _in_the_type_of(own, value, f"{path}: its {name}")
     return dataclasses.replace(config, **changes)
+
+
+def _in_the_type_of(own: Any, value: Any, what: str) -> Any:
+    """A value from a checkpoint, as the field that holds `own` has it. Raises CheckpointError."""
+    if isinstance(own, tuple) and isinstance(value, list):
+        return tuple(value)
+    if type(own) is float and type(value) is int:
+        return float(value)
+    is_left_out = value is None and dataclasses.is_dataclass(own)
+    if type(value) is not type(own) and not is_left_out:
+        raise CheckpointError(f"{what} is {type(value).__name__}, not {type(own).__name__}")
+    return value
 
 
 def _plain(value: Any) -> Any:

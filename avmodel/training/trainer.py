@@ -78,6 +78,7 @@ class Trainer(ABC):
         self.guard = NonFiniteGuard(context)
         self.step = 0  # steps done
         self.is_best = False  # the last evaluation
+        self._identity: dict[str, Any] = {}  # taken when the run is opened
         self._best: dict[str, Any] = {}  # score and step of the best evaluation
         self._data = data
         self._batches: Generator[Any, None, None] | None = None  # opened at the first step
@@ -89,11 +90,7 @@ class Trainer(ABC):
             keep=options.keep,
             milestone_every=options.milestone_every,
         )
-        self.watch = Watch(
-            self.falling,
-            clip_grad=options.clip_grad,
-            is_first=context.is_first,
-        )
+        self.watch = Watch(self.falling, clip_grad=options.clip_grad, is_first=context.is_first)
         if options.loader_workers and len(data):
             check_shared_memory(
                 data[0],
@@ -188,8 +185,9 @@ class Trainer(ABC):
         if not self.context.is_first:
             return
         score = self.score()
-        self.is_best = score is not None and (not self._best or score > self._best["score"])
-        if self.is_best:
+        self.is_best = False
+        if score is not None and (not self._best or score > self._best["score"]):
+            self.is_best = True
             self._set_best(score, self.step)
 
     def _set_best(self, score: float, step: int) -> None:

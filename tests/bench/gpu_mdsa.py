@@ -109,7 +109,6 @@ def make_trainer(bench: Bench, stage: int, batch: int, *, recompute: bool, whole
     )  # fmt: skip
     trainer = MDSATrainer(config, bench.machine, NoClips())
     trainer.lpips = LPIPS("vgg16").to(bench.machine.device)  # its weights do not change its time
-    trainer._batches = itertools.repeat(made_batch(bench, batch))
     if whole_graph and bench.machine.on_gpu:
         trainer.model.encode = torch.compile(trainer.model.encode, dynamic=False)
         trainer.model.decode = torch.compile(trainer.model.decode, dynamic=False)
@@ -123,15 +122,17 @@ def time_steps(
     bench.fresh()
     torch.backends.cudnn.benchmark = tune
     trainer = make_trainer(bench, stage, batch, recompute=recompute, whole_graph=whole_graph)
+    batches = [made_batch(bench, batch)]
 
     def step() -> None:
-        if not trainer.train_step():
-            raise RuntimeError("a step was left out: its loss or gradient is not finite")
+        trainer.train_step(batches)
         trainer.step += 1
 
     first = bench.seconds(step, 1)
     bench.seconds(step, 2)
     took = bench.seconds(step)
+    if trainer.guard.read(trainer.step):
+        raise RuntimeError("a step was left out: its loss or gradient is not finite")
     torch.backends.cudnn.benchmark = False
     return {
         "ms": 1e3 * took, "clips_per_s": batch / took, "mfu": tflop[0] * batch / took / PEAK_TFLOPS,

@@ -53,6 +53,18 @@ def test_every_field_of_a_command_is_an_option_of_it(command):
     assert {f.name for f in fields(SOURCES[command][0])} - names <= {"model", "loss", "lpips", "shares"}
 
 
+@pytest.mark.parametrize(
+    ("module", "model"), [("train_mdsa", MDSAConfig), ("train_dit", STDiTConfig)], ids=["mdsa", "dit"]
+)
+def test_every_option_of_the_model_is_known_to_be_one(module, model):
+    """Else an option that was not typed would not take the value of the training that goes on."""
+    of_model = {f.name for f in fields(model)} - {"heads"}  # that option is LPIPS's
+    found = import_module(f"avmodel.cli.{module}")
+    command = main.commands[module.replace("_", "-")].load()
+    options = {p.name for p in command.params} & of_model
+    assert {name for name, path in found._NESTED.items() if path == f"model.{name}"} == options
+
+
 PARAMETERS = [
     click.Option(["--batch-size"]),
     click.Option(["--label", "labels"]),
