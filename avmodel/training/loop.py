@@ -38,7 +38,10 @@ class Run(Protocol):
         """Begins to write a checkpoint of the steps done."""
 
     def check_saved(self) -> None:
-        """Raises what a write has raised."""
+        """Raises what a write that has ended has raised."""
+
+    def finish_saving(self) -> None:
+        """Waits for the write. Raises what it raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,17 @@ def run_steps(run: Run, schedule: Schedule, context: DistributedContext, stop: S
                 run.save()
             run.check_saved()
     if stop:
+        _save_for_all(run, context)
+
+
+def _save_for_all(run: Run, context: DistributedContext) -> None:
+    """Saves, and returns in all processes when the first one has written: torchrun ends it soon after any
+    other process has ended with an error or a signal's code."""
+    try:
         run.save()
+        run.finish_saving()
+    finally:
+        context.agreed(0)
 
 
 class _State(IntEnum):
@@ -112,7 +125,7 @@ def _next_batches(run: Run, context: DistributedContext, stop: StopSignal) -> li
     own = _State.FAILED if failure else _State.STOPPED if stop else _State.READY
     agreed = context.agreed(own)
     if agreed == _State.FAILED:
-        run.save()
+        _save_for_all(run, context)
         raise failure or LoaderError("another process cannot read its data; its own message says why")
     if agreed == _State.STOPPED:
         stop.join()

@@ -147,14 +147,15 @@ class Trainer(ABC):
         """
         path = self.out / STATE_FILE
         self._identity = self.identity()  # hashes the keys of all clips: once per run, not per checkpoint
-        if self.options.start_from is not None:
-            self._identity |= {START: file_identity(self.options.start_from)}
+        first = self.options.start_from and Path(self.options.start_from)
+        if first and first.exists():  # it may be gone when the run is resumed
+            self._identity |= {START: file_identity(first)}
         if path.exists():
             self._resume(path)
-        elif self.options.start_from is not None:
-            taken = self.start_from(self.options.start_from)
+        elif first:
+            taken = self.start_from(first)
             if self.context.is_first:
-                tqdm.write(f"starts from {self.options.start_from}: {taken}", file=sys.stderr)
+                tqdm.write(f"starts from {first}: {taken}", file=sys.stderr)
         self.log = RunLog(self.out, first_step=self.step, is_first=self.context.is_first)
 
     def _resume(self, path: Path) -> None:
@@ -162,8 +163,8 @@ class Trainer(ABC):
         begun = begun_options(type(self), state, path)
         adjustable = adjustable_of(self.options)
         compared = {name: value for name, value in begun.items() if name not in adjustable}
-        if self.options.start_from is None and START in compared:
-            self._identity[START] = compared[START]
+        if START in compared:
+            self._identity.setdefault(START, compared[START])
         refuse_differences(compared, self._identity, path)
         self.step = entry(state, "step", int, path)
         self.options.refuse_another_past(with_begun_values(self.options, begun, (), path), self.step)
@@ -215,8 +216,12 @@ class Trainer(ABC):
         self.is_best = False
 
     def check_saved(self) -> None:
-        """Raises what a write has raised."""
+        """Raises what a write that has ended has raised."""
         self._writer.check()
+
+    def finish_saving(self) -> None:
+        """Waits for the write. Raises what it raises."""
+        self._writer.wait()
 
     def report_left_out(self) -> None:
         """Prints the shards that are not trained on because they are damaged."""

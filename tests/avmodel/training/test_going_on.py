@@ -234,6 +234,8 @@ def test_a_run_that_began_from_other_weights_is_refused(clips, tmp_path):
         seed = f"--seed {ord(name)}"
         train(f"train-mdsa {run} {TINY_MDSA} --out {tmp_path}/{name} --stage1-steps 1 {seed}")
     train(f"train-mdsa {run} --out {tmp_path}/c --from {tmp_path}/a/mdsa.pt --stage1-steps 1")
-    train(f"train-mdsa {run} --out {tmp_path}/c --stage1-steps 2")  # is not asked again
+    train(f"train-mdsa {run} --out {tmp_path}/c --stage1-steps 2")  # it need not be typed again
+    (tmp_path / "a" / "mdsa.pt").unlink()  # nor be there
+    train(f"train-mdsa {run} --out {tmp_path}/c --from {tmp_path}/a/mdsa.pt --stage1-steps 2")
     done = command(f"train-mdsa {run} --out {tmp_path}/c --from {tmp_path}/b/mdsa.pt --stage1-steps 3")
     assert done.exit_code == 2 and "was begun with weights at the start = " in done.output

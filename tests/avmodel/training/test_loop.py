@@ -26,6 +26,7 @@ class FakeRun:
         self.step, self.bad, self.failing, self.best, self.stop = 0, bad, failing, best, stop
         self.is_best = False
         self.saved: list[int] = []
+        self.finished = -1
         self.evaluated: list[int] = []
         self.logged: list[tuple[int, float]] = []
         self.log = self
@@ -56,6 +57,9 @@ class FakeRun:
 
     def check_saved(self) -> None:
         pass
+
+    def finish_saving(self) -> None:
+        self.finished = self.step
 
 
 def run(fake: FakeRun, stop: StopSignal | None = None, *, log_every: int = 1, milestones: int = 0) -> FakeRun:
@@ -90,7 +94,7 @@ def test_the_log_has_the_mean_of_the_steps_since_the_last_entry():
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint():
     stop = StopSignal()
     done = run(FakeRun(stop=stop), stop)
-    assert done.step == 3 and done.saved[-1] == 3
+    assert done.step == done.finished == 3 and done.saved[-1] == 3
 
 
 def test_a_failed_loader_ends_the_run_with_a_checkpoint_of_the_steps_done():
@@ -102,12 +106,12 @@ def test_a_failed_loader_ends_the_run_with_a_checkpoint_of_the_steps_done():
 
 def test_a_failed_loader_of_another_process_ends_this_one_too(monkeypatch):
     """As all processes agree on the worst state of any: here, the other one's at the third step."""
-    others = iter([0, 0, 2])
+    others = iter([0, 0, 2, 0])
     monkeypatch.setattr(DistributedContext, "agreed", lambda self, own: max(own, next(others)))
     fake = FakeRun()
     with pytest.raises(LoaderError, match="another process cannot read its data"):
         run(fake)
-    assert fake.saved == [2]
+    assert fake.saved == [2] and fake.finished == 2 and next(others, None) is None  # all wait for the save
 
 
 def test_steps_that_were_left_out_are_printed_by_the_first_rank_only(capsys, monkeypatch):
