@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from avmodel.data import LatentData, Steps
 from avmodel.mdsa.checkpoint import mdsa_payload, read_codec_header
 from avmodel.mdsa.model import MDSA
 from avmodel.training.checkpoints import load_checkpoint, save_checkpoint
+from avmodel.training.machine import DistributedContext
+from avmodel.training.trainer import Trainer
 from avprep.shards.order import ClipOrder
 from tests.avmodel.dit.made_training import losses
 from tests.avmodel.made_latents import write_latents
@@ -68,15 +71,16 @@ def assert_close(a: Path, b: Path, count: int) -> None:
 
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)])
 def test_a_steps_clips_are_the_same_however_they_are_divided(world, accumulate):
-    """And so are the random numbers' micro-batches, which are numbered as `Trainer.number_of` does."""
+    """And so are the micro-batches by whose number random numbers are drawn."""
     order = ClipOrder([50], seed=3, shares=None)
     whole = next(iter(Steps(order, 8, first=5)))
     size = 8 // (world * accumulate)
     found: dict[int, list[int]] = {}
     for rank in range(world):
         batches = iter(Steps(order, size, first=5 * accumulate, rank=rank, world=world))
+        process = SimpleNamespace(context=DistributedContext(torch.device("cpu"), rank, world))
         for i in range(accumulate):
-            found[i * world + rank] = next(batches)
+            found[Trainer.number_of(process, i)] = next(batches)
     assert [clip for number in sorted(found) for clip in found[number]] == whole
 
 
