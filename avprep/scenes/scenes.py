@@ -15,12 +15,12 @@ from avprep.scenes.sketch import (
     COLOURS,
     WHITE,
     Array,
-    Colour,
     Parts,
     Timeline,
     bolt,
     box,
     clouds,
+    daylight,
     ellipse,
     fading,
     glow,
@@ -61,7 +61,7 @@ def ball(rng: Rng, timeline: Timeline) -> Parts:
         ellipse(canvas, x, floor - height - ry, rx, ry, COLOURS[name])
         ellipse(canvas, x - 0.3 * rx, floor - height - 1.4 * ry, 0.25 * rx, 0.25 * ry, WHITE, 0.6)
 
-    background = gradient(timeline, *_light(rng))
+    background = daylight(rng, timeline)
     box(background, -0.1, floor - 0.02, 1.1, 1.1, (95, 80, 70))
     s = span(timeline, 0.25)
     knock = np.sin(2 * np.pi * 75 / radius * rng.uniform(0.9, 1.1) * s) * np.exp(-s / 0.03)
@@ -168,7 +168,7 @@ def drum(rng: Rng, timeline: Timeline) -> Parts:
         line(canvas, tip_x, tip_y, tip_x + 0.4, tip_y - 0.35, 0.035, (120, 75, 40))
         ellipse(canvas, tip_x, tip_y, 0.035, 0.035, (235, 205, 160))
 
-    background = 0.45 * gradient(timeline, *_light(rng))
+    background = 0.45 * daylight(rng, timeline)
     s, pitch = span(timeline, 1.0), 26 / radius * rng.uniform(0.85, 1.15)
     boom = tone(pitch * (1 + 1.2 * np.exp(-s / 0.025)), timeline.sample_rate) * np.exp(-s / 0.13)
     boom += 0.35 * noise(rng, len(s), 300, 2500, timeline.sample_rate) * np.exp(-s / 0.012)
@@ -241,7 +241,7 @@ def engine(rng: Rng, timeline: Timeline) -> Parts:
             puff = 0.03 + 0.12 * age
             ellipse(canvas, 0.7 + 0.4 * age, 0.15 - 0.1 * age, puff, puff, (235, 235, 235), 0.8 - age)
 
-    background = 0.7 * gradient(timeline, *_light(rng))
+    background = 0.7 * daylight(rng, timeline)
     growl = sum(np.sin(2 * np.pi * 22 * n * turns) / n**0.6 for n in range(1, 16))
     firing = strikes(timeline, fires_s, [np.exp(-span(timeline, 0.5) / 0.07)] * len(fires_s))
     sound = growl * (0.15 + firing) * (speed / idle)
@@ -277,7 +277,7 @@ def bird(rng: Rng, timeline: Timeline) -> Parts:
         for age in since[(since >= 0) & (since < 0.35)]:
             ring(canvas, beak_x, head_y, 0.05 + 0.6 * age, 0.012, WHITE, 0.9 - 2.5 * age)
 
-    background = gradient(timeline, *_light(rng))
+    background = daylight(rng, timeline)
     box(background, -0.1, 0.72, 1.1, 0.77, (105, 75, 50))
     for leaf_x, leaf_y in rng.uniform((0, 0.68), (1, 0.85), (14, 2)):
         ellipse(background, leaf_x, leaf_y, 0.05, 0.025, (70, 150, 70))
@@ -374,14 +374,8 @@ def xylophone(rng: Rng, timeline: Timeline) -> Parts:
     phases = 2 * np.pi * pitches[played][:, None] * s
     voices = np.sin(phases) * np.exp(-s / 0.22) + 0.35 * np.sin(3.93 * phases) * np.exp(-s / 0.05)
     sound = strikes(timeline, notes_s, gains[:, None] * voices)
-    background = 0.3 * gradient(timeline, *_light(rng))
+    background = 0.3 * daylight(rng, timeline)
     return Parts(background, draw, sound, notes_s, caption="a melody on a xylophone with coloured bars")
-
-
-def _light(rng: Rng) -> tuple[Colour, Colour]:
-    """The colours of a light background, top and bottom."""
-    top = rng.uniform(150, 215, 3)
-    return tuple(top), tuple(0.55 * top + 0.45 * 240)
 
 
 def _a(noun: str) -> str:

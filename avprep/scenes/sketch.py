@@ -82,9 +82,15 @@ def rgb(colour: Colour | Array) -> Array:
 
 
 def gradient(timeline: Timeline, top: Colour, bottom: Colour) -> Array:
-    """A background that changes from the top's colour to the bottom's."""
+    """A background that changes from the top's colour to the bottom's, float32 (RGB, S, S)."""
     y = np.linspace(0, 1, timeline.size, dtype=np.float32)[:, None]
     return np.repeat((1 - y) * rgb(top) + y * rgb(bottom), timeline.size, axis=2)
+
+
+def daylight(rng: np.random.Generator, timeline: Timeline) -> Array:
+    """A light background: a random colour that pales downwards, float32 (RGB, S, S)."""
+    top = rng.uniform(150, 215, 3)
+    return gradient(timeline, tuple(top), tuple(0.55 * top + 0.45 * 240))
 
 
 def ellipse(
