@@ -8,7 +8,8 @@ CLIPS ?= $(RUN)/clips
 LATENTS ?= $(RUN)/latents
 
 .PHONY: help setup demo generate train-mdsa train-dit test test-slow lint clean \
-        bench bench-clip bench-codecs bench-fuzz bench-faults bench-scale bench-encode bench-loader bench-dit bench-gpu readme
+        bench bench-clip bench-codecs bench-fuzz bench-faults bench-flat bench-scale bench-encode bench-loader \
+        bench-dit bench-gpu readme
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -62,6 +63,9 @@ bench-fuzz: setup ## 300 damaged files: seconds and memory per file, all in the 
 
 bench-faults: setup ## kills, full disks, stopped workers over every command that writes (RUN=folder ARGS=options)
 	$(BIN)/python -m tests.bench.bench_faults $(RUN)/faults $(ARGS)
+
+bench-flat: setup ## memory and open files of a worker over 3,000 sources, a driver over 2,000 shards (ARGS=options)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_flat $(ARGS)
 
 bench-scale: setup ## a plan of 2,000,000 sources, the driver's memory at 10,000 shards (ARGS=options)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_scale $(ARGS)

@@ -11,11 +11,11 @@ from typing import Any
 
 from avprep.cli.group import Refused
 from avprep.execution.child import Child, ChildDied
-from avprep.media.crop import Crop
+from avprep.media.crop import CROPS, Crop
 from avprep.media.decode import FailedClip
 from avprep.media.limits import Deadline
 from avprep.reasons import MediaError, Reason
-from avprep.shards.layout import kind_of, read_header
+from avprep.shards.layout import HEADER_FILE, kind_of, read_header, spec_of
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import Store
 from avprep.spec import ClipSpec
@@ -42,9 +42,8 @@ def try_again(store: Store, key: str) -> Outcome:
     row = next((r for i in range(plan.shards) for r in plan.rows(i) if r.key == key), None)
     if row is None:
         raise Refused(f"--try {key}: the plan of {store.uri} has no such clip")
-    spec = ClipSpec.from_dict(header["spec"])
-    root, crop = _origin(header, row.shard)
-    path = Path(root) / row.source
+    spec, (root, crop) = spec_of(header), _origin(store, header, row.shard)
+    path = root / row.source
     place = f"{path} at {row.start / spec.sample_rate:.3f} s"
     began = time.monotonic()
     try:
@@ -58,8 +57,21 @@ def try_again(store: Store, key: str) -> Outcome:
     return Outcome(True, f"{place}: read in {time.monotonic() - began:.2f} s, {found}")
 
 
-def _origin(header: dict[str, Any], shard: int) -> tuple[str, Crop]:
-    """The media's folder and the crop; of a merged output, those of the output that the shard is from."""
+def _origin(store: Store, header: dict[str, Any], shard: int) -> tuple[Path, Crop]:
+    """The media's folder and the crop. Raises Refused where spec.json does not say."""
+    try:
+        root, crop = _stated_origin(header, shard)
+    except (KeyError, TypeError, AttributeError):
+        root, crop = None, None
+    if not isinstance(root, str) or crop not in CROPS:
+        raise Refused(
+            f"{store.uri}: its {HEADER_FILE} does not say where its media lie and how they are cropped"
+        )
+    return Path(root), crop
+
+
+def _stated_origin(header: dict[str, Any], shard: int) -> tuple[Any, Any]:
+    """Of a merged output, those of the output that the shard is from."""
     for part, root in zip(header.get("merged", {}).values(), header.get("roots", ()), strict=False):
         if shard < part["shards"]:
             return root, part["options"]["crop"]

@@ -123,7 +123,9 @@ def read_header(store: Store) -> dict[str, Any]:
         raise ShardError(f"{name} is damaged: a {type(header).__name__} in the place of an object")
     found = header.get("format", FORMAT_VERSION)
     if found != FORMAT_VERSION:
-        raise ShardError(f"{name} is of format {found!r}; this version reads format {FORMAT_VERSION}")
+        raise ShardError(
+            f"{name} is of format {repr(found)[:80]}; this version reads format {FORMAT_VERSION}"
+        )
     return header
 
 
@@ -131,7 +133,9 @@ def kind_of(header: dict[str, Any]) -> Kind:
     """What an output holds; only latents' headers say so. Raises ShardError for another kind."""
     kind = header.get("kind", CLIPS)
     if kind not in (CLIPS, LATENTS):
-        raise ShardError(f"{HEADER_FILE} says that it holds {kind!r}, which this version does not know")
+        raise ShardError(
+            f"{HEADER_FILE} says that it holds {repr(kind)[:80]}, which this version does not know"
+        )
     return kind
 
 

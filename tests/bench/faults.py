@@ -190,18 +190,19 @@ def contents(command: Command, out: Path) -> dict[str, str]:
 
 
 def _training(out: Path) -> dict[str, str]:
-    """The losses of every step and the tensors of the exported model."""
+    """The losses of every step and the tensors of the exported models."""
     found = {}
     for line in (out / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
         found |= {
             f"{name} of step {row['step']}": repr(value) for name, value in row.items() if _decides(name)
         }
-    (checkpoint,) = [path for path in out.glob("*.pt") if path.name != "state.pt"]
-    digest = hashlib.sha256()
-    for name, tensor in _tensors(torch.load(checkpoint, map_location="cpu", weights_only=True)):
-        digest.update(name.encode() + tensor.numpy().tobytes())
-    return found | {"weights": digest.hexdigest()}
+    for path in (path for path in out.glob("*.pt") if path.name != "state.pt"):
+        digest = hashlib.sha256()
+        for name, tensor in _tensors(torch.load(path, map_location="cpu", weights_only=True)):
+            digest.update(name.encode() + tensor.numpy().tobytes())
+        found[path.name] = digest.hexdigest()
+    return found
 
 
 def _decides(column: str) -> bool:
