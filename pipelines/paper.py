@@ -9,11 +9,21 @@ Run it again to go on where it stopped: every command resumes.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from pipelines.steps import folder_from_arguments, run
+from pipelines.steps import Step, folder_from_arguments, run
 
 
-def main(dataset: str, *, clip_options: str, mdsa_steps: tuple[int, int], dit_steps: int, label: str) -> int:
+def main(
+    dataset: str,
+    *,
+    clip_options: str,
+    mdsa_steps: tuple[int, int],
+    dit_steps: int,
+    label: str,
+    choice: Callable[[Path], Sequence[Step]] | None = None,
+) -> int:
     """Runs the recipe for a dataset.
 
     Args:
@@ -21,21 +31,25 @@ def main(dataset: str, *, clip_options: str, mdsa_steps: tuple[int, int], dit_st
         mdsa_steps: of the autoencoder's two stages.
         dit_steps: of the diffusion transformer.
         label: of the clips that are generated at the end.
+        choice: the steps that score the clips in OUT/clips and make the selection `chosen`, which is then
+            trained on; None = all clips are.
     """
     out = folder_from_arguments(f"usage: python -m pipelines.{dataset} OUT")
+    chosen, select = (choice(out), " --select chosen") if choice else ((), "")
     return run((
         ("clips: 16 frames at 256 x 256 and the mel stack that sounds during them",
-         f"avprep clip --dataset {dataset} {clip_options} --out {out}/clips"),
+         f"avprep clip --dataset {dataset} {clip_options.format(out=out)} --out {out}/clips"),
         ("every byte as written",
          f"avprep verify {out}/clips"),
+        *chosen,
         ("the autoencoder: L1, LPIPS and KL, then discriminators too; 32 clips per step",
-         f"avmodel train-mdsa --preset paper --clips {out}/clips --out {out}/mdsa --batch-size 32 "
+         f"avmodel train-mdsa --preset paper --clips {out}/clips{select} --out {out}/mdsa --batch-size 32 "
          f"--accumulate 8 --stage1-steps {mdsa_steps[0]} --stage2-steps {mdsa_steps[1]} "
          f"--kl-stage1-weight 6e-6 --checkpoint-activations"),
         ("what it keeps, to watch and to hear",
          f"avmodel reconstruct --ckpt {out}/mdsa/mdsa.pt --clips {out}/clips --out {out}/seen --limit 16"),
         ("every clip as a latent",
-         f"avprep encode --clips {out}/clips --ckpt {out}/mdsa/mdsa.pt --out {out}/latents"),
+         f"avprep encode --clips {out}/clips{select} --ckpt {out}/mdsa/mdsa.pt --out {out}/latents"),
         ("the diffusion transformer on the latents",
          f"avmodel train-dit --preset paper --latents {out}/latents --out {out}/dit --steps {dit_steps} "
          f"--mdsa {out}/mdsa/mdsa.pt"),

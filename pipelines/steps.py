@@ -8,8 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+Step = tuple[str, str]  # title, command
 
-def run(steps: Sequence[tuple[str, str]]) -> int:
+
+def run(steps: Sequence[Step]) -> int:
     """Runs `(title, command)` in order, in this environment. Returns the first exit code that is not 0."""
     commands = Path(sys.executable).parent
     for number, (title, command) in enumerate(steps, 1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from avprep.api.runs import RunProgress, RunReport, one_callback, one_job_error, run_report
@@ -28,6 +28,9 @@ def clip_dataset(
     list_file: AnyPath | None = DatasetOptions.list_file,
     label_from_folder: bool = DatasetOptions.label_from_folder,
     follow_links: bool = DatasetOptions.follow_links,
+    exclude_labels: Sequence[str] = DatasetOptions.exclude_labels,
+    with_ancestors: bool = DatasetOptions.with_ancestors,
+    min_label_quality: float | None = DatasetOptions.min_label_quality,
     allow_outside: bool = DatasetOptions.allow_outside,
     spec: ClipSpec = ClipOptions.spec,
     stride_s: float | None = None,
@@ -62,6 +65,9 @@ def clip_dataset(
         root: the folder of listed files. Paths are kept relative to it: they are the sources' identity.
         dataset, split, list_file, label_from_folder, follow_links, allow_outside: how a root folder is
             listed.
+        exclude_labels: sources with any of these labels are left out.
+        with_ancestors, min_label_quality: AudioSet's classes that a label is a kind of are added; labels that
+            raters confirmed less often are left out.
         spec: what a clip is.
         stride_s: seconds from one clip's start to the next's; None = a clip's length.
         clips_per_source: at most, spread over the source; None = all.
@@ -114,6 +120,9 @@ def clip_dataset(
         list_file=None if list_file is None else Path(list_file),
         label_from_folder=label_from_folder,
         follow_links=follow_links,
+        exclude_labels=tuple(exclude_labels),
+        with_ancestors=with_ancestors,
+        min_label_quality=min_label_quality,
         allow_outside=allow_outside,
     )
     listed = listed_sources(sources, root, dataset, listing)

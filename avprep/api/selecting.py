@@ -25,6 +25,7 @@ def select(
     seed: int = SelectConfig.seed,
     split: Mapping[str, float] | None = None,
     by: SplitBy = SelectConfig.by,
+    ids: AnyPath | None = SelectConfig.ids,
     rebuild: bool = SelectConfig.rebuild,
 ) -> SelectionHeader:
     """Chooses finished clips by their scores, as `avprep select` does: their keys are in
@@ -46,6 +47,7 @@ def select(
             NAME-val, beside the whole one. Shares are of sources, and met about.
         by: what no part of a split straddles: 'source'; or 'group', a source and a group of near-duplicates,
             all of which are then kept.
+        ids: a file for the chosen clips' sources, starts and keys by tabs, in order; None = none is written.
         rebuild: replaces a selection of this name.
 
     Returns:
@@ -70,6 +72,7 @@ def select(
         seed=seed,
         split=split or {},
         by=by,
+        ids=None if ids is None else Path(ids),
         rebuild=rebuild,
     )
     return run_select(config)[name]

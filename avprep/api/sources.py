@@ -48,8 +48,8 @@ def listed_sources(
         raise ArgumentError("root needs a value for a list of sources: their paths are kept relative to it")
     if options != DatasetOptions(root=options.root) or dataset != "folder":
         raise ArgumentError(
-            "dataset, split, list_file, label_from_folder, follow_links and allow_outside go with a folder, "
-            "not with a list of sources"
+            "dataset, split, list_file, label_from_folder, follow_links, exclude_labels, with_ancestors, "
+            "min_label_quality and allow_outside go with a folder, not with a list of sources"
         )
     if not os.path.isdir(root):
         raise ArgumentError(f"root = {os.fspath(root)!r}: no such folder")

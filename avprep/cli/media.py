@@ -34,6 +34,8 @@ def listed_media(options: dict[str, Any], runner: RunnerConfig) -> FromMedia:
     require_apart(options["out"], root)
     listing = list_dataset(dataset, from_options(DatasetOptions, options, root=root))
     _print_listing(dataset, listing)
+    if options["missing"] is not None:
+        options["missing"].write_text("".join(f"{line}\n" for line in listing.missing), encoding="utf-8")
     return from_options(
         FromMedia,
         options,

@@ -28,7 +28,9 @@ def option(of: type, name: str, declaration: str, **attributes: Any) -> Decorato
     """A click option for the field `name` of the dataclass `of`, with the field's default."""
     default = getattr(of, name)
     shown = default is not None and not isinstance(default, bool)
-    return click.option(declaration, name, default=default, show_default=shown, **attributes)
+    return click.option(
+        declaration, name, default=default, show_default=shown and default != (), **attributes
+    )
 
 
 def from_options(of: type[Options], options: dict[str, Any], /, **more: Any) -> Options:
@@ -58,6 +60,35 @@ _MEDIA_OPTIONS = (
         "--label-from-folder",
         is_flag=True,
         help="folder: the parent folder's name is the label.",
+    ),
+    option(
+        DatasetOptions,
+        "exclude_labels",
+        "--exclude-label",
+        multiple=True,
+        metavar="LABEL",
+        help="Leave out sources with this label; may be repeated.",
+    ),
+    option(
+        DatasetOptions,
+        "with_ancestors",
+        "--with-ancestors",
+        is_flag=True,
+        help="audioset: add the classes that a label is a kind of, by ontology.json.",
+    ),
+    option(
+        DatasetOptions,
+        "min_label_quality",
+        "--min-label-quality",
+        type=click.FloatRange(0, 1),
+        metavar="SHARE",
+        help="audioset: leave out labels that raters confirmed less often, by qa_true_counts.csv.",
+    ),
+    click.option(
+        "--missing",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Write what the dataset's list names and no file is there for: an id per line.",
     ),
     option(DatasetOptions, "follow_links", "--follow-links", is_flag=True, help="Enter links to folders."),
     option(

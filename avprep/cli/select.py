@@ -81,6 +81,14 @@ def _shares(_: click.Context, option: click.Parameter, value: str | None) -> dic
     help="What no part of a split straddles: a source; or a source and a group of near-duplicates, all of "
     "which are then kept.",
 )
+@option(
+    SelectConfig,
+    "ids",
+    "--ids",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the chosen clips' sources, starts and keys by tabs, for others to follow.",
+)
 @option(SelectConfig, "rebuild", "--rebuild", is_flag=True, help="Replace a selection of this name.")
 def select(**options) -> None:
     """Choose finished clips by their scores: a list of keys, and how many each step removed.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from avprep.checks import require_between
 from avprep.datasets.aist import AIST
 from avprep.datasets.audioset import AUDIOSET
 from avprep.datasets.folder import FOLDER
@@ -41,10 +43,33 @@ def list_dataset(name: str, options: DatasetOptions) -> Listing:
     if options.split is not None and dataset.splits is not None and options.split not in dataset.splits:
         splits = ", ".join(dataset.splits) or "none"
         raise DatasetError(f"split = {options.split!r}: {name} has no such split; there are: {splits}")
-    listing = dataset.list_sources(options)
+    _require_classes(dataset, options)
+    listing = _without_labels(dataset.list_sources(options), options.exclude_labels)
     if not listing.sources:
         why = "; ".join(f"{count:,} {what}" for what, count in listing.notes.items() if count)
         raise DatasetError(
             f"{name} has no source under {listing.root} ({why or 'is its disk mounted?'}). {dataset.layout}"
         )
     return listing
+
+
+def _require_classes(dataset: Dataset, options: DatasetOptions) -> None:
+    """Raises DatasetError where the options need ratings or an ontology that the dataset does not have."""
+    if dataset.has_classes:
+        if options.min_label_quality is not None:
+            require_between("min_label_quality", options.min_label_quality, 0, 1)
+    elif options.with_ancestors:
+        raise DatasetError(f"with_ancestors = True: the labels of {dataset.name} have no ontology")
+    elif options.min_label_quality is not None:
+        raise DatasetError(
+            f"min_label_quality = {options.min_label_quality:g}: the labels of {dataset.name} are not rated"
+        )
+
+
+def _without_labels(listing: Listing, labels: tuple[str, ...]) -> Listing:
+    """The listing without the sources that have any of the labels; they are counted."""
+    if not labels:
+        return listing
+    kept = [source for source in listing.sources if not set(labels) & set(source.labels)]
+    removed = {"sources with a label of exclude_labels": len(listing.sources) - len(kept)}
+    return replace(listing, sources=kept, notes=listing.notes | removed)

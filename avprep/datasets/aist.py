@@ -58,9 +58,10 @@ def list_sources(options: DatasetOptions) -> Listing:
             seen.add(name)
             labels = (GENRES[found[1]],)
             sources.append(Source(path=path, labels=labels, caption=caption_of(labels)))
-    if wanted is not None and wanted - ignored - seen:
-        notes["names of the list without a file"] = len(wanted - ignored - seen)
-    return Listing(options.root, sources, dict(notes))
+    missing = sorted((wanted or set()) - ignored - seen)
+    if missing:
+        notes["names of the list without a file"] = len(missing)
+    return Listing(options.root, sources, dict(notes), missing)
 
 
 def any_camera(name: str) -> str:

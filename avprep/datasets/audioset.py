@@ -1,35 +1,51 @@
-"""AudioSet (Gemmeke et al. 2017): 10-second segments of YouTube videos, 527 classes, several a segment.
+"""AudioSet (Gemmeke et al. 2017): 10-second segments of YouTube videos, 527 classes, several per segment.
 
-`audioset_labels.csv` beside this file is AudioSet's class_labels_indices.csv (Google, CC BY 4.0).
+The temporally-strong labels (Hershey et al. 2021) are splits of their own: a segment has the labels of its
+events.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
-from functools import lru_cache
-from importlib.resources import files
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from avprep.datasets.audioset_classes import ancestors, class_names, label_quality, strong_names
 from avprep.datasets.listing import find_list, require_folder
 from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listing
 from avprep.datasets.youtube import ID_LENGTH, Segment, labelled_by_folder, match
 
 LISTS = {
-    "balanced_train": "balanced_train_segments.csv",
-    "unbalanced_train": "unbalanced_train_segments.csv",
-    "eval": "eval_segments.csv",
+    "balanced_train": ("balanced_train_segments.csv",),
+    "unbalanced_train": ("unbalanced_train_segments.csv",),
+    "eval": ("eval_segments.csv",),
+}
+STRONG_LISTS = {
+    "strong": ("audioset_train_strong.tsv",),
+    "strong_eval": ("audioset_eval_strong.tsv", "audioset_eval_strong_framed_posneg.tsv"),
 }
 LAYOUT = (
     "Expected: one or more of balanced_train_segments.csv, unbalanced_train_segments.csv and "
-    "eval_segments.csv (in the root or its csv/ or metadata/ folder, or one given by list_file=FILE), and "
-    "the videos in any folders below, named <id>.mp4 (whole or trimmed), <id>_<start>_<end>.mp4 "
-    "(milliseconds or whole seconds), <id>_<seconds>.mp4 or id_<id>.mp4."
+    "eval_segments.csv, or audioset_train_strong.tsv and mid_to_display_name.tsv (in the root, its csv/ or "
+    "metadata/ folder, or one given by list_file=FILE), and the videos in any folders below, named <id>.mp4 "
+    "(whole or trimmed), <id>_<start>_<end>.mp4 (milliseconds or whole seconds), <id>_<seconds>.mp4 or "
+    "id_<id>.mp4."
 )
+SEGMENT_S = 10.0  # of the strong lists, which give starts only
 _MID = re.compile(r"/[mgt]/[0-9a-z_]+")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A segment of a list, its labels by mid."""
+
+    id: str
+    start_s: float
+    stop_s: float
+    mids: tuple[str, ...]
 
 
 def list_sources(options: DatasetOptions) -> Listing:
@@ -39,14 +55,23 @@ def list_sources(options: DatasetOptions) -> Listing:
     """
     require_folder(options.root, LAYOUT)
     notes: Counter[str] = Counter()
+    is_strong = options.split in STRONG_LISTS or (
+        options.list_file is not None and options.list_file.suffix == ".tsv"
+    )
+    by_split = STRONG_LISTS if is_strong else LISTS
     splits = list(LISTS) if options.split is None else [options.split]
     lists = (
-        [options.list_file] if options.list_file else [find_list(options.root, (LISTS[s],)) for s in splits]
+        [options.list_file] if options.list_file else [find_list(options.root, by_split[s]) for s in splits]
     )
     lists = [path for path in lists if path is not None]
     if lists:
-        segments = [segment for path in lists for segment in read_segments(path, notes)]
-        return Listing(options.root, match(options, segments, notes), dict(notes))
+        names = strong_names(options.root) if is_strong else class_names()
+        read = read_strong_rows if is_strong else read_rows
+        rows = (row for path in lists for row in read(path, notes))
+        segments = [_segment(row, names, notes) for row in _relabelled(rows, options, notes)]
+        missing: list[str] = []
+        sources = match(options, segments, notes, missing)
+        return Listing(options.root, sources, dict(notes), missing)
     by_name = {name.lower(): name for name in class_names().values()}
     sources = [] if options.split else list(labelled_by_folder(options, by_name, notes))
     if not sources:
@@ -55,35 +80,94 @@ def list_sources(options: DatasetOptions) -> Listing:
     return Listing(options.root, sources, dict(notes))
 
 
-@lru_cache(maxsize=1)
-def class_names() -> dict[str, str]:
-    """mid ('/m/09x0r') -> display name ('Speech'), 527 of them."""
-    text = (files("avprep.datasets") / "audioset_labels.csv").read_text()
-    return {row["mid"]: row["display_name"] for row in csv.DictReader(text.splitlines())}
-
-
 def read_segments(path: Path, notes: Counter[str]) -> Iterator[Segment]:
-    """The segments of a list in any of the forms that are about: two, three or no '#' lines or a header row,
+    """The segments of a list, with the labels' names."""
+    for row in read_rows(path, notes):
+        yield _segment(row, class_names(), notes)
+
+
+def read_rows(path: Path, notes: Counter[str]) -> Iterator[Row]:
+    """The rows of a list in any of the forms that are about: two, three or no '#' lines or a header row,
     blanks after commas or none, labels in one quoted cell or strewn over many by other tools' quoting."""
+    for line in _lines(path):
+        cells = [cell.strip().strip('"') for cell in line.split(",", 3)]
+        if line.startswith("#") or len(cells) < 4 or cells[0] == "YTID":
+            continue
+        span = _span(cells[1], cells[2])
+        if span is None:
+            notes["rows that cannot be read"] += 1
+        else:
+            yield Row(cells[0][:ID_LENGTH], *span, tuple(dict.fromkeys(_MID.findall(cells[3]))))
+
+
+def read_strong_rows(path: Path, notes: Counter[str]) -> Iterator[Row]:
+    """The segments of a temporally-strong list, `segment_id start_time_seconds end_time_seconds label` by
+    tabs: an event per line, its segment's id ends in _<start in ms>. Labels in the order of their onsets.
+
+    A list with a fifth column, present or not, is framed: lines of labels that are not present are skipped.
+    """
+    onsets: dict[str, dict[str, float]] = {}  # segment id -> mid -> first onset
+    for line in _lines(path):
+        cells = [cell.strip() for cell in line.split("\t")]
+        if cells[0] in ("segment_id", "filename") or not line.strip() or cells[4:] == ["NOT_PRESENT"]:
+            continue
+        span = _span(cells[1], cells[2]) if len(cells) >= 4 else None
+        if span is None or not _MID.fullmatch(cells[3]) or not re.fullmatch(r".{11}_\d+", cells[0]):
+            notes["rows that cannot be read"] += 1
+            continue
+        events = onsets.setdefault(cells[0], {})
+        events[cells[3]] = min(span[0], events.get(cells[3], math.inf))
+    for segment_id, events in onsets.items():
+        start_s = int(segment_id[ID_LENGTH + 1 :]) / 1000
+        mids = tuple(sorted(events, key=lambda mid: (events[mid], mid)))
+        yield Row(segment_id[:ID_LENGTH], start_s, start_s + SEGMENT_S, mids)
+
+
+def _relabelled(rows: Iterator[Row], options: DatasetOptions, notes: Counter[str]) -> Iterator[Row]:
+    """The rows without labels of low quality, and with what their labels are kinds of."""
+    if options.min_label_quality is not None:
+        rows = _of_quality(rows, options.min_label_quality, label_quality(options.root), notes)
+    if not options.with_ancestors:
+        yield from rows
+        return
+    above = ancestors(options.root)
+    for row in rows:
+        higher = [parent for mid in row.mids for parent in above(mid)]
+        yield replace(row, mids=tuple(dict.fromkeys([*row.mids, *higher])))
+
+
+def _of_quality(
+    rows: Iterator[Row], least: float, quality: Mapping[str, float], notes: Counter[str]
+) -> Iterator[Row]:
+    for row in rows:
+        kept = tuple(mid for mid in row.mids if quality.get(mid, 0.0) >= least)
+        notes["labels below min_label_quality, or never rated"] += len(row.mids) - len(kept)
+        if kept:
+            yield replace(row, mids=kept)
+        else:
+            notes["rows without a label of min_label_quality"] += 1
+
+
+def _segment(row: Row, names: Mapping[str, str], notes: Counter[str]) -> Segment:
+    labels = tuple(dict.fromkeys(names[mid] for mid in row.mids if mid in names))
+    notes["labels that are none of the 527 classes"] += sum(mid not in names for mid in row.mids)
+    return Segment(row.id, row.start_s, row.stop_s, labels)
+
+
+def _span(start: str, stop: str) -> tuple[float, float] | None:
+    """Seconds; None where these are no span."""
+    try:
+        start_s, stop_s = float(start), float(stop)
+    except ValueError:
+        return None
+    return (start_s, stop_s) if 0 <= start_s < stop_s < math.inf else None
+
+
+def _lines(path: Path) -> Iterator[str]:
     if not path.is_file():
         raise DatasetError(f"list_file = {path}: it is not there. {LAYOUT}")
-    names = class_names()
     with open(path, encoding="utf-8-sig", errors="replace") as file:
-        for line in file:
-            cells = [cell.strip().strip('"') for cell in line.split(",", 3)]
-            if line.startswith("#") or len(cells) < 4 or cells[0] == "YTID":
-                continue
-            try:
-                start_s, stop_s = float(cells[1]), float(cells[2])
-                if not 0 <= start_s < stop_s < math.inf:
-                    raise ValueError(f"no span: {start_s} to {stop_s} s")
-            except ValueError:
-                notes["rows that cannot be read"] += 1
-                continue
-            mids = _MID.findall(cells[3])
-            labels = tuple(dict.fromkeys(names[mid] for mid in mids if mid in names))
-            notes["labels that are none of the 527 classes"] += sum(mid not in names for mid in mids)
-            yield Segment(cells[0][:ID_LENGTH], start_s, stop_s, labels)
+        yield from (line.rstrip("\n") for line in file)
 
 
-AUDIOSET = Dataset("audioset", list_sources, tuple(LISTS), LAYOUT)
+AUDIOSET = Dataset("audioset", list_sources, (*LISTS, *STRONG_LISTS), LAYOUT, has_classes=True)

@@ -38,7 +38,9 @@ def list_sources(options: DatasetOptions) -> Listing:
     path = options.list_file or find_list(options.root, ("landscape.csv",))
     if path is not None:
         segments = list(read_segments(path, notes, options.split))
-        return Listing(options.root, match(options, segments, notes), dict(notes))
+        missing: list[str] = []
+        sources = match(options, segments, notes, missing)
+        return Listing(options.root, sources, dict(notes), missing)
     sources = list(labelled_by_folder(options, {name: name for name in CLASSES}, notes))
     if options.split is not None:
         sources = [s for s in sources if options.split in s.path.split("/")[:-1]]

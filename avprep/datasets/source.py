@@ -49,6 +49,8 @@ class Listing:
     root: Path
     sources: list[Source]
     notes: dict[str, int] = field(default_factory=dict)
+    # Lines that name the listed sources without a file: an id; of YouTube clips also start and stop, by tabs.
+    missing: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,10 @@ class DatasetOptions:
     list_file: Path | None = None  # the list, where it does not lie at its usual place under root
     label_from_folder: bool = False  # `folder` only: the parent folder's name is the label
     follow_links: bool = False  # links to folders are entered
+    exclude_labels: tuple[str, ...] = ()  # sources with any of these labels are left out
+    # AudioSet only:
+    with_ancestors: bool = False  # the classes that a label is a kind of are labels, too
+    min_label_quality: float | None = None  # labels that were found right less often are left out; None = all
     allow_outside: bool = False  # `manifest` only: files that lie outside of the root are read, too
 
 
@@ -70,6 +76,7 @@ class Dataset:
     list_sources: Callable[[DatasetOptions], Listing]
     splits: tuple[str, ...] | None  # () = it has none; None = its list names them
     layout: str  # the paragraph that says what is expected on disk
+    has_classes: bool = False  # whether its labels are rated, and ordered in an ontology
 
 
 @lru_cache(maxsize=1 << 16)

@@ -37,7 +37,9 @@ def list_sources(options: DatasetOptions) -> Listing:
         raise DatasetError(f"no VGGSound list under {options.root}. {LAYOUT}")
     split = options.split if whole is not None and lists == [whole] else None
     segments = [segment for path in lists for segment in read_segments(path, notes, split)]
-    return Listing(options.root, match(options, segments, notes), dict(notes))
+    missing: list[str] = []
+    sources = match(options, segments, notes, missing)
+    return Listing(options.root, sources, dict(notes), missing)
 
 
 def read_segments(path: Path, notes: Counter[str], split: str | None = None) -> Iterator[Segment]:

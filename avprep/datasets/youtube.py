@@ -60,8 +60,11 @@ def _is_tail(tail: str) -> bool:
     return re.fullmatch(r"(_\d{1,12}(\.\d{1,12})?){0,2}", tail) is not None
 
 
-def match(options: DatasetOptions, segments: list[Segment], notes: Counter[str]) -> list[Source]:
-    """The sources of a list: one file for each segment that has any; the rest is counted.
+def match(
+    options: DatasetOptions, segments: list[Segment], notes: Counter[str], missing: list[str]
+) -> list[Source]:
+    """The sources of a list: one file for each segment that has any; the rest is counted, and added to
+    `missing`: id, start and stop in seconds, by tabs.
 
     A file whose name holds a time is trimmed to it, and belongs to the segment with that time. A file named
     by its id alone may be whole or trimmed: planning reads its length. Files are matched by name, whatever
@@ -75,6 +78,7 @@ def match(options: DatasetOptions, segments: list[Segment], notes: Counter[str])
         files = [f for f in by_id.get(segment.id, ()) if _is_of(f, segment)]
         if not files:
             notes["rows without a file (deleted videos are normal)"] += 1
+            missing.append(f"{segment.id}\t{segment.start_s:g}\t{segment.stop_s:g}")
             continue
         notes["copies of a file in other folders"] += len({f.path for f in files}) - 1
         used.update(f.path for f in files)

@@ -166,6 +166,7 @@ class SelectConfig:
     seed: int = 0
     split: Mapping[str, float] = field(default_factory=dict)  # name to share; empty = no splits
     by: SplitBy = "source"  # what no split straddles
+    ids: Path | None = None  # a file for the chosen clips' sources and starts, to be published
     rebuild: bool = False  # replaces a selection of that name
 
     def __post_init__(self) -> None:

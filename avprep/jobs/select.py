@@ -10,6 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +33,7 @@ from avprep.shards.ledger import finished_shards, read_ledger, read_record
 from avprep.shards.lock import lock
 from avprep.shards.outputs import header_of
 from avprep.shards.plan import PlanReader
-from avprep.shards.scores import TYPES, read_scores, read_scores_record
+from avprep.shards.scores import TYPES, read_scores_if_there
 from avprep.shards.selection import (
     SCHEMA,
     FunnelStep,
@@ -43,6 +46,7 @@ from avprep.shards.selection import (
 from avprep.shards.store import Store, open_store
 
 RANDOM = "random"
+_READERS = 8  # shards read at once: an object store answers each after a while
 _COLUMNS = {column.name: column for column in COLUMNS}
 
 
@@ -83,6 +87,8 @@ def run_select(config: SelectConfig) -> dict[str, SelectionHeader]:
             tables[f"{config.name}-{split}"], funnels[f"{config.name}-{split}"] = part, [*steps, step]
         made = {n: _header(part, config, clips, ids, funnels[n]) for n, part in tables.items()}
         _write(store, tables, made, config)
+        if config.ids is not None:
+            _write_ids(store, table, int(clips["spec"]["sample_rate"]), config.ids)
     return made
 
 
@@ -155,6 +161,16 @@ def _sorting(order: str) -> tuple[str | None, str]:
     return name, "descending" if order.startswith("-") else "ascending"
 
 
+def _write_ids(store: Store, table: pa.Table, sample_rate: int, path: Path) -> None:
+    """source, start_s and key of the chosen clips by tabs, in order: a list that others can follow."""
+    plan, keys = PlanReader(store), table["key"].combine_chunks()
+    columns = plan.values_of("source", keys), plan.values_of("start", keys), keys
+    rows = zip(*(column.to_pylist() for column in columns), strict=True)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("source\tstart_s\tkey\n")
+        file.writelines(f"{source}\t{start / sample_rate:g}\t{key}\n" for source, start, key in rows)
+
+
 # --- the candidates --------------------------------------------------------------------------------------
 
 
@@ -165,33 +181,40 @@ def _candidates(store: Store, columns: list[str]) -> pa.Table:
         JobError: a shard has no scores of itself for one of the columns.
     """
     schema = pa.schema([*SCHEMA, *(pa.field(name, TYPES[_COLUMNS[name].kind]) for name in columns)])
-    owners = [score.name for score in SCORES if any(c.name in columns for c in score.columns)]
     tables, lacking = [schema.empty_table()], Counter[str]()
     indices = finished_shards(store)
-    for index in indices:
-        record = read_record(store, index)
-        if not record.name:
-            continue
-        stored = stored_scores(read_scores_record(store, index), record) if owners else {}
-        lacking.update(name for name in owners if name not in stored)
-        if not lacking:
-            tables.append(_shard_rows(store, index, columns).cast(schema))
+    with ThreadPoolExecutor(_READERS) as readers:
+        for missing, rows in readers.map(partial(_shard_rows, store, columns), indices):
+            lacking.update(missing)
+            if rows is not None and not lacking:
+                tables.append(rows.cast(schema))
     if lacking:
-        missing = ", ".join(f"{name} of {shards:,} shards" for name, shards in lacking.items())
-        raise JobError(f"{store.uri}: of {len(indices):,} shards, scores are missing: {missing}; score first")
+        of_shards = ", ".join(f"{name} of {shards:,} shards" for name, shards in lacking.items())
+        raise JobError(
+            f"{store.uri}: of {len(indices):,} shards, scores are missing: {of_shards}; score first"
+        )
     table = pa.concat_tables(tables).sort_by("key")
     if len(pc.unique(table["key"])) < len(table):
         raise JobError(f"{store.uri}: a key is there twice; verify the output")
     return table
 
 
-def _shard_rows(store: Store, index: int, columns: list[str]) -> pa.Table:
-    if columns:
-        rows = read_scores(store, index, ["key", *columns]).replace_schema_metadata(None)
-        shard = pa.array(np.full(len(rows), index, np.int32))
-        return rows.add_column(1, "shard", shard)
-    keys = [row.key for row in read_ledger(store, index)[0] if row.status == "written"]
-    return pa.table({"key": keys, "shard": pa.array([index] * len(keys), pa.int32())})
+def _shard_rows(store: Store, columns: list[str], index: int) -> tuple[list[str], pa.Table | None]:
+    """The scores that a shard lacks, and its rows; none where it has no clip or lacks any."""
+    record = read_record(store, index)
+    if not record.name:
+        return [], None
+    if not columns:
+        keys = [row.key for row in read_ledger(store, index)[0] if row.status == "written"]
+        return [], pa.table({"key": keys, "shard": pa.array([index] * len(keys), pa.int32())})
+    found = read_scores_if_there(store, index, ["key", *columns])
+    stored = stored_scores(found[1] if found else None, record)
+    owners = [score.name for score in SCORES if any(c.name in columns for c in score.columns)]
+    missing = [name for name in owners if name not in stored]
+    if missing or found is None:
+        return missing, None
+    rows = found[0].replace_schema_metadata(None)
+    return [], rows.add_column(1, "shard", pa.array(np.full(len(rows), index, np.int32)))
 
 
 # --- the steps -------------------------------------------------------------------------------------------

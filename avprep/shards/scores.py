@@ -61,6 +61,19 @@ def read_scores(store: Store, index: int, columns: Sequence[str] | None = None) 
         return file.read(columns)
 
 
+def read_scores_if_there(
+    store: Store, index: int, columns: Sequence[str]
+) -> tuple[pa.Table, ScoresRecord] | None:
+    """The rows of a shard, of those of the columns that are there, and what the file says of itself; read in
+    one go. None where no file is. Raises ShardError for a damaged file."""
+    try:
+        with _opened(store, index) as file:
+            record = _record(file)
+            return file.read([name for name in columns if name in file.schema.names]), record
+    except FileNotFoundError:
+        return None
+
+
 def read_scores_record(store: Store, index: int) -> ScoresRecord | None:
     """What is stored for a shard, without the rows; None where nothing is. Raises ShardError for a damaged
     file."""

@@ -46,6 +46,20 @@ def test_the_papers_recipe_differs_by_dataset_alone(monkeypatch):
     assert "--split train" in aist[0] and "--stage1-steps 80000 --stage2-steps 20000" in aist[2]
 
 
+def test_audioset_trains_on_the_clips_that_it_chose(monkeypatch):
+    from avprep.jobs.query import parse_query
+    from avprep.scores.catalogue import COLUMNS
+
+    commands = [shlex.split(command) for _, command in steps_of("audioset", monkeypatch)]
+    by_name = {command[1]: command for command in commands}
+    query, select = by_name["select"][3], by_name["select"]
+    assert {term.column for term in parse_query(query)} <= {column.name for column in COLUMNS}
+    for name in ("train-mdsa", "encode"):
+        command = by_name[name]
+        assert command[command.index("--select") + 1] == select[select.index("--name") + 1]
+    assert "--missing" in by_name["clip"] and "OUT/missing.tsv" in by_name["clip"]
+
+
 def test_a_recipe_without_a_folder_says_how_it_is_called(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["aist"])
     with pytest.raises(SystemExit) as ended:

@@ -28,8 +28,8 @@ OWNERS = {
 }
 # Options that are no field's: `stride_s` becomes samples of the spec; the rest says where, or how it runs.
 NO_FIELD = {
-    "clip": {"stride_s", "workers", "address", "is_dry_run"},
-    "encode": {"stride_s", "clips", "select", "ckpt", "text_encoder"},
+    "clip": {"stride_s", "missing", "workers", "address", "is_dry_run"},
+    "encode": {"stride_s", "missing", "clips", "select", "ckpt", "text_encoder"},
     "decode": {"latents", "select", "ckpt", "out", "compare"},
     "invert-audio": {"out"},
 }

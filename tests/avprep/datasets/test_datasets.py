@@ -144,7 +144,7 @@ def test_names_that_only_look_like_ids_are_none():
 def test_two_whole_numbers_are_milliseconds_or_seconds_as_the_rows_say(files, rows, found, tmp_path):
     segments = [Segment("abcdefghij0", float(a), float(b), (f"{a}",)) for a, b in rows]
     tree(tmp_path, *(f"abcdefghij0{name}.mp4" for name in files))
-    sources = match(DatasetOptions(root=tmp_path), segments, Counter())
+    sources = match(DatasetOptions(root=tmp_path), segments, Counter(), [])
     assert {s.path[11:-4]: s.labels[0] for s in sources} == found
     assert all((s.start_s, s.stop_s) == (0.0, None) for s in sources)
 

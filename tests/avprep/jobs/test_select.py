@@ -16,12 +16,13 @@ from avprep.jobs.output import JobError
 from avprep.jobs.progress import Progress
 from avprep.jobs.score import run_score_job
 from avprep.jobs.select import run_select
+from avprep.shards.clips import clip_key
 from avprep.shards.lock import OutputInUse, lock
 from avprep.shards.plan import PlanReader
 from avprep.shards.scores import read_scores, read_scores_record, write_scores
 from avprep.shards.selection import digest_of, read_selection
 from avprep.shards.store import open_store
-from tests.made_clips import write_clips
+from tests.made_clips import TINY, write_clips
 
 HERE = RunnerConfig(workers=0, isolated=False)
 
@@ -282,3 +283,11 @@ def test_the_digest_does_not_depend_on_the_order_of_rows_or_shards(tmp_path):
         parts = [read_selection(open_store(out), f"made-{name}")[1].digest for name in "ab"]
         digests.add((tuple(keys), header.digest, *parts))
     assert len(digests) == 1
+
+
+def test_the_list_names_source_and_start_of_the_chosen_clips_in_order(scored, tmp_path):
+    keys, _ = select(scored, order="-luma", limit=4, ids=tmp_path / "chosen.tsv")
+    head, *rows = [line.split("\t") for line in (tmp_path / "chosen.tsv").read_text().splitlines()]
+    assert head == ["source", "start_s", "key"] and [row[2] for row in rows] == keys
+    assert [row[0] for row in rows] == sources_of(scored, keys)
+    assert {clip_key(row[0], round(float(row[1]) * TINY.sample_rate)) for row in rows} == set(keys)
