@@ -34,14 +34,15 @@ class ClipDataset(shards.ClipDataset):
     """The clips of outputs of `avprep clip`, by position or key: `data[i]`, `data.by_key(key)`.
 
     An item is a dict: 'key' str, 'frames' uint8 (T, H, W, RGB) however they are stored, 'mel' float16
-    (T, n_mels, W) in [-1, 1], 'waveform' float32 (samples,), 'json' the clip's header. Clips are read at
-    random from local shards, of which at most 256 are open at once. It travels to DataLoader workers, by fork
-    or by pickle; within a process, use it from one thread at a time.
+    (T, n_mels, W) in [-1, 1], 'waveform' float32 (samples,), 'labels' list of str, 'caption' str, 'json' the
+    clip's header. Clips are read at random from local shards, of which at most 256 are open at once. It
+    travels to DataLoader workers, by fork or by pickle; within a process, use it from one thread at a time.
 
     Args:
         out: an output, a local folder; or several, of the same spec and without a key in common. What is
             finished when the dataset is made is in it.
-        fields: which of 'frames', 'mel', 'waveform' and 'json' an item holds; the rest is not decoded.
+        fields: which of 'frames', 'mel', 'waveform', 'labels', 'caption' and 'json' an item holds; the
+            rest is not decoded.
         select: the name of a selection of each output, made by `select`: only its clips are in the dataset.
         shares: of each output among the clips that `order` gives, in any unit: 3 and 7 are 0.3 and 0.7. None:
             each clip comes once per epoch.

@@ -4,7 +4,7 @@
 
     clips     key str | frames uint8 (T, H, W, RGB) | mel float16 (T, n_mels, W) | waveform float32 (samples,)
     latents   key str | latent float16 (C, P, rows, columns) | logvar, of the same kind (where stored)
-    both      json, the clip's header: source, start_s, stop_s, labels, caption, ...
+    both      labels, a list of str | caption str | json, the clip's header, which holds both and more
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from avprep.shards.order import ClipOrder, checked_shares
 from avprep.shards.outputs import Output, Places, choose_clips, open_outputs
 from avprep.shards.tar import Members
 
-CLIP_FIELDS = ("frames", "mel", "waveform", "json")
-LATENT_FIELDS = ("latent", "logvar", "json")
+CLIP_FIELDS = ("frames", "mel", "waveform", "labels", "caption", "json")
+LATENT_FIELDS = ("latent", "logvar", "labels", "caption", "json")
 
 
 class _MapStyle:
@@ -138,8 +138,8 @@ class ClipDataset(_MapStyle):
 
     Args:
         out: the output, a local folder; or several, of the same spec.
-        fields: what an item holds besides its key, of 'frames', 'mel', 'waveform' and 'json'; what is left
-            out is not decoded.
+        fields: what an item holds besides its key, of 'frames', 'mel', 'waveform', 'labels', 'caption' and
+            'json'; what is left out is not decoded.
         decode_h264: of frames that are stored as H.264.
         select: the name of a selection of each output: only its clips are read.
         shares: of each output among the clips that `order` gives; None: each clip once per epoch.
@@ -174,8 +174,8 @@ class LatentDataset(_MapStyle):
 
     Args:
         out: the output, a local folder; or several, of the same encoder.
-        fields: what an item holds besides its key, of 'latent', 'logvar' and 'json'. 'logvar' is there where
-            the output was made with `posterior`.
+        fields: what an item holds besides its key, of 'latent', 'logvar', 'labels', 'caption' and 'json'.
+            'logvar' is there where the output was made with `posterior`.
         select: the name of a selection of each output, or of the clips that it was encoded from.
         shares, on_damage: as for `ClipDataset`.
 

@@ -2,7 +2,8 @@
 
     clips     frames uint8 (T, H, W, RGB) | mel float16 (T, n_mels, W) | waveform float32 (samples,)
     latents   latent float16 (C, P, rows, columns) | logvar, of the same kind
-    both      json, the clip header: source, start_s, stop_s, labels, caption, has_audio, ...
+    both      labels, a list of str | caption str
+              json, the clip header that has both: source, start_s, stop_s, labels, caption, has_audio, ...
 
 Files are not trusted: lengths are compared before anything is decompressed, and values after it.
 """
@@ -45,8 +46,21 @@ _DAMAGE = (
 Item = dict[str, Any]
 
 
+class _TextFields:
+    """The fields of a clip's header, which clips and latents have alike."""
+
+    def json(self, members: Members) -> dict[str, Any]:
+        return load_clip_header(members[CLIP_HEADER])
+
+    def labels(self, members: Members) -> list[str]:
+        return self.json(members)["labels"]
+
+    def caption(self, members: Members) -> str:
+        return self.json(members)["caption"]
+
+
 @dataclass(frozen=True)
-class ClipDecoder:
+class ClipDecoder(_TextFields):
     """A clip's files to its fields. Raises ShardError for files that are not of the spec."""
 
     spec: ClipSpec
@@ -68,12 +82,9 @@ class ClipDecoder:
     def waveform(self, members: Members) -> np.ndarray:
         return load_waveform(members[AUDIO], self.spec)
 
-    def json(self, members: Members) -> dict[str, Any]:
-        return load_clip_header(members[CLIP_HEADER])
-
 
 @dataclass(frozen=True)
-class LatentDecoder:
+class LatentDecoder(_TextFields):
     """A latent's files to its fields. Raises ShardError for files that are not of the header."""
 
     encoder: EncoderHeader
@@ -90,9 +101,6 @@ class LatentDecoder:
         if not np.isfinite(logvar).all():
             raise ShardError("a log-variance with NaN or infinity")
         return logvar
-
-    def json(self, members: Members) -> dict[str, Any]:
-        return load_clip_header(members[CLIP_HEADER])
 
     def _stack(self, name: str, data: bytes) -> np.ndarray:
         return _checked(name, unpack(load_npy(data), self.encoder), self.encoder.shape, np.float16)

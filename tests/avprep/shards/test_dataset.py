@@ -219,7 +219,9 @@ def test_an_output_that_is_none_of_the_kind_is_refused(clips, tmp_path):
 @pytest.mark.parametrize("fields", [["frame"], "frames", ["mel", "latent"]])
 def test_unknown_fields_are_refused(clips, fields):
     for call in (avprep.ClipDataset, avprep.web_dataset):
-        with pytest.raises(ArgumentError, match="^fields must be of frames, mel, waveform, json; not"):
+        with pytest.raises(
+            ArgumentError, match="^fields must be of frames, mel, waveform, labels, caption, json; not"
+        ):
             call(clips, fields=fields)
 
 
@@ -253,7 +255,7 @@ def test_latents_are_the_stack_however_they_are_stored(tmp_path, packed):
         assert np.array_equal(item["latent"], load_npy(expected["latent.npy"]))
         assert np.array_equal(sample["latent"], item["latent"])
         assert item["json"]["labels"][0] in ("low", "high")
-    with pytest.raises(ArgumentError, match="fields must be of latent, json; not 'logvar'"):
+    with pytest.raises(ArgumentError, match="fields must be of latent, labels, caption, json; not 'logvar'"):
         avprep.LatentDataset(out, fields=["logvar"])
 
 
@@ -318,7 +320,7 @@ def test_the_ledger_is_a_table_of_every_row(clips):
 def test_a_ledger_with_other_columns_is_named(tmp_path):
     out = write_clips(tmp_path / "clips")
     pq.write_table(pa.table({"key": ["a"]}), out / "ledger" / "000001.parquet")
-    with pytest.raises(ShardError, match=r"000001.parquet has the columns \['key'\], not those of a ledger"):
+    with pytest.raises(ShardError, match=r"000001.parquet has the columns 'key', not those of a ledger"):
         avprep.read_ledger(out)
 
 
