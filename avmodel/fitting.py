@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from avmodel.config import ConfigError, MDSAConfig, STDiTConfig
@@ -34,7 +35,7 @@ def fitted_mdsa(preset: MDSAConfig, *, frames: int, size: int) -> MDSAConfig:
         if not fits(preset, value):
             raise ConfigError(
                 f"{name} = {value} does not fit the preset: {_why(preset, name)}. "
-                f"The nearest that fit: {_nearest(lambda n, fits=fits: fits(preset, n), value)}"
+                f"The nearest that fit: {_nearest(partial(fits, preset), value)}"
             )
     grid = size // preset.patch
     lengths = (frames, grid, grid)

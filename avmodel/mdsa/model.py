@@ -197,7 +197,7 @@ class MDSA(nn.Module):
         latent = posterior.sample(generator) if sample else posterior.latent()
         return self.decode(latent), posterior
 
-    def last_layer(self, stream: str) -> nn.Parameter:
+    def last_layer(self, stream: str) -> Tensor:
         """The weight of the last layer of a stream's decoder."""
         return cast(StreamDecoder, self.decoders[stream]).pixels.conv.weight
 
