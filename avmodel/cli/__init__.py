@@ -11,6 +11,10 @@ import click
 from avprep.cli.group import CONTEXT, ErrorReportingGroup
 
 COMMANDS = {
+    "ablate": (
+        "Train the autoencoder without each of its parts; print what each part is worth in PSNR.",
+        "avmodel.cli.ablate:ablate",
+    ),
     "evaluate": (
         "Measure generated clips against real ones, or an autoencoder's reconstructions, as the paper does.",
         "avmodel.cli.evaluate:evaluate",

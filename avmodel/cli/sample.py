@@ -23,12 +23,17 @@ _PATH = click.Path(path_type=Path)
     "labels",
     "--label",
     multiple=True,
-    help="Of every clip; may be given more than once. [default: drawn as in the training set; none "
+    help="Of every clip; may be given more than once. [default: sets drawn as in the training set; none "
     "with --given-video or --given-audio]",
 )
 @_option("caption", help="For a model that reads caption embeddings.")
 @_option("captions_file", type=_PATH, help="captions.safetensors, for a model that reads caption embeddings.")
-@_option("n", type=click.IntRange(1), help="Clips.")
+@_option(
+    "prompts",
+    type=_PATH,
+    help="csv or JSON lines with a row per clip: labels (separated by '|'), caption, seed.",
+)
+@_option("n", type=click.IntRange(1), help="Clips. [default: 8, or all rows of --prompts]")
 @_option("steps", type=click.IntRange(1), help="Of the solver.")
 @_option("solver", type=click.Choice(SOLVERS))
 @_option(
@@ -47,10 +52,16 @@ def sample(**options: Any) -> None:
 
     with open_sampling(SampleOptions(**options)) as run:
         if run.is_done:
-            click.echo(f"nothing to do: these {options['n']:,} clips are in {options['out']}")
+            click.echo(f"nothing to do: these {run.count:,} clips are in {options['out']}")
             return
         if run.earlier:
             click.echo(f"the {run.earlier:,} earlier samples in {options['out']} are replaced at the end")
+        if run.resumed:
+            click.echo(f"{run.resumed:,} of {run.count:,} clips are made already")
+        if run.draws_single_labels:
+            click.echo(
+                f"{options['dit']} does not say which labels occur together: one is drawn per clip", err=True
+            )
         for made in run:
             click.echo(f"{made.key}.mp4  {made.caption or ', '.join(made.labels) or '(no text)'}")
-    click.echo(f"{options['n']:,} clips in {options['out']}; sheet.png shows them")
+    click.echo(f"{run.count:,} clips in {options['out']}; sheet.png shows them")

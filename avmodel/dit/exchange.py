@@ -1,6 +1,6 @@
 """Replaces the samples in a folder by new ones as a whole: a kill at any moment leaves the old or the new.
 
-    OUT/.new      new samples are written here; a kill leaves the old ones as they were
+    OUT/.new      new samples are written here, shard by shard; a kill leaves the old ones as they were
     OUT/.ready    renamed from .new: the new samples are complete; now the old ones are removed
     OUT/.moving   renamed from .ready: the old ones are gone; now the new ones are moved into OUT
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,16 +26,27 @@ _FOLDERS = (LEDGER_FOLDER, SHARDS_FOLDER)  # ledgers first: without them no shar
 _FILES = (HEADER_FILE, PLAN_FILE, STATS_FILE, "samples.json", "sheet.png", REQUEST_FILE)
 
 
+def _nothing_is_kept(_folder: Path) -> bool:
+    return False
+
+
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """An empty folder to write new samples into. When the block ends well, they replace those in `out`."""
+def staged(out: Path, is_kept: Callable[[Path], bool] = _nothing_is_kept) -> Iterator[Path]:
+    """A folder to write new samples into. When the block ends well, they replace those in `out`.
+
+    Args:
+        is_kept: whether the folder, as a killed run left it or as this block's error leaves it, holds a part
+            that is worth keeping; else it is removed.
+    """
     new = out / NEW
-    shutil.rmtree(new, ignore_errors=True)  # of a killed run
-    new.mkdir()
+    if not is_kept(new):
+        shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(exist_ok=True)
     try:
         yield new
     except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
+        if not is_kept(new):
+            shutil.rmtree(new, ignore_errors=True)
         raise
     os.rename(new, out / READY)
     finish_exchange(out)

@@ -62,7 +62,8 @@ class SampleOptions:
     labels: tuple[str, ...] = ()  # of every clip; () draws them as the training set has them
     caption: str = ""
     captions_file: Path | None = None  # embeddings of captions, where the model reads those
-    n: int = 8
+    prompts: Path | None = None  # csv or JSON lines with a row per clip, in the place of labels and caption
+    n: int | None = None  # clips; None: 8, or all rows of `prompts`
     steps: int = 30  # of the solver
     solver: Solver = "euler"
     guidance: float = 4.0  # scale of classifier-free guidance; 1 is none

@@ -12,6 +12,7 @@ from typing import Literal
 from avmodel.config import DEFAULT_PRESET
 from avmodel.metrics import MetricError
 from avmodel.training.options import Device
+from avprep.credentials import require_no_credentials_in
 
 ProtocolName = Literal["mm-diffusion", "stylegan-v"]
 PROTOCOLS: tuple[ProtocolName, ...] = ("mm-diffusion", "stylegan-v")
@@ -67,6 +68,7 @@ class EvaluationOptions:
     device: Device = "auto"  # of the MDSA
 
     def __post_init__(self) -> None:
+        require_no_credentials_in(self)
         for name, least in (("n", 2), ("seeds", 1), ("bootstrap", 0), ("workers", 1)):
             if getattr(self, name) < least:
                 raise MetricError(f"{name} must be at least {least}, not {getattr(self, name)}")

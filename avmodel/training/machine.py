@@ -107,6 +107,11 @@ def open_distributed(device: str) -> Iterator[DistributedContext]:
         dist.destroy_process_group()
 
 
+def is_first_process() -> bool:
+    """Whether this process is alone, or rank 0 of a torchrun: the one that prints and writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 class StopSignal:
     """Whether SIGINT or SIGTERM has asked this process, or another process of the run, to stop."""
 

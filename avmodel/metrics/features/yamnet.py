@@ -14,7 +14,7 @@ from avprep.dsp import yamnet
 from avprep.dsp.resample import resample
 
 PUBLISHED = Published(
-    "yamnet_int8.npz, the arrays of lite-model_yamnet_classification_tflite_1.tflite",
+    "yamnet_int8.npz, made by avmodel.metrics.features.yamnet_file of the TFLite file",
     "https://github.com/GreenWaves-Technologies/yamnet",
 )
 

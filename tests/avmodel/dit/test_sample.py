@@ -14,6 +14,7 @@ import torch
 
 from avmodel.config import MDSA_PRESETS
 from avmodel.data import LatentData
+from avmodel.dit import output
 from avmodel.dit import sample as module
 from avmodel.dit.train import train_dit
 from avmodel.mdsa.checkpoint import mdsa_payload
@@ -189,3 +190,51 @@ def test_two_samplings_into_one_folder_are_one_too_many(trained, mdsa, tmp_path)
     with lock(open_store(tmp_path)):
         done = sample(trained, mdsa, tmp_path, "--n", "1")
     assert done.exit_code == 2 and "is writing there" in done.output.replace("\n", " ")
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_shard(trained, mdsa, tmp_path, monkeypatch):
+    """Shards of two clips; the third fails. What was made is kept, and the result is that of one run."""
+    monkeypatch.setattr(output, "SHARD_SIZE", 2)
+    monkeypatch.setattr(module, "SHARD_SIZE", 2)
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert sample(trained, mdsa, whole, "--n", "7").exit_code == 0
+    inner, calls = module.write_mp4, []
+
+    def failing(*args, **options):
+        calls.append(1)
+        if len(calls) == 6:
+            raise OSError(28, "No space left on device", "clip.mp4")
+        inner(*args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "write_mp4", failing)
+        assert sample(trained, mdsa, out, "--n", "7").exit_code == 1
+    assert not list(out.glob("*.mp4"))  # nothing is half there
+    made: list[object] = []
+    monkeypatch.setattr(
+        module, "write_mp4", lambda *args, **options: (made.append(args), inner(*args, **options))
+    )
+    done = sample(trained, mdsa, out, "--n", "7")
+    assert done.exit_code == 0 and len(made) == 3
+    assert "4 of 7 clips are made already" in done.output
+    assert digest(out) == digest(whole)
+    assert not list(verify(open_store(out))) and len(LatentData(out)) == 7
+
+
+def test_another_request_does_not_go_on_with_what_a_killed_run_left(trained, mdsa, tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "SHARD_SIZE", 2)
+    monkeypatch.setattr(module, "SHARD_SIZE", 2)
+    out, inner, calls = tmp_path / "out", module.write_mp4, []
+
+    def failing(*args, **options):
+        calls.append(1)
+        if len(calls) == 4:
+            raise OSError(28, "No space left on device", "clip.mp4")
+        inner(*args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "write_mp4", failing)
+        assert sample(trained, mdsa, out, "--n", "4").exit_code == 1
+    assert sample(trained, mdsa, out, "--n", "4", "--seed", "1").exit_code == 0
+    assert sample(trained, mdsa, tmp_path / "whole", "--n", "4", "--seed", "1").exit_code == 0
+    assert digest(out) == digest(tmp_path / "whole")
