@@ -1,6 +1,6 @@
 """YAMNet's published TFLite file as the .npz that `load_yamnet` reads.
 
-    pip install ai-edge-litert
+    pip install "avprep[tflite]"
     python -m avmodel.metrics.features.yamnet_file YAMNET.tflite yamnet_int8.npz
 
 The TFLite file: lite-model_yamnet_classification_tflite_1.tflite, SHA-256 10c95ea3eb9a7bb4cb8bddf6feb02325...
@@ -31,7 +31,9 @@ def yamnet_arrays(tflite: Path) -> dict[str, np.ndarray]:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        raise MetricError("TFLite files are read with ai-edge-litert: pip install ai-edge-litert") from error
+        raise MetricError(
+            "TFLite files are read with ai-edge-litert: pip install 'avprep[tflite]'"
+        ) from error
     if not tflite.is_file():
         raise MetricError(f"there is no file {tflite}")
     try:
