@@ -138,7 +138,9 @@ def _to_do(command: str, is_repaired: bool, left: int) -> str:
     if not is_repaired:
         return f"To mend them: avprep verify --repair, then {command}, which makes those shards again."
     if left:
-        return f"{left:,} were not removed, as this program did not write them. Run {command} for the others."
+        return (
+            f"{left:,} were not removed, as no command would make them again. Run {command} for the others."
+        )
     return f"Run {command}: it makes those shards again."
 
 

@@ -76,23 +76,23 @@ def verify(
 
 def repair(store: Store, damages: Iterable[Damage]) -> tuple[list[str], list[Damage]]:
     """Removes what is damaged, so that the command that wrote the output makes it again: the ledger of each
-    damaged shard, and shards without a ledger. Nothing else is touched. The caller holds the output's lock.
+    damaged shard, and shards without a ledger. Nothing else is touched: not what is whole, and nothing that
+    the plan does not have, as no command would make it again. The caller holds the output's lock.
 
     Returns:
-        The names of the removed files, and the damages that this does not mend: files of others.
+        The names of the removed files, and the damages that this does not mend.
     """
     kind, shards = kind_of(read_header(store)), PlanReader(store).shards
     removed, left = [], []
     for damage in damages:
         index = shard_index(kind, damage.name) if damage.shard is None else damage.shard
-        if index is None:
+        if index is None or index >= shards:
             left.append(damage)
             continue
-        is_planned = damage.shard is not None and index < shards  # then its tar is written anew
-        for name in (ledger_name(index), *([] if is_planned else [shard_name(kind, index)])):
-            if store.exists(name):
-                store.remove(name)
-                removed.append(name)
+        name = shard_name(kind, index) if damage.shard is None else ledger_name(index)
+        if store.exists(name):
+            store.remove(name)
+            removed.append(name)
     return removed, left
 
 
