@@ -72,9 +72,6 @@ def train_mdsa(options: MDSATrainingOptions) -> MDSAResult:
 
 def open_trainer(options: MDSATrainingOptions, context: DistributedContext) -> MDSATrainer:
     data = ClipData(options.clips, select=options.select, shares=options.shares, on_damage=options.on_damage)
-    if options.start_from is not None:  # the trained model, at the size of these clips
-        fitted = replace(options.model, frames=data.spec.frames, size=data.spec.size)
-        options = replace(options, model=fitted)
     options.model.check_spec(data.spec)
     return MDSATrainer(options, context, data)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 from tqdm import tqdm
@@ -15,6 +17,8 @@ from avmodel.training.log import RunLog
 from avmodel.training.machine import DistributedContext, StopSignal
 from avmodel.training.scalars import NonFiniteGuard, StepScalars
 from avmodel.training.watch import Watch
+
+Result = TypeVar("Result")
 
 
 class Run(Protocol):
@@ -83,7 +87,8 @@ def run_steps(run: Run, schedule: Schedule, context: DistributedContext, stop: S
             if schedule.is_due(schedule.log_every, run.step):
                 report.write()
             if schedule.is_due(schedule.eval_every, run.step):
-                run.evaluate()
+                with report.paused():
+                    run.evaluate()
             every = (schedule.checkpoint_every, schedule.milestone_every)
             if run.is_best or any(schedule.is_due(n, run.step) for n in every):
                 run.save()
@@ -141,7 +146,16 @@ class _Report:
         self._scalars = StepScalars()
         self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
-    def timed(self, read: Any) -> Any:
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Around what is no part of the steps: its time counts in no rate."""
+        before = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._began += time.perf_counter() - before
+
+    def timed(self, read: Callable[[], Result]) -> Result:
         """What `read` returns; its time counts as waiting for data."""
         before = time.perf_counter()
         try:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from avmodel.training import loop as module
 from avmodel.training.errors import LoaderError, TrainingError
 from avmodel.training.loop import Schedule, run_steps
 from avmodel.training.machine import DistributedContext, StopSignal
@@ -89,6 +90,26 @@ def test_milestones_and_the_best_evaluations_are_saved_too():
 def test_the_log_has_the_mean_of_the_steps_since_the_last_entry():
     assert run(FakeRun(), log_every=3).logged == [(3, 2.0), (6, 5.0), (7, 7.0)]
     assert run(FakeRun(frozenset({1, 6})), log_every=3).logged == [(3, 2.0), (6, 5.0)]  # of steps 1 and 3
+
+
+def test_rates_count_reading_and_steps_but_no_evaluations(monkeypatch):
+    """By a clock that goes on by 1 s per batch and 3 s per step, and by 100 s per evaluation."""
+    now, found = [0.0], []
+
+    def taking(seconds: float, method):
+        def slow(self, *arguments):
+            now[0] += seconds
+            return method(self, *arguments)
+
+        return slow
+
+    for name, seconds in (("next_batches", 1.0), ("train_step", 3.0), ("evaluate", 100.0)):
+        monkeypatch.setattr(FakeRun, name, taking(seconds, getattr(FakeRun, name)))
+    monkeypatch.setattr(FakeRun, "scalars", lambda self, step, values: found.append(values))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    run(FakeRun(), log_every=3)
+    assert [row["clips_per_s"] for row in found] == [0.25, 0.25, 0.25]
+    assert [row["data_wait"] for row in found] == [0.25, 0.25, 0.25]
 
 
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint():
