@@ -47,12 +47,17 @@ def _dictionary_bomb(data: bytes) -> bytes:
     first, rows = _table(data).slice(0, 1), 20_000
     keys = pa.array([random.Random(i).randbytes(16).hex() for i in range(rows)])
     text = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * 200_000]))
-    texts = {pa.string(): text, pa.list_(pa.string()): pa.ListArray.from_arrays(range(rows + 1), text)}
     columns = {"key": keys}
     for name, column in zip(first.column_names[1:], first.columns[1:], strict=True):
-        columns[name] = texts.get(column.type, column.take(pa.array([0] * rows)))
-    table = pa.table(columns).replace_schema_metadata(first.schema.metadata)
-    return _written(table, store_schema=False)
+        if pa.types.is_list(column.type):
+            columns[name] = pa.ListArray.from_arrays(pa.array(range(rows + 1), pa.int32()), text)
+        else:
+            columns[name] = text if pa.types.is_string(column.type) else column.take(pa.array([0] * rows))
+    table, file = pa.table(columns), io.BytesIO()
+    with pq.ParquetWriter(file, table.schema, store_schema=False) as writer:  # as texts, not as dictionaries
+        writer.write_table(table)
+        writer.add_key_value_metadata(first.schema.metadata or {})
+    return file.getvalue()
 
 
 def _claims_rows(rows: int, *, in_groups: bool) -> Change:
