@@ -43,7 +43,7 @@ def choice(out: Path) -> Sequence[Step]:
          f"avprep score {out}/clips"),
         ("the choice: content, media, correspondence; no evaluation video, no copies; a balanced draw",
          f"avprep select {out}/clips {shlex.quote(query)} --exclude-ids {shlex.quote(str(eval_list))} "
-         f"--near-duplicates 48 --per-label 400 --limit 100000 --order random --seed 0 --name chosen "
+         f"--near-duplicates 60 --per-label 400 --limit 100000 --order random --seed 0 --name chosen "
          f"--ids {out}/chosen.tsv --rebuild"),
         ("the report: what each step removed, and chosen clips that play",
          f"avprep report {out}/clips --to {out}/report"),

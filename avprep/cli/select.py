@@ -57,7 +57,7 @@ def _shares(_: click.Context, option: click.Parameter, value: str | None) -> dic
     "--near-duplicates",
     type=click.IntRange(0),
     metavar="BITS",
-    help="Keep one of each group of clips whose prints differ in at most so many of 288 bits, e.g. 48.",
+    help="Keep one of each group of clips whose prints differ in at most so many of 288 bits, e.g. 60.",
 )
 @option(
     SelectConfig,

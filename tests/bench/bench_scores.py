@@ -1,0 +1,69 @@
+"""What each score costs on one core: `python -m tests.bench.bench_scores CLIPS [--clips N]`.
+
+CLIPS is a finished output of `avprep clip`. Each row: clips per second of a score alone, with what it decodes
+not counted; then of all scores that need no network together, each shared picture computed once, without and
+with reading and decoding the shard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+from avprep.media.mux import decode_frames
+from avprep.scores.base import WeightPaths, needed_fields, open_scores
+from avprep.scores.catalogue import SCORES
+from avprep.scores.clip import ScoredClip
+from avprep.shards.dataset import ClipDataset
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("clips")
+    parser.add_argument("--clips", type=int, default=100, dest="count")
+    parser.add_argument("--weights-yamnet", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    _use_one_thread()
+    opened, left_out = open_scores(SCORES, WeightPaths(yamnet=arguments.weights_yamnet))
+    arrays = [score for score in opened if score.score.cost == "array"]
+    fields = needed_fields(score.score for score in opened)
+    started = time.perf_counter()
+    dataset = ClipDataset(arguments.clips, fields=fields, decode_h264=decode_frames)
+    items = [dataset[i] for i in range(min(arguments.count, len(dataset)))]
+    read_s = (time.perf_counter() - started) / len(items)
+    for score in opened:
+        seconds = _seconds(lambda clip, score=score: score(clip), dataset.spec, items)
+        print(f"{score.score.name:14} {1 / seconds:9,.1f} clips/s  {1000 * seconds:7.2f} ms", flush=True)
+    together = _seconds(lambda clip: [score(clip) for score in arrays], dataset.spec, items)
+    print(f"all arrays     {1 / together:9,.1f} clips/s  {1000 * together:7.2f} ms")
+    print(f"  and reading  {1 / (together + read_s):9,.1f} clips/s  {1000 * (together + read_s):7.2f} ms")
+    for left in left_out:
+        print(f"left out: {left.why}")
+
+
+def _seconds(measure: Callable[[ScoredClip], object], spec, items: list[dict]) -> float:
+    """Per clip, after one that warms up. Each clip is new: nothing that scores share is kept."""
+    measure(ScoredClip(spec, items[0]))
+    started = time.perf_counter()
+    for fields in islice(items, len(items)):
+        measure(ScoredClip(spec, fields))
+    return (time.perf_counter() - started) / len(items)
+
+
+def _use_one_thread() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+if __name__ == "__main__":
+    main()
