@@ -6,7 +6,7 @@ criterion. This recipe's choice can be looked at, repeated and published:
     pool             the unbalanced training list; two clips of each video; missing.tsv names what is gone
     label quality    labels that raters confirmed in less than 7 of 10 segments are left out
     content          not silent, not distorted, not dark, not a still picture, little written text
-    media            no cut inside, no wide bars, every frame near its instant
+    media            at least 240 lines, no cut inside, no wide bars, every frame near its instant
     correspondence   what is heard comes with what is seen to move
     leakage          no video of the evaluation list, no copies
     balanced draw    at most 400 clips of each label, 100,000 in all, by a seed
@@ -31,7 +31,10 @@ CONTENT = (
     "loudness_lufs > -45 and silent_share < 0.5 and clipped_share < 0.01 and luma > 0.05 and "
     "frozen_share < 0.8 and text_share < 0.05"
 )
-MEDIA = "cut == 0 and bars < 0.3 and -100 < residual_ms < 100 and sounding_share > 0.99"
+MEDIA = (
+    "source_height >= 240 and cut == 0 and bars < 0.3 and -100 < residual_ms < 100 and "
+    "sounding_share > 0.99"
+)
 CORRESPONDENCE = "onsets >= 1 and motion_peaks >= 1 and av_align > 0.1"
 
 

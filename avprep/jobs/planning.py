@@ -119,7 +119,7 @@ def _numbered(rows: list[PlanRow], index: int) -> list[PlanRow]:
 def _source_rows(source: Source, probed: Probed, spec: ClipSpec, options: PlanOptions) -> list[PlanRow]:
     info, version = probed.header, probed.version
     if isinstance(info, MediaError):
-        return [_row(source, version, _first_sample(source, spec), info)]
+        return [_row(source, version, _first_sample(source, spec), None, info)]
     spans, stride = _spans(source, info), options.stride(spec)
     starts = [
         start
@@ -127,9 +127,11 @@ def _source_rows(source: Source, probed: Probed, spec: ClipSpec, options: PlanOp
         for start in clip_starts(start_s=start_s, stop_s=stop_s, spec=spec, stride_samples=stride)
     ]
     if starts:
-        return [_row(source, version, start, None) for start in spread(starts, options.clips_per_source)]
+        return [
+            _row(source, version, start, info, None) for start in spread(starts, options.clips_per_source)
+        ]
     short = MediaError(Reason.TOO_SHORT, _shortness(source, info, spans, spec))
-    return [_row(source, version, _first_sample(source, spec), short)]
+    return [_row(source, version, _first_sample(source, spec), info, short)]
 
 
 def _shortness(
@@ -148,7 +150,9 @@ def _first_sample(source: Source, spec: ClipSpec) -> int:
     return round(source.start_s * spec.sample_rate)
 
 
-def _row(source: Source, version: str, start: int, verdict: MediaError | None) -> PlanRow:
+def _row(
+    source: Source, version: str, start: int, info: MediaInfo | None, verdict: MediaError | None
+) -> PlanRow:
     return PlanRow(
         key=clip_key(source.path, start),
         shard=-1,
@@ -161,6 +165,10 @@ def _row(source: Source, version: str, start: int, verdict: MediaError | None) -
         span_start_s=source.start_s,
         span_stop_s=source.stop_s,
         version=version,
+        source_width=info.width if info else None,
+        source_height=info.height if info else None,
+        source_fps=info.fps if info else None,
+        source_s=float(sum(part.stop_s - part.start_s for part in info.parts)) if info else None,
     )
 
 

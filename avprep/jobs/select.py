@@ -47,7 +47,14 @@ from avprep.shards.store import Store, open_store
 
 RANDOM = "random"
 _READERS = 8  # shards read at once: an object store answers each after a while
-_COLUMNS = {column.name: column for column in COLUMNS}
+# Of the plan: what the files' headers say. A plan of an earlier version does not know them.
+_OF_SOURCES = (
+    Column(name="source_width", kind="int", unit="pixels", meaning="of the source, as stored"),
+    Column(name="source_height", kind="int", unit="pixels", meaning="of the source, as stored"),
+    Column(name="source_fps", kind="float", unit="1/s", meaning="pictures of the source, on average"),
+    Column(name="source_s", kind="float", unit="s", meaning="length of the source's video"),
+)
+_COLUMNS = {column.name: column for column in (*COLUMNS, *_OF_SOURCES)}
 
 
 def run_select(config: SelectConfig) -> dict[str, SelectionHeader]:
@@ -180,6 +187,8 @@ def _candidates(store: Store, columns: list[str]) -> pa.Table:
     Raises:
         JobError: a shard has no scores of itself for one of the columns.
     """
+    of_sources = [column.name for column in _OF_SOURCES if column.name in columns]
+    columns = [name for name in columns if name not in of_sources]
     schema = pa.schema([*SCHEMA, *(pa.field(name, TYPES[_COLUMNS[name].kind]) for name in columns)])
     tables, lacking = [schema.empty_table()], Counter[str]()
     indices = finished_shards(store)
@@ -196,6 +205,8 @@ def _candidates(store: Store, columns: list[str]) -> pa.Table:
     table = pa.concat_tables(tables).sort_by("key")
     if len(pc.unique(table["key"])) < len(table):
         raise JobError(f"{store.uri}: a key is there twice; verify the output")
+    for name in of_sources:
+        table = table.append_column(name, PlanReader(store).values_of(name, table["key"].combine_chunks()))
     return table
 
 

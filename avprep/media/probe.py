@@ -40,6 +40,7 @@ class MediaInfo:
     height: int
     video_codec: str
     audio_codec: str | None  # None: no audio stream that can be decoded
+    fps: float | None = None  # on average, by the header; None: it does not say
 
 
 def probe(path: str | os.PathLike[str], deadline: Deadline | None = None) -> MediaInfo:
@@ -66,6 +67,7 @@ def probe(path: str | os.PathLike[str], deadline: Deadline | None = None) -> Med
             height=codec.height,
             video_codec=codec.name,
             audio_codec=None if source.audio is None else source.audio.codec_context.name,
+            fps=float(source.video.average_rate) if source.video.average_rate else None,
         )
 
 

@@ -137,6 +137,14 @@ def _failures(store: Store, summary: Summary, kind: str) -> list:
     return found
 
 
+_OF_SOURCES = {  # meaning and unit
+    "source_s": ("length of the source's video", "s"),
+    "source_fps": ("pictures per second of the source, on average", "1/s"),
+    "source_width": ("width of the source, as stored", "pixels"),
+    "source_height": ("height of the source, as stored", "pixels"),
+}
+
+
 def _histograms(summary: Summary, thresholds: dict[str, list[float]]) -> list:
     per_source = Histogram()
     per_source.add(summary.sources.counts())
@@ -144,6 +152,9 @@ def _histograms(summary: Summary, thresholds: dict[str, list[float]]) -> list:
         ("residual", "ms between a frame's instant and its picture", "ms", "clips", summary.residual_ms, ()),
         ("clips per source", "written", "clips of one source", "sources", per_source, ()),
     ]
+    for name, found in summary.of_sources.items():
+        meaning, unit = _OF_SOURCES[name]
+        measured.append((name, meaning, unit, "sources", found, tuple(thresholds.get(name, ()))))
     for name, found in sorted(summary.scores.items()):
         undefined = f"{found.undefined:,} without a value" if found.undefined else ""
         measured.append((name, undefined, "", "clips", found, tuple(thresholds.get(name, ()))))

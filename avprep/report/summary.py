@@ -20,6 +20,7 @@ from avprep.shards.store import Store
 FAILURES_EACH = 5  # rows shown of a reason
 MOST_DAMAGES = 200  # listed; all are counted
 _MOST_COLUMNS = 64  # of scores
+_OF_SOURCES = ("source_s", "source_fps", "source_width", "source_height")  # of the plan
 _EXTREMES = 4  # clips kept at each end of a score, and at each threshold
 
 
@@ -36,6 +37,7 @@ class Summary:
     sources: BoundedCounter = field(default_factory=BoundedCounter)  # by written clips
     failing: BoundedCounter = field(default_factory=BoundedCounter)  # by failed clips
     failures: list[LedgerRow] = field(default_factory=list)  # the first of each reason
+    of_sources: dict[str, Histogram] = field(default_factory=dict)  # by column of the plan
     scores: dict[str, Histogram] = field(default_factory=dict)
     picks: dict[str, Lowest] = field(default_factory=dict)  # why -> clips
     damages: list[str] = field(default_factory=list)
@@ -101,7 +103,7 @@ class _Pass:
                 summary.add_damage(damage)
             self._count(ledger, index, is_readable=damage is None)
             if plan is not None:
-                self._count_labels(plan, ledger, index)
+                self._count_planned(plan, ledger, index)
             if scores_name(index) in has_scores:
                 self._count_scores(index, is_readable=damage is None)
         return summary
@@ -141,8 +143,9 @@ class _Pass:
             self._shown[reason] += len(rows)
             self.summary.failures += [LedgerRow(**row) for row in rows]
 
-    def _count_labels(self, plan: PlanReader, ledger: pa.Table, index: int) -> None:
-        """Adds the labels of the written clips, which the plan has."""
+    def _count_planned(self, plan: PlanReader, ledger: pa.Table, index: int) -> None:
+        """Adds what the plan has of the written clips: their labels, and what their sources' headers say. A
+        source with clips in several shards counts in each."""
         try:
             planned = plan.table(index)
         except (ShardError, OSError, pa.ArrowException) as error:
@@ -152,6 +155,10 @@ class _Pass:
         keys = chosen["key"].combine_chunks()
         written = planned.filter(pc.is_in(planned["key"], keys))
         self.summary.labels.add_column(pc.list_flatten(written["labels"]))
+        sources = written.group_by("source").aggregate([(name, "min") for name in _OF_SOURCES])
+        for name in _OF_SOURCES:
+            found = self.summary.of_sources.setdefault(name, Histogram())
+            found.add(as_floats(sources[f"{name}_min"]))
 
     def _count_scores(self, index: int, *, is_readable: bool) -> None:
         try:

@@ -39,13 +39,16 @@ SCHEMA = pa.schema(
         # Of the source as it was when the plan was made. Plans of earlier versions lack these columns.
         ("span_start_s", pa.float64()),  # of the span that the dataset names; null = not known
         ("span_stop_s", pa.float64()),  # null = to the end of the video
-        (
-            "version",
-            pa.string(),
-        ),  # the file's size and time (`avprep.media.source.file_version`); '' = not known
+        # The file's size and time (`avprep.media.source.file_version`); '' = not known
+        ("version", pa.string()),
+        # Of the file, as its header says; null = not known.
+        ("source_width", pa.int32()),  # pixels as stored, before rotation and sample aspect ratio
+        ("source_height", pa.int32()),
+        ("source_fps", pa.float64()),  # on average
+        ("source_s", pa.float64()),  # seconds of video
     ]
 )
-_FIRST_COLUMNS = 8  # those that every plan has
+_COLUMNS_OF_VERSIONS = (8, 11, len(SCHEMA))  # a plan has the first columns, as many as its version knew
 _HISTORY = b"history"  # of the metadata
 
 
@@ -62,6 +65,10 @@ class PlanRow:
     span_start_s: float | None = None
     span_stop_s: float | None = None
     version: str = ""
+    source_width: int | None = None
+    source_height: int | None = None
+    source_fps: float | None = None
+    source_s: float | None = None
 
 
 class PlannedSpan(NamedTuple):
@@ -140,8 +147,9 @@ class PlanReader:
         self._errors = partial(naming, store, PLAN_FILE)
         with self._errors():
             self._file = ParquetRows(store.open(PLAN_FILE), remedy=_REMEDY, most_rows=MOST_ROWS)
-            self._is_full = self._file.schema.equals(SCHEMA)
-            if not self._is_full and not self._file.schema.equals(pa.schema(list(SCHEMA)[:_FIRST_COLUMNS])):
+            self._there = SCHEMA.names[: len(self._file.schema)]
+            known = [pa.schema(list(SCHEMA)[:count]) for count in _COLUMNS_OF_VERSIONS]
+            if not any(self._file.schema.equals(schema) for schema in known):
                 raise ShardError(f"has the columns {self._file.columns()}, not those of a plan")
             spans = _shards_of_groups(self._file.metadata)
         self._firsts = [first for first, _ in spans]
@@ -244,7 +252,7 @@ class PlanReader:
         Raises:
             ShardError: the shards are none of the plan's.
         """
-        there = [name for name in columns if self._is_full or SCHEMA.get_field_index(name) < _FIRST_COLUMNS]
+        there = [name for name in columns if name in self._there]
         with self._errors():
             table = self._file.read_groups([group], there)
             if "shard" in there and len(table):
@@ -252,8 +260,9 @@ class PlanReader:
                 if numbers.min() < 0 or numbers.max() >= self.shards:
                     raise ShardError(f"is damaged (shards that it does not have); {_REMEDY}")
         for name in sorted(set(columns) - set(there)):
-            unknown = pa.repeat("", len(table)) if name == "version" else pa.nulls(len(table), pa.float64())
-            table = table.append_column(SCHEMA.field(name), unknown)
+            field = SCHEMA.field(name)
+            unknown = pa.repeat("", len(table)) if name == "version" else pa.nulls(len(table), field.type)
+            table = table.append_column(field, unknown)
         return table.select(columns)
 
 

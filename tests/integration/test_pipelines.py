@@ -49,11 +49,14 @@ def test_the_papers_recipe_differs_by_dataset_alone(monkeypatch):
 def test_audioset_trains_on_the_clips_that_it_chose(monkeypatch):
     from avprep.jobs.query import parse_query
     from avprep.scores.catalogue import COLUMNS
+    from avprep.shards.plan import SCHEMA
 
     commands = [shlex.split(command) for _, command in steps_of("audioset", monkeypatch)]
     by_name = {command[1]: command for command in commands}
     query, select = by_name["select"][3], by_name["select"]
-    assert {term.column for term in parse_query(query)} <= {column.name for column in COLUMNS}
+    assert {term.column for term in parse_query(query)} <= {column.name for column in COLUMNS} | set(
+        SCHEMA.names
+    )
     for name in ("train-mdsa", "encode"):
         command = by_name[name]
         assert command[command.index("--select") + 1] == select[select.index("--name") + 1]

@@ -64,6 +64,24 @@ def test_the_plan_is_every_clip_once_whatever_the_order(seconds, shard_size, shu
     assert found == sorted(expected)
 
 
+def test_rows_say_what_the_source_s_header_says():
+    known = MediaInfo(
+        format="mp4",
+        parts=(Part(Fraction(0), Fraction(2)), Part(Fraction(5), Fraction(13, 2))),
+        width=640,
+        height=360,
+        video_codec="h264",
+        audio_codec=None,
+        fps=29.97,
+    )
+    found = plan_shards([Source(path="a")], SPEC, PlanOptions(), lambda s: [(s[0], Probed("v", known))])
+    for row in (row for shard in found for row in shard):
+        size = row.source_width, row.source_height
+        assert (*size, row.source_fps, row.source_s) == (640, 360, 29.97, 3.5)
+    ((lost,),) = plan([Source(path="b")], {"b": 0})
+    assert (lost.source_width, lost.source_height, lost.source_fps, lost.source_s) == (None,) * 4
+
+
 @given(st.integers(1, 40), st.integers(1, 8))
 def test_a_source_stays_in_one_shard_unless_it_fills_it(count, shard_size):
     shards = plan([Source(path=str(i)) for i in range(count)], {str(i): 4.8 for i in range(count)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from avprep.jobs.score import run_score_job
 from avprep.jobs.select import run_select
 from avprep.shards.clips import clip_key
 from avprep.shards.lock import OutputInUse, lock
-from avprep.shards.plan import PlanReader
+from avprep.shards.plan import PlanReader, write_plan
 from avprep.shards.scores import read_scores, read_scores_record, write_scores
 from avprep.shards.selection import digest_of, read_selection
 from avprep.shards.store import open_store
@@ -291,3 +292,16 @@ def test_the_list_names_source_and_start_of_the_chosen_clips_in_order(scored, tm
     assert head == ["source", "start_s", "key"] and [row[2] for row in rows] == keys
     assert [row[0] for row in rows] == sources_of(scored, keys)
     assert {clip_key(row[0], round(float(row[1]) * TINY.sample_rate)) for row in rows} == set(keys)
+
+
+def test_clips_are_selected_by_what_the_headers_of_their_sources_say(tmp_path):
+    out = write_clips(tmp_path / "clips")
+    store = open_store(out)
+    plan = PlanReader(store)
+    heights = {"source 0": 240, "source 1": 480, "source 2": 1080, "source 3": None}
+    shards = [[replace(r, source_height=heights[r.source]) for r in plan.rows(i)] for i in range(plan.shards)]
+    write_plan(store, shards, plan.history())
+    keys, header = select(out, "source_height >= 480")  # without a score
+    assert set(sources_of(out, keys)) == {"source 1", "source 2"}
+    assert (header.funnel[1].removed, header.funnel[1].undefined) == (6, 3)
+    assert sources_of(out, select(out, order="-source_height", limit=1)[0]) == ["source 2"]

@@ -71,7 +71,7 @@ def test_real_broken_files(name, reason):
 
 def test_the_streams_that_a_player_chooses():
     header = probe(shared_file("media", "nasa_2v_audio.mp4"))
-    assert (header.width, header.height) == (320, 180)
+    assert (header.width, header.height, header.fps) == (320, 180, 25.0)
     header = probe(shared_file("media", "attached_pic.mp4"))
     assert (header.width, header.height, header.video_codec) == (640, 360, "h264")
 

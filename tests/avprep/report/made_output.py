@@ -58,6 +58,9 @@ def _plan_row(shard: int, place: int, each: int) -> PlanRow:
         start=0,
         labels=(LABELS[number % len(LABELS)],),
         caption=f"caption {number} & <i>more</i>",
+        source_width=640,
+        source_height=480 if place % 2 else None,
+        source_s=float(number),
     )
 
 

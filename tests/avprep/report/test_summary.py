@@ -34,6 +34,17 @@ def test_counts_are_those_of_the_ledger(out):
     assert [row.reason for row in summary.failures] == ["corrupt"] * 2
 
 
+def test_what_the_headers_of_the_sources_say_is_counted_per_source(out):
+    found = summary_of(out).of_sources
+    assert {name: (h.count, h.undefined) for name, h in found.items()} == {
+        "source_s": (8, 0),
+        "source_fps": (0, 8),
+        "source_width": (8, 0),
+        "source_height": (4, 4),
+    }
+    assert (found["source_width"].low, found["source_width"].high) == (640, 640)
+
+
 def test_the_extremes_and_the_nearest_to_a_threshold_are_chosen(out):
     summary = summary_of(out)
     assert [pick.rank for pick in summary.picks["lowest loudness"].picks] == [-23, -22, -21, -20]

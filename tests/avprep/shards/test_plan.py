@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from avprep.shards import plan as module
 from avprep.shards.layout import PLAN_FILE
-from avprep.shards.plan import PlanReader, PlanRow, write_plan
+from avprep.shards.plan import SCHEMA, PlanReader, PlanRow, write_plan
 from avprep.shards.store import open_store
 
 
@@ -52,3 +53,30 @@ def test_a_row_group_holds_whole_shards_and_many(store):
     metadata = pq.read_metadata(store.root / PLAN_FILE)
     assert metadata.num_row_groups == 4
     assert metadata.row_group(0).num_rows % 300 == 0
+
+
+@pytest.mark.parametrize("columns", [8, 11])
+def test_a_plan_of_an_earlier_version_does_not_know_its_later_columns(store, columns: int):
+    known = PlanRow(
+        key="a", shard=0, source="s", start=0, labels=("x",), caption="", version="v", source_height=480
+    )
+    write_plan(store, [[known]])
+    table = PlanReader(store).table(0).select(SCHEMA.names[:columns])
+    with store.write(PLAN_FILE) as file:
+        pq.write_table(table, file, write_statistics=["shard"])
+    old = PlanReader(store)
+    (row,) = old.rows(0)
+    assert (row.key, list(row.labels), row.source_height, row.source_fps) == ("a", ["x"], None, None)
+    assert row.version == ("v" if columns == 11 else "")
+    assert old.values_of("source_height", pa.array(["a", "b"])).to_pylist() == [None, None]
+
+
+def test_values_are_in_the_order_of_the_keys(store):
+    rows = [
+        PlanRow(key=key, shard=0, source=f"source {key}", start=i, labels=(), caption="")
+        for i, key in enumerate("abc")
+    ]
+    write_plan(store, [rows])
+    plan = PlanReader(store)
+    assert plan.values_of("start", pa.array(["c", "x", "a"])).to_pylist() == [2, None, 0]
+    assert plan.labels_of({"a", "x"}) == {"a": ()}
