@@ -24,7 +24,8 @@ from avprep.shards.layout import CLIP_HEADER, FORMAT_VERSION, LATENT, LATENTS, L
 from avprep.shards.tar import Members
 from avprep.spec import ClipSpec
 
-CLIP_FIELDS = ("labels", "caption", "source", "start_s", "stop_s", "has_audio")
+# What the KEY.json of a latent keeps of its clip's; every KEY.json must have them.
+CARRIED_FIELDS = ("labels", "caption", "source", "start_s", "stop_s", "has_audio")
 # Ledger entries (ShardRecord.extra).
 SUMS_ENTRY, CLIPS_ENTRY = "latents", "clips_sha256"
 SATURATED = 0.99
@@ -133,7 +134,7 @@ def pack_clip_latents(
 ) -> Members:
     """A clip's files. `latent` and `logvar` float16 (C, P, rows, columns), their padding zero."""
     members = {
-        CLIP_HEADER: pack_clip_header({name: clip[name] for name in CLIP_FIELDS}),
+        CLIP_HEADER: pack_clip_header({name: clip[name] for name in CARRIED_FIELDS}),
         LATENT: save_npy(pack(latent, header) if packed else latent),
     }
     if logvar is not None:

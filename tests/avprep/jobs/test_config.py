@@ -11,6 +11,7 @@ from avprep.errors import ArgumentError
 from avprep.jobs.clip import output_header
 from avprep.jobs.config import ClipJobConfig, EncodeJobConfig, FromClips, FromMedia
 from avprep.jobs.output import fingerprint_of
+from avprep.shards.layout import VIDEO_CODECS
 
 
 def from_media(**more) -> FromMedia:
@@ -57,7 +58,7 @@ def test_the_defaults_have_the_fingerprint_that_they_have_always_had():
         ),
         (
             lambda: ClipJobConfig(source=from_media(), out="out", video_codec="png"),
-            "video_codec must be one of raw, jpeg, h264, not 'png'",
+            f"video_codec must be one of {', '.join(VIDEO_CODECS)}, not 'png'",
         ),
         (
             lambda: ClipJobConfig(source=from_media(), out="out", rebuild=True, only_failed=True),

@@ -116,8 +116,9 @@ def test_names_are_unique_and_every_score_says_what_it_is():
 def test_the_fields_that_scores_need_are_those_that_they_read():
     """Each score runs on a clip that holds its fields and no other."""
     clip = clip_of(header={"sounding_s": 1.6})
-    opened_scores, _ = open_scores([score for score in SCORES if score.cost == "array"])
-    assert len(opened_scores) == 14
+    of_arrays = [score for score in SCORES if score.cost == "array"]
+    opened_scores, _ = open_scores(of_arrays)
+    assert len(opened_scores) == len(of_arrays) > 0
     for score in opened_scores:
         fields = {name: clip.fields[name] for name in score.score.needs}
         score(ScoredClip(SPEC, fields))
