@@ -64,24 +64,34 @@ class VideoFolder:
             is_square=all(of_file.width == of_file.height for of_file in windows),
         )
 
-    def read(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Frames uint8 (T, size, size, RGB) and sound float32 (samples,) of a window.
+    def read(self, positions: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Frames uint8 (T, size, size, RGB) and sound float32 (samples,) of windows, whose positions ascend:
+        each file is read once.
 
         Raises:
-            MetricError: it cannot be decoded.
+            MetricError: one cannot be decoded.
         """
+        found = []
+        for video in np.unique(self.videos[positions]):
+            found += self._read_file(
+                self._files[video], self._starts[positions[self.videos[positions] == video]]
+            )
+        return found
+
+    def _read_file(self, file: Path, starts: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         from avprep import read_clips
         from avprep.reasons import MediaError
 
-        file, spec = self._files[self.videos[position]], self._spec
-        start_s = self._starts[position] / spec.sample_rate
+        seconds = [int(start) / self._spec.sample_rate for start in starts]
         try:
-            clip = next(
-                read_clips(file, spec=spec, starts=[start_s], crop=self._crop, timeout_s=READ_TIMEOUT_S)
+            clips = list(
+                read_clips(file, starts=seconds, spec=self._spec, crop=self._crop, timeout_s=READ_TIMEOUT_S)
             )
         except MediaError as error:
-            raise MetricError(f"{file}: the clip at {start_s:.3f} s cannot be read: {error}") from error
-        return clip.frames, clip.waveform
+            raise MetricError(
+                f"{file}: of the clips from {seconds[0]:.3f} s on, one cannot be read: {error}"
+            ) from error
+        return [(clip.frames, clip.waveform) for clip in clips]
 
     def _windows(self, file: Path) -> _Windows | None:
         from avprep.media.limits import Deadline

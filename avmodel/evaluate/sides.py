@@ -74,7 +74,7 @@ class Side(Protocol):
     videos: np.ndarray  # int64 (windows,): which video each window is of
 
     def read(self, positions: np.ndarray) -> list[Shown]:
-        """The clips at these positions. Raises AvprepError for one that is damaged."""
+        """The clips at these positions, which ascend. Raises AvprepError for one that is damaged."""
         ...
 
 
@@ -137,7 +137,7 @@ class FolderSide:
         self.left_out = self._folder.left_out
 
     def read(self, positions: np.ndarray) -> list[Shown]:
-        return [Shown(*self._folder.read(int(position))) for position in positions]
+        return [Shown(*pair) for pair in self._folder.read(positions)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,11 @@ def test_a_folder_of_files_gives_every_window_of_every_file(videos: Path):
     assert sorted(name.split(":")[0] for name in side.left_out) == ["damaged.mp4", "short.mp4"]
     first, second = side.read(np.array([0, 1]))
     assert first.frames.shape == TINY.frames_shape and first.waveform.shape == (TINY.samples,)
+    alone = side.read(np.array([1]))[0]
+    assert np.array_equal(alone.frames, second.frames) and np.array_equal(alone.waveform, second.waveform)
+    third, other = side.read(np.array([2, 5]))  # of two files
+    assert np.array_equal(third.frames[:-1], second.frames[1:])
+    assert not np.array_equal(other.frames, third.frames)
     # The second window begins one frame later.
     assert np.array_equal(first.frames[1:], second.frames[:-1])
     assert not np.array_equal(first.frames[0], second.frames[0])
@@ -103,5 +108,5 @@ def test_a_file_that_is_gone_ends_with_its_name(videos: Path, tmp_path: Path):
     path.write_bytes((videos / "0.mp4").read_bytes())
     folder = VideoFolder(tmp_path, TINY, "center")
     path.write_bytes(b"gone")
-    with pytest.raises(MetricError, match="one.mp4: the clip at 0.000 s cannot be read"):
-        folder.read(0)
+    with pytest.raises(MetricError, match="one.mp4: of the clips from 0.000 s on, one cannot be read"):
+        folder.read(np.array([0, 2]))

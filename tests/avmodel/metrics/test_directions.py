@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from avmodel.metrics.features import Clips, load_extractor
+from avmodel.metrics.features import Clips, Extractor, load_extractor
 from avmodel.metrics.frechet import frechet_distance
 from avmodel.metrics.mmd import kernel_audio_distance, kernel_video_distance
 from avmodel.metrics.moments import Moments
-from avprep import read_clips
+from avprep import Clip, read_clips
 from avprep.spec import ClipSpec
 from tests.conftest import shared_file
 
@@ -110,3 +110,46 @@ def test_random_halves_are_near_and_the_unbiased_distance_nearer(clips: Clips):
     assert abs(np.mean(kad)) < np.std(kad)
     assert max(kad) < kernel_audio_distance(noisy, rows)
     assert 0 < np.mean(fad) < frechet_distance(Moments.of(noisy), Moments.of(rows))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_distances_rise_with_the_share_of_clips_of_other_kinds():
+    """Animation and nature, in which a quarter, half and all of the clips give way to films and speech."""
+    kinds = [
+        [
+            clip
+            for name in names
+            for clip in read_clips(shared_file("media", f"{name}.mp4"), spec=SPEC, clips=8)
+        ]
+        for names in (
+            ("bbb_480p_30s", "butterfly", "crystal", "frog"),
+            ("friday_speech", "googlework_35s", "nasa_2v_audio", "chaplin"),
+        )
+    ]
+    files = {"yamnet": "yamnet_int8.npz", "squeezenet": "squeezenet1_1_torchvision_fp16src.npz"}
+    for name, kernel_distance in (("yamnet", kernel_audio_distance), ("squeezenet", kernel_video_distance)):
+        extractor = load_extractor(name, shared_file("weights", files[name]))
+        rows, others = (np.stack([mean_row(extractor, clip) for clip in clips]) for clips in kinds)
+        reference, own = rows[::2], rows[1::2]
+        rng = np.random.default_rng(0)
+        order, drawn = rng.permutation(len(own)), rng.permutation(len(others))
+        mixed = [
+            np.concatenate([own[order[count:]], others[drawn[:count]]])
+            for count in (0, len(own) // 4, len(own) // 2, len(own))
+        ]
+        frechet = [frechet_distance(Moments.of(reference), Moments.of(side)) for side in mixed]
+        kernel = [kernel_distance(side, reference) for side in mixed]
+        print(name, "mix", np.round(frechet, 2), np.round(kernel, 2))
+        assert rises(frechet) and rises(kernel), (name, frechet, kernel)
+
+
+def mean_row(extractor: Extractor, clip: Clip) -> np.ndarray:
+    """As `avmodel evaluate` takes it; of every fourth frame, as this is slow."""
+    one = Clips(
+        frames=clip.frames[None, ::4],
+        waveform=clip.waveform[None],
+        fps=SPEC.fps,
+        sample_rate=SPEC.sample_rate,
+    )
+    return extractor(one)[0].mean(axis=0)
