@@ -10,6 +10,7 @@ import click
 
 from avmodel.cli.options import device_option, option
 from avmodel.mdsa.options import ReconstructOptions
+from avprep.cli.outputs import one_output
 
 if TYPE_CHECKING:
     from avmodel.mdsa.reconstruct import Reconstructed
@@ -20,7 +21,7 @@ _PATH = click.Path(path_type=Path)
 
 @click.command()
 @_option("ckpt", type=_PATH, help="mdsa.pt")
-@_option("clips", type=_PATH, help="An output of `avprep clip`.")
+@_option("clips", type=_PATH, multiple=True, callback=one_output, help="An output of `avprep clip`.")
 @_option("out", type=_PATH, help="Folder for KEY.mp4.")
 @_option("limit", type=click.IntRange(1), help="Clips, spread over all. [default: all]")
 @_option("batch_size", type=click.IntRange(1), help="Clips at once.")

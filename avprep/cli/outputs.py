@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import click
 
+Given = TypeVar("Given")
 _SHARE = re.compile(r"(?P<out>.+):(?P<share>\d+(?:\.\d*)?|\.\d+)")
 
 
@@ -45,7 +46,7 @@ def mixture(given: tuple[MixedOutput, ...], option: str) -> tuple[list[str], lis
     return [output.out for output in given], shares or None
 
 
-def one_output(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> str | None:
+def one_output(ctx: click.Context, param: click.Parameter, given: tuple[Given, ...]) -> Given | None:
     """A callback of a `multiple` option that takes one output: click alone would take the last of several."""
     if len(given) > 1:
         raise click.UsageError(
