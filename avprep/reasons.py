@@ -78,6 +78,11 @@ class Reason(StrEnum):
         "the encoder gave NaN or infinity for the clip",
         "look at the checkpoint if there are many",
     )
+    BAD_ROW = (
+        "bad_row",
+        "the row of the list names no file or span",
+        "mend the row; run again with the option that adds new sources",
+    )
     # filtered: the clip is whole and not wanted
     TOO_SHORT = (
         "too_short",

@@ -31,6 +31,9 @@ def clip_dataset(
     exclude_labels: Sequence[str] = DatasetOptions.exclude_labels,
     with_ancestors: bool = DatasetOptions.with_ancestors,
     min_label_quality: float | None = DatasetOptions.min_label_quality,
+    path_column: str | None = DatasetOptions.path_column,
+    label_column: str | None = DatasetOptions.label_column,
+    caption_column: str | None = DatasetOptions.caption_column,
     allow_outside: bool = DatasetOptions.allow_outside,
     spec: ClipSpec = ClipOptions.spec,
     stride_s: float | None = None,
@@ -63,8 +66,8 @@ def clip_dataset(
             labels and a caption), under `root`.
         out: a folder, made if need be, or a URI that pyarrow.fs opens. Not in or around the media.
         root: the folder of listed files. Paths are kept relative to it: they are the sources' identity.
-        dataset, split, list_file, label_from_folder, follow_links, allow_outside: how a root folder is
-            listed.
+        dataset, split, list_file, label_from_folder, follow_links, path_column, label_column, caption_column,
+            allow_outside: how a root folder is listed.
         exclude_labels: sources with any of these labels are left out.
         with_ancestors, min_label_quality: AudioSet's classes that a label is a kind of are added; labels that
             raters confirmed less often are left out.
@@ -123,6 +126,9 @@ def clip_dataset(
         exclude_labels=tuple(exclude_labels),
         with_ancestors=with_ancestors,
         min_label_quality=min_label_quality,
+        path_column=path_column,
+        label_column=label_column,
+        caption_column=caption_column,
         allow_outside=allow_outside,
     )
     listed = listed_sources(sources, root, dataset, listing)

@@ -56,6 +56,7 @@ def print_reasons(sums: Sums) -> None:
 _OPTIONS = {
     Reason.MISSING: "--only-failed",
     Reason.UNREADABLE: "--only-failed",
+    Reason.BAD_ROW: "--add-new",
     Reason.TIMEOUT: "--source-timeout",
     Reason.SILENT: "--drop-silent",
     Reason.STATIC: "--drop-static",

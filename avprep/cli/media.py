@@ -40,7 +40,7 @@ def listed_media(options: dict[str, Any], runner: RunnerConfig) -> FromMedia:
         FromMedia,
         options,
         root=listing.root.absolute(),
-        sources=listing.sources,
+        sources=[*listing.sources, *listing.bad_rows],
         plan=plan,
         clip=clip,
         runner=runner,

@@ -93,6 +93,27 @@ _MEDIA_OPTIONS = (
     option(DatasetOptions, "follow_links", "--follow-links", is_flag=True, help="Enter links to folders."),
     option(
         DatasetOptions,
+        "path_column",
+        "--path-column",
+        metavar="NAME",
+        help="manifest: the list's column of paths. [default: path]",
+    ),
+    option(
+        DatasetOptions,
+        "label_column",
+        "--label-column",
+        metavar="NAME",
+        help="manifest: its column of labels. [default: labels]",
+    ),
+    option(
+        DatasetOptions,
+        "caption_column",
+        "--caption-column",
+        metavar="NAME",
+        help="manifest: its column of captions. [default: caption]",
+    ),
+    option(
+        DatasetOptions,
         "allow_outside",
         "--allow-outside",
         is_flag=True,

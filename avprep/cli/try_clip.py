@@ -42,6 +42,8 @@ def try_again(store: Store, key: str) -> Outcome:
     row = next((r for i in range(plan.shards) for r in plan.rows(i) if r.key == key), None)
     if row is None:
         raise Refused(f"--try {key}: the plan of {store.uri} has no such clip")
+    if row.reason == Reason.BAD_ROW:
+        return Outcome(False, f"{row.reason}: {row.detail}")
     spec, (root, crop) = spec_of(header), _origin(store, header, row.shard)
     path = root / row.source
     place = f"{path} at {row.start / spec.sample_rate:.3f} s"

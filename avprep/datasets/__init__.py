@@ -44,6 +44,10 @@ def list_dataset(name: str, options: DatasetOptions) -> Listing:
         splits = ", ".join(dataset.splits) or "none"
         raise DatasetError(f"split = {options.split!r}: {name} has no such split; there are: {splits}")
     _require_classes(dataset, options)
+    for argument in ("path_column", "label_column", "caption_column"):
+        given = getattr(options, argument)
+        if given is not None and name != "manifest":
+            raise DatasetError(f"{argument} = {given!r}: dataset {name} has no such columns; manifest has")
     listing = _without_labels(dataset.list_sources(options), options.exclude_labels)
     if not listing.sources:
         why = "; ".join(f"{count:,} {what}" for what, count in listing.notes.items() if count)

@@ -20,7 +20,7 @@ from avprep.datasets.listing import find_list, unique
 from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listing, Source, caption_of
 
 if TYPE_CHECKING:
-    from avprep.datasets.table import Cell, Row
+    from avprep.datasets.table import Cell, Fault, Row
 
 NAMES = (
     "manifest.csv",
@@ -35,9 +35,10 @@ LAYOUT = (
     "with a column 'path' and, if known, start, stop (seconds), labels (separated by '|'), caption and split."
 )
 COLUMNS = ("path", "start", "stop", "labels", "caption", "split")
+# Columns that may have another name in the list -> the argument that gives it.
+_ARGUMENTS = {"path": "path_column", "labels": "label_column", "caption": "caption_column"}
 MAX_START_S = 24 * 3600  # no file is believed to be longer
 _MAX_PATH = 4096  # PATH_MAX
-_SPANS_SHOWN = 5
 _SPLITS_SHOWN = 20
 
 NO_PATH = "rows without a usable path (empty, too long, or with a NUL in it)"
@@ -48,58 +49,103 @@ NAN_CELLS = "start and stop cells that say NaN, taken for empty"
 
 
 def list_sources(options: DatasetOptions) -> Listing:
-    """The rows of the manifest; those that say nothing usable are counted.
+    """The rows of the manifest; those that say nothing usable are counted, and named by their lines.
 
     Raises:
-        DatasetError: no manifest, one that cannot be read, no 'path' column, a split that it does not have.
+        DatasetError: no manifest, one that cannot be read, no 'path' column, a column that was asked for and
+            is not there, a split that it does not have.
     """
-    from avprep.datasets.table import read_table  # pyarrow: the other datasets do without
+    from avprep.datasets.table import Columns, read_table  # pyarrow: the other datasets do without
 
     path = options.list_file or find_list(options.root, NAMES)
     if path is None or not path.is_file():
         given = f"list_file = {path}: it is not there" if path else f"no manifest at {options.root}"
         raise DatasetError(f"{given}. {LAYOUT}")
-    notes: Counter[str] = Counter()
-    sources, splits = [], set()
-    roots = _spellings(options.root)
-    no_spans: list[str] = []  # the first of them, for the note
-    for line, row in read_table(path, COLUMNS, notes):
-        if _holds_credentials(row):
-            notes[SECRET_ROWS] += 1
+    names = _column_names(options)
+    rows = _Rows(options, path, names)
+    columns = Columns(tuple(names.values()), frozenset([names["labels"]]))
+    for line, row in read_table(path, columns, rows.notes):
+        rows.add(line, row)
+    return rows.listing()
+
+
+def _column_names(options: DatasetOptions) -> dict[str, str]:
+    """Of each column, its name in the list."""
+    names = dict(zip(COLUMNS, COLUMNS, strict=True))
+    for column, argument in _ARGUMENTS.items():
+        given = getattr(options, argument)
+        if given is None:
             continue
-        splits.add(row["split"])
-        if options.split is not None and row["split"] != options.split:
-            continue
-        file = _path(row["path"], roots)
-        if file is None:
-            notes[NO_PATH] += 1
-            continue
-        if file.startswith("/") and not options.allow_outside:
-            notes[OUTSIDE] += 1
-            continue
+        name = given.strip().lower()
+        others = [other for other, used in names.items() if used == name and other != column]
+        if not name or others:
+            why = f"it is read as {others[0]} too" if others else "it names no column"
+            raise DatasetError(f"{argument} = {given!r}: {why}")
+        names[column] = name
+    return names
+
+
+class _Rows:
+    """The rows of a manifest, taken one by one."""
+
+    def __init__(self, options: DatasetOptions, path: Path, names: dict[str, str]) -> None:
+        self._options, self._path, self._names = options, path, names
+        self._roots = _spellings(options.root)
+        self._splits: set[Cell] = set()
+        self._filled: set[str] = set()  # columns with a cell that is not empty
+        self._sources: list[Source] = []
+        self._bad_rows: list[Source] = []
+        self.notes: Counter[str] = Counter()
+
+    def add(self, line: int, row: Row | Fault) -> None:
+        from avprep.datasets.table import Fault
+
+        fault = row if isinstance(row, Fault) else self._fault_of(line, row)
+        if fault is not None:
+            self.notes[fault.kind] += 1
+            detail = f"line {line} of {self._path.name}: {fault.detail}"
+            self._bad_rows.append(Source(path=f"{self._path.name}:{line}", line=line, fault=detail))
+
+    def _fault_of(self, line: int, row: Row) -> Fault | None:
+        """Takes the row, or says why it cannot be taken."""
+        from avprep.datasets.table import Fault
+
+        cells = {column: row[name] for column, name in self._names.items()}
+        self._filled.update(column for column in _ARGUMENTS if cells[column] is not None)
+        if _holds_credentials(cells):
+            return Fault(SECRET_ROWS, f"it holds credentials; {REMEDY}")
+        split = self._options.split
+        self._splits.add(cells["split"])
+        if split is not None and cells["split"] != split:
+            return None
+        path = _path(cells["path"], self._roots)
+        if path is None:
+            return Fault(NO_PATH, f"no usable path: {str(cells['path'] or '')[:60]!r}")
+        if path.startswith("/") and not self._options.allow_outside:
+            return Fault(OUTSIDE, f"{path[:200]} lies outside of the root")
         try:
-            start_s, stop_s = _span(row, notes)
+            start_s, stop_s = _span(cells, self.notes)
         except (ValueError, TypeError) as error:
-            notes[NO_SPAN] += 1
-            if len(no_spans) < _SPANS_SHOWN:
-                no_spans.append(f"line {line}: {error}")
-            continue
-        sources.append(_source(file, start_s, stop_s, row, line))
-    if options.split is not None and options.split not in splits:
-        names = sorted(str(s)[:50] for s in splits if s)
-        more = ", ..." if len(names) > _SPLITS_SHOWN else ""
-        found = ", ".join(names[:_SPLITS_SHOWN]) + more or "none"
-        raise DatasetError(f"split = {options.split!r}: {path} has no such split; there are: {found}")
-    return Listing(options.root, unique(sources, notes), _with_lines(notes, no_spans))
+            return Fault(NO_SPAN, str(error))
+        self._sources.append(_source(path, start_s, stop_s, cells, line))
+        return None
 
-
-def _with_lines(notes: Counter[str], no_spans: list[str]) -> dict[str, int]:
-    """The notes, with the first rows that are no span by their lines."""
-    if not no_spans:
-        return dict(notes)
-    more = "; ..." if notes[NO_SPAN] > len(no_spans) else ""
-    named = f"{NO_SPAN} ({'; '.join(no_spans)}{more})"
-    return {named if note == NO_SPAN else note: count for note, count in notes.items()}
+    def listing(self) -> Listing:
+        """Raises DatasetError for a column or a split that the list does not have."""
+        for column, argument in _ARGUMENTS.items():
+            given = getattr(self._options, argument)
+            if given is not None and column not in self._filled:
+                raise DatasetError(
+                    f"{argument} = {given!r}: {self._path} has no such column, or nothing in it"
+                )
+        split = self._options.split
+        if split is not None and split not in self._splits:
+            names = sorted(str(s)[:50] for s in self._splits if s)
+            more = ", ..." if len(names) > _SPLITS_SHOWN else ""
+            found = ", ".join(names[:_SPLITS_SHOWN]) + more or "none"
+            raise DatasetError(f"split = {split!r}: {self._path} has no such split; there are: {found}")
+        sources = unique(self._sources, self.notes)
+        return Listing(self._options.root, sources, dict(self.notes), self._bad_rows)
 
 
 def _span(row: Row, notes: Counter[str]) -> tuple[float, float | None]:

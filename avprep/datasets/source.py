@@ -36,6 +36,9 @@ class Source:
     labels: tuple[str, ...] = ()
     caption: str = ""
     line: int | None = None  # of the list that names it, for messages; None = no list, or not known
+    # Why the row of a list names no source: its place in the list stands for the path, nothing is opened, and
+    # the plan has one failed row for it.
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Listing:
     notes: dict[str, int] = field(default_factory=dict)
     # Lines that name the listed sources without a file: an id; of YouTube clips also start and stop, by tabs.
     missing: list[str] = field(default_factory=list)
+    bad_rows: list[Source] = field(default_factory=list)  # those with a fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,10 @@ class DatasetOptions:
     # AudioSet only:
     with_ancestors: bool = False  # the classes that a label is a kind of are labels, too
     min_label_quality: float | None = None  # labels that were found right less often are left out; None = all
+    # `manifest` only: names of columns in the list; None = path, labels, caption.
+    path_column: str | None = None
+    label_column: str | None = None
+    caption_column: str | None = None
     allow_outside: bool = False  # `manifest` only: files that lie outside of the root are read, too
 
 

@@ -11,6 +11,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TextIO
@@ -25,9 +26,26 @@ from avprep.datasets.source import LONGEST_TEXT, DatasetError
 
 Cell = str | list[str | None] | None  # a list column of parquet or JSON; None = nothing is known
 Row = dict[str, Cell]
-NumberedRow = tuple[int, Row]  # and the line that it ends at
 
-LISTS = ("labels",)  # columns that may hold lists
+
+@dataclass(frozen=True)
+class Columns:
+    """The names, in small letters, of the columns that are read. The first must be there."""
+
+    names: tuple[str, ...]
+    lists: frozenset[str]  # those that may hold lists
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What keeps a row from being used."""
+
+    kind: str  # of the constants below, and of the manifest's: the subject of a count
+    detail: str  # of this row
+
+
+NumberedRow = tuple[int, Row | Fault]  # and the line that it ends at
+
 MAX_CELL = LONGEST_TEXT  # characters
 _MAX_LINE = 16 << 20  # characters
 _MAX_JSON = 256 << 20  # bytes of a file that is parsed at once
@@ -44,13 +62,12 @@ LONG_ROWS = f"rows with a cell of more than {MAX_CELL:,} characters"
 NO_UTF8_ROWS = "rows that are no UTF-8"
 
 
-def read_table(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[NumberedRow]:
-    """The rows with their line numbers. Each has exactly these columns; None where there is no such column or
-    an empty cell.
+def read_table(path: Path, columns: Columns, notes: Counter[str]) -> Iterator[NumberedRow]:
+    """The rows with their line numbers. Each has exactly these columns, None where there is no such column or
+    an empty cell; or it is a fault. `notes` counts what else there is to say of the file.
 
     A column's name is found whatever its case and the blanks around it. Cells of csv and tsv come without
-    blanks around them. Only the column 'labels' may hold lists. Lines are counted from 1, and so are rows of
-    JSON and parquet.
+    blanks around them. Lines are counted from 1, and so are rows of JSON and parquet.
 
     Raises:
         DatasetError: the file cannot be read as what its suffix says, does not have the first of the columns,
@@ -61,43 +78,37 @@ def read_table(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Ite
         raise DatasetError(f"{path} has none of the suffixes {', '.join(_READERS)}")
     try:
         for line, row in read(path, columns, notes):
-            fault = _fault(row)
-            if fault is None:
-                yield line, row
-            else:
-                notes[fault] += 1
+            yield line, row if isinstance(row, Fault) else _fault(row) or row
     except (pa.ArrowException, csv.Error, OSError, ValueError) as error:
         why = scrubbed(" ".join(str(error).split())[:_LONGEST_NAME])[:500]
         raise DatasetError(f"{path} cannot be read: {why}") from error
 
 
-def _fault(row: Row) -> str | None:
+def _fault(row: Row) -> Fault | None:
     """What keeps a row from being used, whatever its cells say."""
-    for cell in row.values():
+    for name, cell in row.items():
         if cell is None:
             continue
         text = "".join(part or "" for part in cell) if isinstance(cell, list) else cell
         if len(text) > MAX_CELL:
-            return LONG_ROWS
+            return Fault(LONG_ROWS, f"the cell {name!r} has {len(text):,} characters, more than {MAX_CELL:,}")
         if not text.isascii() and not is_utf8(text):  # bytes that are no UTF-8 were read as lone surrogates
-            return NO_UTF8_ROWS
+            return Fault(NO_UTF8_ROWS, f"the cell {name!r} is no UTF-8")
     return None
 
 
-def _places(
-    found: Iterable[str], columns: tuple[str, ...], path: Path, notes: Counter[str]
-) -> dict[str, int]:
+def _places(found: Iterable[str], columns: Columns, path: Path, notes: Counter[str]) -> dict[str, int]:
     """The position of each column among those found."""
     names = [name.strip().lower() for name in found]
     # Without a header, this is the first row of data.
     shown = ", ".join(f"'{_shown(name)}'" for name in names[:_NAMES_SHOWN])
-    for column in columns:
+    for column in columns.names:
         if names.count(column) > 1:
             raise DatasetError(f"{path} has the column {column!r} {names.count(column)} times ({shown})")
-    if columns[0] not in names:
-        raise DatasetError(f"{path} has no column {columns[0]!r} (it has {shown or 'none'})")
-    _note_unread((name for name in names if name not in columns), notes)
-    return {name: names.index(name) for name in columns if name in names}
+    if columns.names[0] not in names:
+        raise DatasetError(f"{path} has no column {columns.names[0]!r} (it has {shown or 'none'})")
+    _note_unread((name for name in names if name not in columns.names), notes)
+    return {name: names.index(name) for name in columns.names if name in names}
 
 
 def _note_unread(names: Iterable[str], notes: Counter[str]) -> None:
@@ -117,7 +128,7 @@ def _shown(name: str) -> str:
 
 
 def _csv_rows(
-    path: Path, columns: tuple[str, ...], notes: Counter[str], delimiter: str = ","
+    path: Path, columns: Columns, notes: Counter[str], delimiter: str = ","
 ) -> Iterator[NumberedRow]:
     with _opened(path) as file:
         rows = csv.reader(_lines(file), delimiter=delimiter, skipinitialspace=True)
@@ -130,18 +141,19 @@ def _csv_rows(
                         rows.line_num,
                         {
                             name: cells[places[name]].strip() or None if name in places else None
-                            for name in columns
+                            for name in columns.names
                         },
                     )
                 elif any(cells):
-                    notes[OVERFULL_ROWS] += 1
+                    detail = f"it has {len(cells)} cells, the header has {len(header)}"
+                    yield rows.line_num, Fault(OVERFULL_ROWS, detail)
         except csv.Error as error:
             raise DatasetError(
                 f"{path}, line {rows.line_num}: {error} (a quotation mark that is not closed?)"
             ) from error
 
 
-def _tsv_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[NumberedRow]:
+def _tsv_rows(path: Path, columns: Columns, notes: Counter[str]) -> Iterator[NumberedRow]:
     return _csv_rows(path, columns, notes, "\t")
 
 
@@ -160,7 +172,7 @@ def _lines(file: TextIO) -> Iterator[str]:
 # --- JSON --------------------------------------------------------------------------------------------------
 
 
-def _json_list_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[NumberedRow]:
+def _json_list_rows(path: Path, columns: Columns, notes: Counter[str]) -> Iterator[NumberedRow]:
     if path.stat().st_size > _MAX_JSON:
         raise ValueError(f"it has more than {_MAX_JSON:,} bytes; JSON lines (.jsonl) may have any number")
     unread: dict[str, None] = {}
@@ -173,26 +185,24 @@ def _json_list_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -
         raise ValueError("it is not a list of objects, [{...}, {...}]")
     for number, item in enumerate(found, 1):
         try:
-            row = _json_row(item, columns, unread)
-        except ValueError:
-            notes[UNREADABLE_ROWS] += 1
-        else:
-            yield number, row
+            yield number, _json_row(item, columns, unread)
+        except ValueError as error:
+            yield number, Fault(UNREADABLE_ROWS, f"it cannot be read: {error}")
     _note_unread(unread, notes)
 
 
-def _json_lines_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[NumberedRow]:
+def _json_lines_rows(path: Path, columns: Columns, notes: Counter[str]) -> Iterator[NumberedRow]:
     unread: dict[str, None] = {}
     with _opened(path) as file:
         for number, line in enumerate(_lines(file), 1):
             if line.isspace():
                 continue
             try:
-                row = _json_row(json.loads(line, object_pairs_hook=_Object), columns, unread)
-            except (ValueError, RecursionError):
-                notes[UNREADABLE_ROWS] += 1
-            else:
-                yield number, row
+                yield number, _json_row(json.loads(line, object_pairs_hook=_Object), columns, unread)
+            except RecursionError:
+                yield number, Fault(UNREADABLE_ROWS, "it is nested too deeply")
+            except ValueError as error:
+                yield number, Fault(UNREADABLE_ROWS, f"it cannot be read: {error}")
     _note_unread(unread, notes)
 
 
@@ -200,7 +210,7 @@ class _Object(list):
     """A JSON object as its (name, value) pairs in order: a name may come twice."""
 
 
-def _json_row(found: object, columns: tuple[str, ...], unread: dict[str, None]) -> Row:
+def _json_row(found: object, columns: Columns, unread: dict[str, None]) -> Row:
     """Raises ValueError for what is no object, names a column twice or has one of another kind."""
     if not isinstance(found, _Object):
         raise ValueError("no object")
@@ -209,12 +219,12 @@ def _json_row(found: object, columns: tuple[str, ...], unread: dict[str, None]) 
         name = name.strip().lower()
         if name in row:
             raise ValueError("a column twice")
-        if name in columns:
-            is_list = type(value) is list and name in LISTS
+        if name in columns.names:
+            is_list = type(value) is list and name in columns.lists
             row[name] = [_json_text(item) for item in value] if is_list else _json_text(value)
         elif len(unread) <= _NAMES_SHOWN:
             unread[name] = None
-    return dict.fromkeys(columns) | row
+    return dict.fromkeys(columns.names) | row
 
 
 def _json_text(value: object) -> str | None:
@@ -230,14 +240,16 @@ def _json_text(value: object) -> str | None:
 # --- parquet -----------------------------------------------------------------------------------------------
 
 
-def _parquet_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> Iterator[NumberedRow]:
+def _parquet_rows(path: Path, columns: Columns, notes: Counter[str]) -> Iterator[NumberedRow]:
     with open(path, "rb") as file:
         plain = pq.ParquetFile(file, pre_buffer=False)
         schema, metadata = plain.schema_arrow, plain.metadata
         _check_claims(metadata, path.stat().st_size)
         places = _places(schema.names, columns, path, notes)
         wanted = {name: schema.field(place) for name, place in places.items()}
-        as_text = {name: _caster(name, field, path) for name, field in wanted.items()}
+        as_text = {
+            name: _caster(field, path, may_be_list=name in columns.lists) for name, field in wanted.items()
+        }
         names = [field.name for field in wanted.values()]
         # Texts as dictionaries: a few bytes may stand for a long text in each of a million rows.
         texts = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
@@ -250,7 +262,10 @@ def _parquet_rows(path: Path, columns: tuple[str, ...], notes: Counter[str]) -> 
             read = {name: _cells(batch.column(field.name), as_text[name]) for name, field in wanted.items()}
             for i in range(len(batch)):
                 number += 1
-                yield number, {name: read[name][i] or None if name in read else None for name in columns}
+                yield (
+                    number,
+                    {name: read[name][i] or None if name in read else None for name in columns.names},
+                )
 
 
 def _check_claims(metadata: pq.FileMetaData, size: int) -> None:
@@ -301,12 +316,12 @@ def _plain_text(column: pa.Array) -> pa.Array:
     return column.cast(pa.string())
 
 
-def _caster(name: str, field: pa.Field, path: Path) -> Callable[[pa.Array], pa.Array]:
+def _caster(field: pa.Field, path: Path, *, may_be_list: bool) -> Callable[[pa.Array], pa.Array]:
     """What turns a column into text, or into lists of text. Raises DatasetError where it holds neither."""
     kind = field.type
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     item, target = (kind.value_type, pa.list_(pa.string())) if is_list else (kind, pa.string())
-    if pa.types.is_nested(item) or pa.types.is_boolean(item) or is_list and name not in LISTS:
+    if pa.types.is_nested(item) or pa.types.is_boolean(item) or is_list and not may_be_list:
         raise DatasetError(f"{path}: the column {field.name!r} holds {str(kind)[:100]}, not text or numbers")
     if pa.types.is_floating(kind):
         return lambda column: pc.if_else(pc.is_nan(column), None, column).cast(target)

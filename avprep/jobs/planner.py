@@ -112,9 +112,10 @@ class Planner:
     def _probe(self, sources: Iterable[Source]) -> Iterator[tuple[Source, Probed]]:
         """What is found of sources that stand beside others of their file, in their order."""
         sources = list(sources)
-        probed = self._probed(path for path, _ in groupby(sources, attrgetter("path")))
-        for _, spans in groupby(sources, attrgetter("path")):
-            found = next(probed)
+        files = (source for source in sources if not source.fault)
+        probed = self._probed(path for path, _ in groupby(files, attrgetter("path")))
+        for (_, fault), spans in groupby(sources, attrgetter("path", "fault")):
+            found = Probed("", MediaError(Reason.BAD_ROW, fault)) if fault else next(probed)
             yield from ((source, found) for source in spans)
 
     def _probed(self, paths: Iterator[str]) -> Iterator[Probed]:

@@ -118,12 +118,12 @@ class _ShardWork:
         if what == "missing":
             return tuple(source for source in self.task.sources if source.path in again)
         again |= {row.source for row in rows if row.status == "failed"}
-        # What the plan knew to be broken is opened anew, unless it is quarantined in this very run.
-        return tuple(
-            replace(s, verdict=None if s.path not in self.task.quarantined else s.verdict)
-            for s in self.task.sources
-            if s.path in again
-        )
+        return tuple(self._opened_anew(source) for source in self.task.sources if source.path in again)
+
+    def _opened_anew(self, source: PlannedSource) -> PlannedSource:
+        """What the plan knew to be broken is opened anew, unless it is no file or quarantined in this run."""
+        is_no_file = source.verdict is not None and source.verdict.reason is Reason.BAD_ROW
+        return source if is_no_file or source.path in self.task.quarantined else replace(source, verdict=None)
 
     def _write(
         self, store: Store, clips: Iterator[tuple[str, Members]], replaces: ShardRecord | None = None

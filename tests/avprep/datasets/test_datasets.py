@@ -389,9 +389,8 @@ def test_a_manifest_of_odd_cells(tmp_path):
         ("a.mp4", 0.0, None, ("dog",), "7"),
         ("b.mp4", 0.0, 4.0, ("cat",), "8"),
     ]
-    assert (
-        found.notes["rows whose start and stop are no span in seconds (line 4: stop inf is not finite)"] == 1
-    )
+    assert found.notes["rows whose start and stop are no span in seconds"] == 1
+    assert found.bad_rows[-1].fault == "line 4 of manifest.parquet: stop inf is not finite"
     assert found.notes["columns that are not read (end)"] == 1
     assert found.notes[NO_PATH] == 1
     nothing = [math.nan]  # a whole column of which pandas knows nothing

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from avprep.credentials import REMEDY
 from avprep.datasets import list_dataset
 from avprep.datasets.manifest import COLUMNS, NAN_CELLS, NO_PATH, NO_SPAN, OUTSIDE
 from avprep.datasets.source import DatasetError, DatasetOptions, Listing
@@ -24,6 +25,7 @@ from avprep.datasets.table import (
     NO_UTF8_ROWS,
     OVERFULL_ROWS,
     UNREADABLE_ROWS,
+    Columns,
     read_table,
 )
 
@@ -118,7 +120,7 @@ def test_what_is_no_manifest_is_one_sentence(name, content, words, tmp_path):
         (
             "m.csv",
             b"path,start,stop\ngood.mp4,0,1\na,3,2\n",
-            {f"{NO_SPAN} (line 3: start 3 is not before stop 2)": 1},
+            {NO_SPAN: 1},
         ),
         ("m.csv", b"path,start,stop\ngood.mp4,nan,NaN\n", {NAN_CELLS: 2}),
         (
@@ -163,11 +165,94 @@ def test_rows_that_are_no_span_are_named_by_line_and_reason(tmp_path):
     ]
     found = listing(tmp_path / "m.csv", "\n".join(rows) + "\ngood.mp4,,0,1,\n")
     assert [(source.path, source.line) for source in found.sources] == [("good.mp4", 10)]
-    assert found.notes == {
-        f"{NO_SPAN} (line 3: start 3 is not before stop 2; line 4: start -1 is not between 0 and 86400 s; "
-        "line 5: start 5 is not before stop 5; line 6: 'x' is no number of seconds; "
-        "line 8: stop inf is not finite; ...)": 6
-    }
+    assert found.notes == {NO_SPAN: 6}
+    assert [row.fault for row in found.bad_rows] == [
+        "line 3 of m.csv: start 3 is not before stop 2",
+        "line 4 of m.csv: start -1 is not between 0 and 86400 s",
+        "line 5 of m.csv: start 5 is not before stop 5",
+        "line 6 of m.csv: 'x' is no number of seconds",
+        "line 8 of m.csv: stop inf is not finite",
+        "line 9 of m.csv: start 9 is not before stop 1",
+    ]
+    assert [row.path for row in found.bad_rows] == [f"m.csv:{line}" for line in (3, 4, 5, 6, 8, 9)]
+
+
+def test_every_row_that_names_no_source_says_why(tmp_path):
+    rows = [
+        "path,caption",
+        "a,b,c",
+        ",x",
+        "a\0b,x",
+        "/etc/x.mp4,x",
+        "https://u:p@h/x,x",
+        "b\xff,x",
+        "good.mp4,x",
+    ]
+    found = listing(tmp_path / "m.csv", "\n".join(rows).encode("latin-1"))
+    assert paths(found) == ["good.mp4"]
+    assert [row.fault.removeprefix("line ") for row in found.bad_rows] == [
+        "2 of m.csv: it has 3 cells, the header has 2",
+        "3 of m.csv: no usable path: ''",
+        "4 of m.csv: no usable path: 'a\\x00b'",
+        "5 of m.csv: /etc/x.mp4 lies outside of the root",
+        f"6 of m.csv: it holds credentials; {REMEDY}",
+        "7 of m.csv: the cell 'path' is no UTF-8",
+    ]
+    assert "u:p" not in str(found)
+    found = listing(tmp_path / "m.jsonl", '{"path": "good.mp4"}\n[1]\n{"path": {}}\n' + "[" * 100_000)
+    assert [row.fault for row in found.bad_rows] == [
+        "line 2 of m.jsonl: it cannot be read: no object",
+        "line 3 of m.jsonl: it cannot be read: neither text nor a number: _Object",
+        "line 4 of m.jsonl: it is nested too deeply",
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "json", "parquet"])
+def test_columns_may_have_other_names(suffix, tmp_path):
+    rows = [
+        {"Video": "a.mp4", "tag": "dog|cat", "text": "a dog", "path": "no", "labels": "no", "caption": "no"}
+    ]
+    path = tmp_path / f"m.{suffix}"
+    if suffix == "csv":
+        path.write_text(",".join(rows[0]) + "\n" + ",".join(rows[0].values()))
+    elif suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text(json.dumps(rows if suffix == "json" else rows[0]))
+    options = DatasetOptions(root=tmp_path, list_file=path)
+    named = replace(options, path_column="video ", label_column="tag", caption_column="TEXT")
+    (source,) = list_dataset("manifest", named).sources
+    assert (source.path, source.labels, source.caption) == ("a.mp4", ("dog", "cat"), "a dog")
+    (source,) = list_dataset("manifest", options).sources
+    assert (source.path, source.labels, source.caption) == ("no", ("no",), "no")
+    (source,) = list_dataset("manifest", replace(options, path_column="video")).sources
+    assert (source.path, source.caption) == ("a.mp4", "no")
+
+
+def test_a_list_column_of_labels_may_have_another_name(tmp_path):
+    pq.write_table(pa.table({"path": ["a"], "tags": [["x", "y"]]}), tmp_path / "m.parquet")
+    options = DatasetOptions(root=tmp_path, list_file=tmp_path / "m.parquet", label_column="tags")
+    assert list_dataset("manifest", options).sources[0].labels == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "columns", "words"),
+    [
+        ("manifest", {"path_column": "video"}, "no column 'video' .it has 'path', 'text'"),
+        ("manifest", {"caption_column": "words"}, "^caption_column = 'words': .*no such column"),
+        ("manifest", {"label_column": "path"}, "^label_column = 'path': it is read as path too"),
+        ("manifest", {"caption_column": " "}, "^caption_column = ' ': it names no column"),
+        (
+            "folder",
+            {"caption_column": "text"},
+            "^caption_column = 'text': dataset folder has no such columns",
+        ),
+    ],
+)
+def test_a_column_that_is_not_there_is_refused(dataset, columns, words, tmp_path):
+    (tmp_path / "manifest.csv").write_text("path,text\na.mp4,b\n")
+    with pytest.raises(DatasetError, match=words):
+        list_dataset(dataset, DatasetOptions(root=tmp_path, **columns))
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet"])
@@ -181,7 +266,7 @@ def test_rows_are_counted_from_1(suffix, tmp_path):
     path = tmp_path / f"m.{suffix}"
     found = listing(path, path.read_bytes())
     assert [(source.path, source.line) for source in found.sources] == [("b", 2)]
-    assert found.notes == {f"{NO_SPAN} (line 1: start 3 is not before stop 2)": 1}
+    assert found.notes == {NO_SPAN: 1}
 
 
 def test_however_a_file_is_spelt_it_is_one_source(tmp_path):
@@ -231,7 +316,12 @@ def test_every_form_of_a_table_reads_the_same(rows, tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
     expected = [{name: cell or None for name, cell in row.items()} for row in rows]
     for suffix in ("csv", "tsv", "jsonl", "json", "parquet"):
-        found = [row for _, row in read_table(tmp_path / f"t.{suffix}", COLUMNS, Counter())]
+        found = [
+            row
+            for _, row in read_table(
+                tmp_path / f"t.{suffix}", Columns(COLUMNS, frozenset(["labels"])), Counter()
+            )
+        ]
         assert found == expected
 
 
