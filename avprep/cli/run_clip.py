@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from operator import itemgetter
+from statistics import fmean
 from typing import Any
 
 import click
@@ -15,17 +13,13 @@ from avprep.cli.job import reported_run
 from avprep.cli.media import listed_media
 from avprep.cli.options import from_options
 from avprep.datasets import DATASETS
-from avprep.jobs.clip import dry_run, run_clip_job
+from avprep.jobs.clip import run_clip_job
 from avprep.jobs.config import ClipJobConfig, runner_config
+from avprep.jobs.dry_run import DryRun, dry_run
 from avprep.jobs.output import absolute
 from avprep.jobs.progress import ClipReport
 from avprep.shards.layout import VideoCodec
-from avprep.shards.ledger import Sums, status_of
-from avprep.shards.plan import PlanRow
 from avprep.spec import ClipSpec
-
-# Bytes per clip of the default spec, for the dry run's estimate: measured, see docs/benchmarks.md.
-_BYTES_PER_CLIP = {"raw": 3_240_000, "jpeg": 473_000, "h264": 152_000}
 
 
 def run(options: dict[str, Any]) -> None:
@@ -42,37 +36,15 @@ def run(options: dict[str, Any]) -> None:
             )
     with reported_run(out) as progress:
         if options["is_dry_run"]:
-            plan = dry_run(config.source, progress)
-            _print_plan(_PlanCounts(plan), config.source.clip.spec, config.video_codec)
+            _print_dry_run(dry_run(config, progress), config.source.clip.spec, config.video_codec)
             return
         report = run_clip_job(config, progress)
     _print_report(report, out)
     exit_without_clips(report.sums, out)
 
 
-class _PlanCounts:
-    """What a dry run says of a plan, counted shard by shard."""
-
-    def __init__(self, shards: Iterable[list[PlanRow]]) -> None:
-        self.shards = self.clips = self.files = 0
-        self.sums = Sums()  # of the rows for which the ledger will say why there is no clip
-        self.longest = ("", 0)  # source, clips
-        here: Counter[str] = Counter()
-        names: set[str] = set()
-        for rows in shards:
-            self.shards += 1
-            names, last = {row.source for row in rows}, names
-            self.files += len(names - last)
-            before, here = here, Counter(row.source for row in rows if not row.reason)
-            self.clips += here.total()
-            here.update({source: before[source] for source in here})  # a long source spans shards
-            self.longest = max([self.longest, *here.most_common(1)], key=itemgetter(1))
-            self.sums.count(Counter((status_of(row.reason), row.reason) for row in rows if row.reason))
-
-
-def _print_plan(plan: _PlanCounts, spec: ClipSpec, codec: VideoCodec) -> None:
-    default = ClipSpec()
-    scale = spec.frames * spec.size**2 / (default.frames * default.size**2)
+def _print_dry_run(made: DryRun, spec: ClipSpec, codec: VideoCodec) -> None:
+    plan = made.counts
     click.echo(
         f"plan: {plan.clips:,} clips of {float(spec.seconds):g} s from {plan.files:,} files in "
         f"{plan.shards:,} shards"
@@ -86,8 +58,20 @@ def _print_plan(plan: _PlanCounts, spec: ClipSpec, codec: VideoCodec) -> None:
         f"{without['filtered']:,} filtered, {without['failed']:,} failed"
     )
     print_reasons(plan.sums)
-    size = readable_bytes(plan.clips * _BYTES_PER_CLIP[codec] * scale)
-    click.echo(f"disk: about {size} as {codec}; nothing was written")
+    _print_costs(made, codec)
+    click.echo("nothing was written")
+
+
+def _print_costs(made: DryRun, codec: VideoCodec) -> None:
+    hours, size, seconds = made.core_hours, made.bytes, made.seconds_per_clip
+    if hours is None or size is None:
+        return
+    clips = sum(cost.clips for cost in made.costs)
+    click.echo(
+        f"time: about {hours:.3g} core-hours, {fmean(seconds):.3f} s per clip ({min(seconds):.3f} to "
+        f"{max(seconds):.3f} by source), measured on {clips:,} clips of sources drawn at random"
+    )
+    click.echo(f"disk: about {readable_bytes(size)} as {codec}, measured on the same clips")
 
 
 def _print_report(report: ClipReport, out: str) -> None:

@@ -62,12 +62,6 @@ def run_clip_job(config: ClipJobConfig, progress: Progress) -> ClipReport:
     return report
 
 
-def dry_run(source: FromMedia, progress: Progress) -> Iterator[list[PlanRow]]:
-    """The plan's shards, made as the job would make them, with nothing written."""
-    with stop_on_signal() as stop, ExitStack() as stack:
-        yield from Planner(source, LazyRunner(stack, source.runner), stop, progress).shards()
-
-
 # --- the output ------------------------------------------------------------------------------------------
 
 
@@ -197,7 +191,7 @@ def shard_task(
     groups = groupby(plan.rows(index), lambda row: (row.source, row.reason, row.labels, row.caption))
     return ShardTask(
         index=index,
-        sources=tuple(_planned_source(list(rows)) for _, rows in groups),
+        sources=tuple(planned_source(list(rows)) for _, rows in groups),
         root=str(source.root),
         out=out,
         options=source.clip,
@@ -207,7 +201,8 @@ def shard_task(
     )
 
 
-def _planned_source(rows: list[PlanRow]) -> PlannedSource:
+def planned_source(rows: list[PlanRow]) -> PlannedSource:
+    """Rows of one source, ascending, as a task has them."""
     first = rows[0]
     return PlannedSource(
         path=first.source,

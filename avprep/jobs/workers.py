@@ -13,7 +13,7 @@ from avprep.execution.quarantine import Quarantine, verdict, watchdog
 from avprep.jobs.config import FromMedia
 from avprep.jobs.progress import Progress
 from avprep.shards.ledger import LedgerRow
-from avprep.stages.tasks import Probed, ProbeTask, ScoreResult, ScoreTask, ShardResult, ShardTask
+from avprep.stages.tasks import Cost, Probed, ProbeTask, ScoreResult, ScoreTask, ShardResult, ShardTask
 
 if TYPE_CHECKING:
     from avprep.stages.clip_input import InputClip
@@ -57,6 +57,18 @@ class ClipStage:
         from avprep.stages.clip import make_shard  # torch and av, in the worker alone
 
         return make_shard(task, guard=lambda: watchdog(self.watchdog_s))
+
+
+@dataclass(frozen=True)
+class MeasureStage:
+    """`measure_shard` with a watchdog per clip."""
+
+    watchdog_s: float | None
+
+    def __call__(self, task: ShardTask) -> Cost:
+        from avprep.stages.clip import measure_shard
+
+        return measure_shard(task, guard=lambda: watchdog(self.watchdog_s))
 
 
 @dataclass(frozen=True)

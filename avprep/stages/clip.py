@@ -28,7 +28,9 @@ from avprep.shards.tar import Members, largest_clip, read_named_shard
 from avprep.shards.writer import write_shard
 from avprep.spec import ClipSpec
 from avprep.stages.options import ClipOptions
-from avprep.stages.tasks import PlannedSource, Remake, ShardResult, ShardTask
+from avprep.stages.tasks import Cost, PlannedSource, Remake, ShardResult, ShardTask
+
+_MEASURED_S = 20.0  # of one core, for one source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,18 @@ def make_shard(task: ShardTask, *, guard: Callable[[], AbstractContextManager] =
     return ShardResult(task.index, sums, record.size, work.seconds, work.counts)
 
 
+def measure_shard(task: ShardTask, *, guard: Callable[[], AbstractContextManager] = nullcontext) -> Cost:
+    """Makes the clips as `make_shard` does, for a limited time, and writes nothing."""
+    torch.set_num_threads(1)
+    rows: list[LedgerRow] = []
+    size, began = 0, time.process_time()
+    for _, members in _ShardWork(task, guard).packed(task.sources, rows):
+        size += sum(map(len, members.values()))
+        if time.process_time() - began > _MEASURED_S:
+            break
+    return Cost(len(rows), time.process_time() - began, size)
+
+
 def made_clips(
     task: ShardTask, *, guard: Callable[[], AbstractContextManager] = nullcontext
 ) -> Iterator[MadeClip | LedgerRow]:
@@ -84,7 +98,7 @@ class _ShardWork:
 
     def make(self, store: Store) -> tuple[list[LedgerRow], ShardRecord]:
         rows: list[LedgerRow] = []
-        return rows, self._write(store, self._packed(self.task.sources, rows))
+        return rows, self._write(store, self.packed(self.task.sources, rows))
 
     def remake(self, store: Store, what: Remake) -> tuple[list[LedgerRow], ShardRecord]:
         """Brings the shard that stands to its plan: makes some sources and merges them into it. Clips that
@@ -96,7 +110,7 @@ class _ShardWork:
         again = {source.path for source in sources}
         rows = [row for row in old_rows if row.source not in again]
         new_rows: list[LedgerRow] = []
-        new = dict(self._packed(sources, new_rows))
+        new = dict(self.packed(sources, new_rows))
         stands = {row.key: row for row in old_rows if row.status == "written"}
         # A clip that stands is not given up for a failure: the file may be gone for a moment only.
         rows += [stands.get(row.key, row) if row.status == "failed" else row for row in new_rows]
@@ -131,7 +145,7 @@ class _ShardWork:
         index, fingerprint = self.task.index, self.task.fingerprint
         return write_shard(store, shard_name(CLIPS, index), index, clips, fingerprint, self.seconds, replaces)
 
-    def _packed(
+    def packed(
         self, sources: tuple[PlannedSource, ...], rows: list[LedgerRow]
     ) -> Iterator[tuple[str, Members]]:
         """(key, files) of every clip that is written; a row for every clip that is planned."""

@@ -97,6 +97,15 @@ class ShardResult:
     counts: Counter[str] = field(default_factory=Counter)  # of what is rare: see `read_clips`
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What clips cost to make."""
+
+    clips: int  # made, or found to give none
+    cpu_s: float  # of all threads
+    size: int  # bytes of the clips' files
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoreTask:
     """The scores of one finished clip shard."""

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -572,6 +573,17 @@ def test_dry_run_prints_the_plan_and_writes_nothing(clip_root, tmp_path):
     assert "12 planned = 10 to make, 0 filtered, 2 failed" in result.output
     assert "at most 3 of one source, " in result.output and "scene 1.mp4; --clips-per-source" in result.output
     assert not (tmp_path / "out").exists()
+    assert "nothing was written" in result.output
+
+
+def test_dry_run_measures_a_sample_of_the_clips(clip_root, tmp_path, finished):
+    said = clip(clip_root, tmp_path / "out", "--label-from-folder", "--dry-run").output
+    measured = re.search(r"time: about (\S+) core-hours, .* measured on (\\d+) clips of sources", said)
+    assert float(measured[1]) > 0 and 8 <= int(measured[2]) <= 8 * 3
+    # Nearly all of the ten clips are among those measured: their size is that of the shards, but for headers.
+    stated = float(re.search(r"disk: about (\S+) kB as jpeg", said)[1])
+    held = sum(path.stat().st_size for path in (finished / "shards").iterdir()) / 1000
+    assert 0.5 * held < stated < held
 
 
 def test_dry_run_counts_a_source_of_many_shards_as_one(clip_root, tmp_path):
