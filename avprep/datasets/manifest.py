@@ -40,11 +40,13 @@ _ARGUMENTS = {"path": "path_column", "labels": "label_column", "caption": "capti
 MAX_START_S = 24 * 3600  # no file is believed to be longer
 _MAX_PATH = 4096  # PATH_MAX
 _SPLITS_SHOWN = 20
+_MOST_BAD_ROWS = 1 << 20  # that are named one by one: a file of other kind may have any number
 
 NO_PATH = "rows without a usable path (empty, too long, or with a NUL in it)"
 OUTSIDE = "rows whose file lies outside of the root (allow_outside=True reads them)"
 SECRET_ROWS = f"rows that hold credentials ({REMEDY})"
 NO_SPAN = "rows whose start and stop are no span in seconds"
+UNNAMED = f"such rows beyond the first {_MOST_BAD_ROWS:,}, which are counted and not in the ledger"
 NAN_CELLS = "start and stop cells that say NaN, taken for empty"
 
 
@@ -103,6 +105,9 @@ class _Rows:
         fault = row if isinstance(row, Fault) else self._fault_of(line, row)
         if fault is not None:
             self.notes[fault.kind] += 1
+            if len(self._bad_rows) == _MOST_BAD_ROWS:
+                self.notes[UNNAMED] += 1
+                return
             detail = f"line {line} of {self._path.name}: {fault.detail}"
             self._bad_rows.append(Source(path=f"{self._path.name}:{line}", line=line, fault=detail))
 

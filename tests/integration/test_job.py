@@ -578,7 +578,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(clip_root, tmp_path):
 
 def test_dry_run_measures_a_sample_of_the_clips(clip_root, tmp_path, finished):
     said = clip(clip_root, tmp_path / "out", "--label-from-folder", "--dry-run").output
-    measured = re.search(r"time: about (\S+) core-hours, .* measured on (\\d+) clips of sources", said)
+    measured = re.search(r"time: about (\S+) core-hours, .* measured on (\d+) clips of sources", said)
     assert float(measured[1]) > 0 and 8 <= int(measured[2]) <= 8 * 3
     # Nearly all of the ten clips are among those measured: their size is that of the shards, but for headers.
     stated = float(re.search(r"disk: about (\S+) kB as jpeg", said)[1])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from avprep.credentials import REMEDY
 from avprep.datasets import list_dataset
-from avprep.datasets.manifest import COLUMNS, NAN_CELLS, NO_PATH, NO_SPAN, OUTSIDE
+from avprep.datasets.manifest import COLUMNS, NAN_CELLS, NO_PATH, NO_SPAN, OUTSIDE, UNNAMED
 from avprep.datasets.source import DatasetError, DatasetOptions, Listing
 from avprep.datasets.table import (
     LONG_ROWS,
@@ -205,6 +205,13 @@ def test_every_row_that_names_no_source_says_why(tmp_path):
         "line 3 of m.jsonl: it cannot be read: neither text nor a number: _Object",
         "line 4 of m.jsonl: it is nested too deeply",
     ]
+
+
+def test_bad_rows_are_named_up_to_a_number(tmp_path, monkeypatch):
+    monkeypatch.setattr("avprep.datasets.manifest._MOST_BAD_ROWS", 2)
+    found = listing(tmp_path / "m.csv", "path,caption\n" + ",x\n" * 5 + "good.mp4,\n")
+    assert [row.path for row in found.bad_rows] == ["m.csv:2", "m.csv:3"]
+    assert found.notes == {NO_PATH: 5, UNNAMED: 3}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "json", "parquet"])
