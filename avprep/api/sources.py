@@ -49,8 +49,8 @@ def listed_sources(
     if options != DatasetOptions(root=options.root) or dataset != "folder":
         raise ArgumentError(
             "dataset, split, list_file, label_from_folder, follow_links, exclude_labels, with_ancestors, "
-            "min_label_quality, path_column, label_column, caption_column and allow_outside go with a folder, "
-            "not with a list of sources"
+            "min_label_quality, path_column, label_column, caption_column and allow_outside go with a "
+            "folder, not with a list of sources"
         )
     if not os.path.isdir(root):
         raise ArgumentError(f"root = {os.fspath(root)!r}: no such folder")

@@ -150,7 +150,7 @@ class _Rows:
             found = ", ".join(names[:_SPLITS_SHOWN]) + more or "none"
             raise DatasetError(f"split = {split!r}: {self._path} has no such split; there are: {found}")
         sources = unique(self._sources, self.notes)
-        return Listing(self._options.root, sources, dict(self.notes), self._bad_rows)
+        return Listing(self._options.root, sources, dict(self.notes), bad_rows=self._bad_rows)
 
 
 def _span(row: Row, notes: Counter[str]) -> tuple[float, float | None]:
