@@ -71,6 +71,7 @@ def test_links_lead_somewhere(page):
 def commands_in(text: str) -> list[tuple[str, str, list[str]]]:
     """(program, command, options) of every line or code span that calls one."""
     found = []
+    text = text.replace("\\\n", " ")  # a command over two lines
     for program, rest in re.findall(r"(?<![\w./-])(avprep|avmodel) ((?:[a-z][a-z-]+)(?: [^\n`]*)?)", text):
         words = shlex.split(rest.replace("'", ""), comments=True)
         if words[0] in GROUPS[program].commands:
