@@ -18,9 +18,10 @@ from avprep.datasets.source import DatasetError, DatasetOptions, Listing
 META = Path(__file__).parents[4] / "shared" / "meta"
 
 STRONG = """segment_id\tstart_time_seconds\tend_time_seconds\tlabel
-b0RFKhbpFJA_30000\t5.000\t6.000\t/m/09x0r
-b0RFKhbpFJA_30000\t0.000\t10.000\t/m/03m9d0z
 b0RFKhbpFJA_30000\t1.000\t2.000\t/m/09x0r
+b0RFKhbpFJA_30000\t3.000\t4.000\t/m/0bt9lr
+b0RFKhbpFJA_30000\t0.000\t10.000\t/m/03m9d0z
+b0RFKhbpFJA_30000\t5.000\t6.000\t/m/09x0r
 b0RFKhbpFJA_30000\t9.000\t8.000\t/m/09x0r
 -z4j8tsRGHA_0\t0.068\t4.250\t/g/122z_qxw
 too_short_0\t0.0\t1.0\t/m/09x0r
@@ -76,7 +77,7 @@ def test_strong_labels_are_those_of_a_segment_s_events_in_the_order_of_their_ons
     )
     found = listing(tmp_path, split="strong")
     assert {s.path: s.labels for s in found.sources} == {
-        "b0RFKhbpFJA_30_40.mp4": ("Wind", "Speech"),
+        "b0RFKhbpFJA_30_40.mp4": ("Wind", "Speech", "Dog"),
         "-z4j8tsRGHA.mp4": ("Firecracker",),
     }
     whole = next(s for s in found.sources if s.maybe_trimmed)
