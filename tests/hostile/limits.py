@@ -17,7 +17,8 @@ class OutOfTime(BaseException):
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Raises OutOfTime, or MemoryError in the code within, past the limits."""
+    """Past the limits, raises OutOfTime or MemoryError in the code within; the first leaves the block as an
+    AssertionError."""
 
     def out_of_time(_signal: int, _frame: object) -> None:
         raise OutOfTime
@@ -30,6 +31,8 @@ def limited() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_AS, (in_use + MEMORY, before[1]))
     try:
         yield
+    except OutOfTime:
+        raise AssertionError(f"it takes more than {SECONDS} s") from None
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
         signal.setitimer(signal.ITIMER_PROF, 0)
