@@ -9,7 +9,7 @@ LATENTS ?= $(RUN)/latents
 
 .PHONY: help setup demo generate train-mdsa train-dit test test-slow lint clean \
         bench bench-clip bench-codecs bench-fuzz bench-faults bench-flat bench-scale bench-encode bench-loader \
-        bench-dit bench-gpu readme
+        bench-dit bench-joining bench-gpu readme
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -78,6 +78,9 @@ bench-loader: setup ## latents per second against plain webdataset (ARGS=options
 
 bench-dit: setup ## the STDiT's step against nn.MultiheadAttention; packed against dense
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_dit
+
+bench-joining: setup ## does joining the streams pay? three experiments, resumable (RUN=folder ARGS=options)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_joining --out $(RUN)/joining $(ARGS)
 
 bench-gpu: setup ## the paper's presets on a GPU (ARGS="--part steps --out DIR")
 	$(BIN)/python -m tests.bench.bench_gpu $(ARGS)

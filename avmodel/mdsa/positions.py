@@ -77,8 +77,13 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     """
     ones = (1,) * (x.ndim - 3)
     cos, sin = (table.view(len(table), *ones, -1) for table in rotary)  # (L,...,d/2)
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # fused into one kernel; complex numbers are not
+        even, odd = pairs.unbind(-1)
+        turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+    else:  # one pass over memory, a quarter of the time on a CPU
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
+    return turned.flatten(-2).to(x.dtype)
 
 
 class RotaryPositions(nn.Module):

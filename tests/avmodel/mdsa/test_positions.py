@@ -53,6 +53,19 @@ def test_rotary_is_the_product_with_a_complex_number_of_modulus_one():
     torch.testing.assert_close(rotate(x, rotary).double(), expected, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(2, 6, 2, 3, 8), (2, 6, 3, 8)], ids=["of q and k", "of q"])
+def test_rotary_compiled_and_eager_are_one_function(shape: tuple[int, ...]):
+    """Two formulas: complex products where no compiler fuses, real ones where it does."""
+    x = torch.randn(shape, requires_grad=True)
+    compiled = torch.compile(rotate, backend="eager", fullgraph=True)
+    found = []
+    for function in (rotate, compiled):
+        turned = function(x, time_rotary(6, 8))
+        found.append((turned, *torch.autograd.grad(turned.square().sum() + turned[..., 3].sum(), x)))
+    for eager, other in zip(*found, strict=True):
+        torch.testing.assert_close(eager, other)
+
+
 def test_time_rotary_sees_only_the_distance():
     q, k = torch.randn(16), torch.randn(16)
     rotary = time_rotary(12, 16)
