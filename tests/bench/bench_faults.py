@@ -13,7 +13,8 @@ at `--moments` random moments by one fault after the other:
 
 After each fault the same command is run again, to be disturbed again. A run that reaches its end is compared
 with the undisturbed one, and the next begins an output anew. At last the command is run to its end. Compared
-are all files of an output but its timings; of a training, its losses and the tensors of its checkpoint. Every
+are all files of an output but its timings;
+of a training, what it measured on held-out clips and its tensors. Every
 outcome is a line in OUT/outcomes.jsonl: run again, the benchmark goes on where it stopped. The exit code is 1
 where anything differs.
 """

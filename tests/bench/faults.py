@@ -190,7 +190,7 @@ def contents(command: Command, out: Path) -> dict[str, str]:
 
 
 def _training(out: Path) -> dict[str, str]:
-    """The losses of every step and the tensors of the exported models."""
+    """What was measured on held-out clips, and the tensors of the exported models."""
     found = {}
     for line in (out / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -206,8 +206,9 @@ def _training(out: Path) -> dict[str, str]:
 
 
 def _decides(column: str) -> bool:
-    """Whether a column of the log is of the training, and not of its time."""
-    return not column.endswith("_per_s") and not column.endswith("seconds")
+    """Whether a column of the log is of the training alone. Means over the steps since the last line are not:
+    after a resume they cover the steps since then."""
+    return column.startswith(("held_out/", "saturated/"))
 
 
 def _tensors(payload: object, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -222,4 +223,4 @@ def difference(expected: dict[str, str], found: dict[str, str]) -> str:
     """'' where they are equal; else the first names that are not."""
     names = sorted(expected.keys() | found.keys())
     differing = [name for name in names if expected.get(name) != found.get(name)]
-    return f"{len(differing)} differ: {', '.join(differing[:3])}" if differing else ""
+    return f"{len(differing)} differ: {', '.join(differing[:20])}" if differing else ""
