@@ -20,7 +20,7 @@ COMMANDS = {
         "avmodel.cli.evaluate:evaluate",
     ),
     "info": (
-        "Print a preset's parameters, FLOPs and activation memory, of the MDSA and of the STDiT.",
+        "Print the clips that a preset takes, its parameters, FLOPs and activation memory.",
         "avmodel.cli.info:info",
     ),
     "reconstruct": (
