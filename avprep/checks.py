@@ -14,6 +14,8 @@ from typing import Any
 from avprep.errors import ArgumentError
 from avprep.spec import ClipSpec
 
+DEVICES = ("auto", "cpu", "cuda")  # auto: a GPU if there is one
+
 
 def require_one_of(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:

@@ -13,13 +13,14 @@ import pytest
 TOP = Path(__file__).parents[1]
 MODULES = sorted(p for name in ("avprep", "avmodel") for p in (TOP / name).rglob("*.py"))
 # Each floor may import itself, these and what stands under it.
-EVERYWHERE = ("avprep.errors", "avprep.checks", "avprep.credentials", "avprep.seconds")
+EVERYWHERE = ("avprep.errors", "avprep.checks", "avprep.credentials", "avprep.seconds", "avprep.signals")
 FLOORS = {
     "avprep.errors": (),
     "avprep.credentials": (),
     "avprep.spec": (),
     "avprep.checks": ("avprep.spec",),
     "avprep.seconds": (),
+    "avprep.signals": (),
     "avprep.reasons": (),
     "avprep.dsp": ("avprep.spec",),
     "avprep.media": ("avprep.spec", "avprep.reasons", "avprep.dsp"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from avmodel.training.options import DEVICES
+from avprep.checks import DEVICES
 
 
 def option(config: type, field: str, *flags: str, **attributes: Any) -> Callable:

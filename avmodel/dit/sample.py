@@ -44,8 +44,9 @@ from avmodel.dit.text import LabelTexts
 from avmodel.mdsa.checkpoint import Codec, open_codec, weights_hash
 from avmodel.pictures import sheet, strips
 from avmodel.training.errors import CheckpointError
-from avmodel.training.machine import DistributedContext, choose_device
+from avmodel.training.machine import DistributedContext
 from avmodel.training.source import file_identity
+from avprep.dsp.device import choose_device
 from avprep.dsp.griffin_lim import invert
 from avprep.media.mux import write_mp4
 from avprep.shards.layout import HEADER_FILE, ShardError, kind_of, ledger_name, read_header

@@ -21,7 +21,8 @@ from avmodel.evaluate.options import TimingOptions
 from avmodel.evaluate.published import TIMING_TABLE, rows_of
 from avmodel.evaluate.report import Measurement, Report
 from avmodel.mdsa.model import MDSA
-from avmodel.training.machine import DistributedContext, choose_device
+from avmodel.training.machine import DistributedContext
+from avprep.dsp.device import choose_device
 
 GUIDANCE = 4.0  # the default of sampling
 

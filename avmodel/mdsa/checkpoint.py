@@ -22,7 +22,8 @@ from avmodel.data import ClipBatch, to_model, to_pixels
 from avmodel.mdsa.model import MDSA
 from avmodel.training.checkpoints import check_weights, entry, load_checkpoint
 from avmodel.training.errors import CheckpointError
-from avmodel.training.machine import DistributedContext, choose_device
+from avmodel.training.machine import DistributedContext
+from avprep.dsp.device import choose_device
 from avprep.dsp.mel import frames_to_stack
 from avprep.shards.latents import EncoderHeader
 from avprep.spec import ClipSpec, SpecError

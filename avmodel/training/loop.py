@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from avmodel.training.errors import LoaderError
 from avmodel.training.log import RunLog
-from avmodel.training.machine import DistributedContext, StopSignal
+from avmodel.training.machine import DistributedContext
 from avmodel.training.scalars import NonFiniteGuard, StepScalars
 from avmodel.training.watch import Watch
+from avprep.signals import StopSignal
 
 Result = TypeVar("Result")
 

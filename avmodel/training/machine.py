@@ -1,10 +1,8 @@
-"""The process that trains: its device, its rank under torchrun, and the signals that stop it."""
+"""The process that trains: its device, and its rank under torchrun."""
 
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,8 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from avmodel.training.errors import TrainingError
-from avmodel.training.options import DEVICES
+from avprep.dsp.device import choose_device
 
 
 @dataclass(frozen=True)
@@ -74,22 +71,9 @@ def exchange_gradients(module: nn.Module, *, now: bool) -> AbstractContextManage
     return nullcontext() if now or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of 'auto' (a GPU if there is one), 'cpu' or 'cuda'.
-
-    Raises:
-        TrainingError: another name, or a GPU that is not there.
-    """
-    if name not in DEVICES:
-        raise TrainingError(f"device must be {', '.join(DEVICES[:-1])} or {DEVICES[-1]}, not {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("device = cuda: torch finds no CUDA device on this machine")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 @contextmanager
 def open_distributed(device: str) -> Iterator[DistributedContext]:
-    """This process alone or, under torchrun, as one of `WORLD_SIZE`. Raises TrainingError."""
+    """This process alone or, under torchrun, as one of `WORLD_SIZE`. Raises ArgumentError."""
     chosen = choose_device(device)
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if chosen.type == "cuda":
@@ -110,41 +94,3 @@ def open_distributed(device: str) -> Iterator[DistributedContext]:
 def is_first_process() -> bool:
     """Whether this process is alone, or rank 0 of a torchrun: the one that prints and writes."""
     return int(os.environ.get("RANK", "0")) == 0
-
-
-class StopSignal:
-    """Whether SIGINT or SIGTERM has asked this process, or another process of the run, to stop."""
-
-    number: int | None = None
-
-    def __bool__(self) -> bool:
-        return self.number is not None
-
-    def join(self) -> None:
-        """Another process was asked to stop; so this one stops too."""
-        if self.number is None:
-            self.number = signal.SIGTERM
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[StopSignal]:
-    """The first SIGINT or SIGTERM sets the flag, so that the step is finished; the second interrupts at once.
-
-    Signals are left to the caller in a thread that is not the main one: Python delivers none there.
-    """
-    stop = StopSignal()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, _frame: object) -> None:
-        if stop:
-            raise KeyboardInterrupt
-        stop.number = number
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from avprep.shards.damage import OnDamage
 
 Device = Literal["auto", "cpu", "cuda"]
-DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
 Config = TypeVar("Config", bound="DataclassInstance")
 _KIND = "kind"
 _RUNTIME, _ADJUSTABLE = "runtime", "adjustable"

@@ -33,7 +33,7 @@ from avmodel.training.loader import (
 )
 from avmodel.training.log import RunLog
 from avmodel.training.loop import Schedule, run_steps
-from avmodel.training.machine import DistributedContext, open_distributed, stop_on_signal
+from avmodel.training.machine import DistributedContext, open_distributed
 from avmodel.training.options import (
     TrainingEnd,
     TrainingOptions,
@@ -47,6 +47,7 @@ from avmodel.training.watch import Watch
 from avmodel.training.writer import CheckpointWriter, Retention
 from avprep.shards.lock import lock
 from avprep.shards.store import open_store
+from avprep.signals import stop_on_signal
 
 STATE_FILE = "state.pt"
 START = "weights at the start"  # of the identity: the SHA-256 of the checkpoint that was started from

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from avprep.checks import DEVICES
 from avprep.cli.options import media_options, option
 from avprep.cli.outputs import one_output
 from avprep.execution import PoolConfig
@@ -14,7 +15,7 @@ from avprep.jobs.config import EncodeJobConfig
 from avprep.shards.layout import CAPTIONS_FILE
 from avprep.stages.options import DecodeOptions, EncodeOptions
 
-_DEVICES = click.Choice(("auto", "cpu", "cuda"))
+_DEVICES = click.Choice(DEVICES)
 
 
 class _BatchSize(click.ParamType):

@@ -6,12 +6,12 @@ from itertools import islice
 from typing import Any
 
 import click
-import torch
 
 from avprep.cli.checkpoint import open_checkpoint
 from avprep.cli.common import existing
 from avprep.cli.group import Refused
 from avprep.cli.options import from_options
+from avprep.dsp.device import choose_device
 from avprep.media.mux import MuxError
 from avprep.shards.latents import EncoderHeader
 from avprep.shards.layout import ShardError, kind_of, read_header
@@ -26,7 +26,7 @@ def run(options: dict[str, Any]) -> None:
     """Decodes what the options ask for, and reports it. Raises click.ClickException, AvprepError."""
     latents, ckpt, out = options["latents"], options["ckpt"], options["out"]
     store, how = existing(latents), from_options(DecodeOptions, options)
-    device = _device(how.device)
+    device = choose_device(how.device).type
     header, open_decoder = open_checkpoint(ckpt)
     keys = None
     try:
@@ -51,14 +51,6 @@ def run(options: dict[str, Any]) -> None:
         chosen = "latents" if keys is None else f"latent of selection {options['select']}"
         raise Refused(f"{latents} holds no {chosen}")
     click.echo(f"{len(decoded):,} clips in {out}{_mean_psnrs(decoded)}")
-
-
-def _device(asked: str) -> str:
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise Refused("--device cuda: there is no GPU here")
-    if asked != "auto":
-        return asked
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _originals(compare: str, made_with: EncoderHeader) -> Store:

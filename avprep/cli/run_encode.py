@@ -6,7 +6,6 @@ import sys
 from typing import Any
 
 import click
-import torch
 from click.core import ParameterSource
 
 from avprep.cli.checkpoint import open_checkpoint
@@ -15,6 +14,7 @@ from avprep.cli.group import Refused
 from avprep.cli.job import reported_run
 from avprep.cli.media import listed_media
 from avprep.cli.options import MEDIA_NAMES, from_options
+from avprep.dsp.device import choose_device
 from avprep.execution import PoolConfig
 from avprep.jobs.config import EncodeJobConfig, FromClips, FromMedia, runner_config
 from avprep.jobs.encode import run_encode_job
@@ -109,7 +109,6 @@ def _open_text_encoder(name: str, device: str) -> TextEncoder:
 def _embed_captions(store: Store, text_encoder: str) -> None:
     if len(finished_shards(store)) < PlanReader(store).shards:
         raise Refused("--text-encoder: captions are embedded when all shards are there; some are missing")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder = _open_text_encoder(text_encoder, device)
+    encoder = _open_text_encoder(text_encoder, choose_device("auto").type)
     count = write_captions(store, texts_of(store), encoder, text_encoder)
     click.echo(f"{CAPTIONS_FILE}: {count:,} distinct texts")

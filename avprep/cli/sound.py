@@ -43,12 +43,10 @@ def invert_audio(source: str, out: Path, **options: Any) -> None:
     Two mel PSNRs are printed per clip: of the solution, with the samples beside the clip that its edge
     columns reach into; and of the file, which has none, measured between silence.
     """
-    import torch
-
+    from avprep.dsp.device import choose_device
     from avprep.stages.invert_audio import invert_to_wav, mel_stacks
 
-    if options["device"].startswith("cuda") and not torch.cuda.is_available():
-        raise Refused(f"--device {options['device']}: there is no CUDA device here")
+    choose_device(options["device"])
     try:
         spec, stacks = mel_stacks(source, None)
         clips = []

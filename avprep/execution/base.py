@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
+from avprep.checks import DEVICES, require_one_of
 from avprep.errors import ArgumentError, AvprepError
 
 
@@ -29,7 +30,6 @@ Handle = TypeVar("Handle")
 Given = TypeVar("Given", contravariant=True)  # a task that is taken
 Made = TypeVar("Made", covariant=True)  # a result that is given
 
-DEVICES = ("auto", "cpu", "cuda")
 ATTEMPTS = 3  # per task of a pool; then its lost workers are the machine's fault
 AHEAD = 2  # tasks per worker of a pool: it reads one while it encodes the other
 POLL_S = 1.0  # how often a waiting loop looks whether it should stop
@@ -86,8 +86,7 @@ class PoolConfig:
 
     def __post_init__(self) -> None:
         _require_workers(self.workers)
-        if self.device not in DEVICES:
-            raise ArgumentError(f"device must be auto, cpu or cuda, not {self.device!r}")
+        require_one_of("device", self.device, DEVICES)
 
     @property
     def uses_ray(self) -> bool:

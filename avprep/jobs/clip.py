@@ -17,7 +17,7 @@ from itertools import groupby
 from avprep.errors import ArgumentError
 from avprep.jobs.changes import Changes, find_changes
 from avprep.jobs.config import ClipJobConfig, FromMedia
-from avprep.jobs.output import JobError, Stop, end_rebuild, open_output, stop_on_signal
+from avprep.jobs.output import JobError, Stop, end_rebuild, open_output, stopping_in_order
 from avprep.jobs.planner import Planner
 from avprep.jobs.progress import ClipReport, Progress, keep_stats
 from avprep.jobs.workers import ClipStage, LazyRunner, clip_quarantine, tell_lost, watchdog_s
@@ -43,7 +43,7 @@ def run_clip_job(config: ClipJobConfig, progress: Progress) -> ClipReport:
         OSError: the output cannot be written.
     """
     store = open_store(config.out)
-    with lock(store), stop_on_signal() as stop, ExitStack() as stack:
+    with lock(store), stopping_in_order() as stop, ExitStack() as stack:
         runner = LazyRunner(stack, config.source.runner)
         fingerprint = _open(store, config)
         for damage in forget_damaged(store):

@@ -16,7 +16,7 @@ import numpy as np
 
 from avprep.jobs.clip import planned_source
 from avprep.jobs.config import ClipJobConfig
-from avprep.jobs.output import Stop, stop_on_signal
+from avprep.jobs.output import Stop, stopping_in_order
 from avprep.jobs.planner import Planner
 from avprep.jobs.progress import Progress
 from avprep.jobs.workers import LazyRunner, MeasureStage, clip_quarantine, tell_lost, watchdog_s
@@ -61,7 +61,7 @@ def dry_run(config: ClipJobConfig, progress: Progress) -> DryRun:
         MediaGone: the folder of the media is empty or does not answer.
         Stopped: after SIGINT or SIGTERM.
     """
-    with stop_on_signal() as stop, ExitStack() as stack:
+    with stopping_in_order() as stop, ExitStack() as stack:
         runner = LazyRunner(stack, config.source.runner)
         sample = _Sample()
         counts = PlanCounts(sample.watched(Planner(config.source, runner, stop, progress).shards()))

@@ -26,7 +26,7 @@ from avprep.jobs.output import (
     Stop,
     end_rebuild,
     open_output,
-    stop_on_signal,
+    stopping_in_order,
 )
 from avprep.jobs.progress import EncodeReport, Progress, keep_stats
 from avprep.shards.integrity import forget_damaged
@@ -55,7 +55,7 @@ def run_encode_job(config: EncodeJobConfig, progress: Progress) -> EncodeReport:
     """
     store, clips = open_store(config.out), open_input(config.source)
     _check_spec(config, clips)
-    with lock(store), stop_on_signal() as stop:
+    with lock(store), stopping_in_order() as stop:
         if config.rebuild:
             clips.require_sources()
         header = output_header(config, clips)

@@ -16,7 +16,7 @@ from typing import Any
 
 from avprep.errors import ArgumentError
 from avprep.jobs.config import MergeConfig
-from avprep.jobs.output import Stop, end_rebuild, open_output, stop_on_signal
+from avprep.jobs.output import Stop, end_rebuild, open_output, stopping_in_order
 from avprep.jobs.progress import EncodeReport, JobReport, Progress, keep_stats
 from avprep.shards.captions import merge_captions
 from avprep.shards.copying import bring_shard, link_or_copy
@@ -86,7 +86,7 @@ def run_merge(config: MergeConfig, progress: Progress) -> Merged:
         raise ArgumentError(f"outputs must be at least 2, not {len(config.outputs)}")
     parts, store = _opened(config), open_store(config.out)
     header = merged_header(parts)
-    with lock(store), stop_on_signal() as stop:
+    with lock(store), stopping_in_order() as stop:
         fingerprint = open_output(store, header, root="", rebuild=config.rebuild)
         _remember_roots(store, parts)
         for damage in forget_damaged(store):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ from avprep.shards.layout import (
 )
 from avprep.shards.store import Store, is_remote
 from avprep.shards.writer import write_header
+from avprep.signals import StopSignal, stop_on_signal
 
 REBUILDING = "rebuilding"  # of spec.json: a rebuild was begun and is not at its end yet
 # Of spec.json, not compared: the inputs may move between runs, a batch size and a device are found by trying,
@@ -83,43 +83,32 @@ class Stopped(AvprepError):
 class Stop:
     """Whether a signal has asked to stop."""
 
-    signal_number: int | None = None
+    def __init__(self, signal_: StopSignal | None = None) -> None:
+        self._signal = signal_ or StopSignal()
 
     def __call__(self) -> bool:
-        return self.signal_number is not None
+        return bool(self._signal)
 
     def check(self) -> None:
         """Raises Stopped where one has."""
-        if self.signal_number is not None:
-            raise Stopped(self.signal_number)
+        if self._signal.number is not None:
+            raise Stopped(self._signal.number)
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[Stop]:
-    """The first SIGINT or SIGTERM lets the shards in hand finish; the second drops them.
+def stopping_in_order() -> Iterator[Stop]:
+    """The first SIGINT or SIGTERM lets the shards in hand finish; at the second they are dropped.
 
-    In a thread that is not the main one, signals are left to the caller: Python delivers none there.
+    Raises:
+        Stopped: at the second signal.
     """
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, _frame: object) -> None:
-        if stop.signal_number is not None:
-            raise KeyboardInterrupt
-        stop.signal_number = number
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    except KeyboardInterrupt:
-        if stop.signal_number is None:
-            raise
-        raise Stopped(stop.signal_number, is_dropped=True) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with stop_on_signal() as asked:
+        try:
+            yield Stop(asked)
+        except KeyboardInterrupt:
+            if asked.number is None:
+                raise
+            raise Stopped(asked.number, is_dropped=True) from None
 
 
 def open_output(store: Store, header: dict[str, Any], *, root: str, rebuild: bool) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from avprep.errors import ArgumentError
 from avprep.execution.quarantine import watchdog_s
 from avprep.jobs.config import ScoreJobConfig
-from avprep.jobs.output import Stop, stop_on_signal
+from avprep.jobs.output import Stop, stopping_in_order
 from avprep.jobs.progress import Progress
 from avprep.jobs.workers import LazyRunner, ScoreStage, score_quarantine, tell_lost
 from avprep.scores.base import LeftOut, Score, ScoreUnavailable, WeightPaths
@@ -76,7 +76,7 @@ def run_score_job(config: ScoreJobConfig, progress: Progress) -> ScoreReport:
     report = ScoreReport(
         scores=tuple(score.name for score in scores), left_out=tuple(left.why for left in left_out)
     )
-    with lock(store), stop_on_signal() as stop, ExitStack() as stack:
+    with lock(store), stopping_in_order() as stop, ExitStack() as stack:
         todo = _todo(store, scores, weights, report, is_rebuilt=config.rebuild)
         progress.planned(sum(_written(store, shard.index) for shard in todo), len(todo))
         tasks = _tasks(store, todo, config, spec, yamnet, weights)

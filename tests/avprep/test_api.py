@@ -29,7 +29,7 @@ from avprep.api import clips as clips_module
 from avprep.errors import ArgumentError, AvprepError
 from avprep.jobs.clip import output_header
 from avprep.jobs.config import ClipJobConfig, FromMedia, PlanOptions
-from avprep.jobs.output import JobError, Stopped, stop_on_signal
+from avprep.jobs.output import JobError, Stopped
 from avprep.media.mux import write_mp4
 from avprep.reasons import MediaError, Reason
 from avprep.scenes.synth import write_scenes
@@ -37,6 +37,7 @@ from avprep.shards.clips import load_npy, load_waveform
 from avprep.shards.store import open_store
 from avprep.shards.tar import read_shard
 from avprep.shards.verify import verify
+from avprep.signals import stop_on_signal
 
 TOP = Path(__file__).parents[2]
 SPEC = avprep.ClipSpec(size=32, n_mels=64)

@@ -6,9 +6,10 @@ import torch
 from avmodel.training import loop as module
 from avmodel.training.errors import LoaderError, TrainingError
 from avmodel.training.loop import Schedule, run_steps
-from avmodel.training.machine import DistributedContext, StopSignal
+from avmodel.training.machine import DistributedContext
 from avmodel.training.scalars import NonFiniteGuard
 from avmodel.training.watch import Watch
+from avprep.signals import StopSignal
 
 CPU = DistributedContext(torch.device("cpu"))
 

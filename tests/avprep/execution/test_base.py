@@ -135,7 +135,7 @@ def test_a_device_that_is_missing_is_named(config, gpus, message):
     [
         (lambda: RunnerConfig(workers=-1), "workers must be 0 or more, not -1"),
         (lambda: PoolConfig(workers=-2), "workers must be 0 or more, not -2"),
-        (lambda: PoolConfig(workers=1, device="tpu"), "device must be auto, cpu or cuda, not 'tpu'"),
+        (lambda: PoolConfig(workers=1, device="tpu"), "device must be one of auto, cpu, cuda, not 'tpu'"),
     ],
 )
 def test_an_argument_out_of_range_is_named_with_its_value(make, message):

@@ -19,7 +19,7 @@ from avprep.jobs.output import (
     fingerprint_of,
     open_output,
     require_apart,
-    stop_on_signal,
+    stopping_in_order,
 )
 from avprep.shards.store import open_store
 from avprep.shards.verify import read_header
@@ -115,12 +115,13 @@ def test_outputs_beside_the_media_or_elsewhere_are_taken(tmp_path, monkeypatch):
 
 def test_the_first_signal_asks_and_the_second_drops():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped) as stopped, stop_on_signal() as stop:
+    with pytest.raises(Stopped) as stopped, stopping_in_order() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop() and stop.signal_number == signal.SIGTERM
+        assert stop()
         os.kill(os.getpid(), signal.SIGTERM)
-    assert stopped.value.is_dropped and signal.getsignal(signal.SIGTERM) is before
-    with pytest.raises(Stopped) as stopped, stop_on_signal() as stop:
+    assert stopped.value.is_dropped and stopped.value.signal_number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(Stopped) as stopped, stopping_in_order() as stop:
         stop.check()
         os.kill(os.getpid(), signal.SIGINT)
         stop.check()
