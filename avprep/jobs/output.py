@@ -83,8 +83,8 @@ class Stopped(AvprepError):
 class Stop:
     """Whether a signal has asked to stop."""
 
-    def __init__(self, signal_: StopSignal | None = None) -> None:
-        self._signal = signal_ or StopSignal()
+    def __init__(self, asked: StopSignal) -> None:
+        self._signal = asked
 
     def __call__(self) -> bool:
         return bool(self._signal)

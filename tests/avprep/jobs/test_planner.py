@@ -15,6 +15,7 @@ from avprep.jobs.planner import Planner
 from avprep.jobs.progress import Progress
 from avprep.shards.plan import PlanReader, PlanRow
 from avprep.shards.store import LocalStore, open_store
+from avprep.signals import StopSignal
 from avprep.stages.tasks import Probed
 from tests.avprep.jobs.test_planning import probed
 
@@ -25,7 +26,7 @@ class MadePlanner(Planner):
     def __init__(self, shard_size: int) -> None:
         options = PlanOptions(shard_size=shard_size)
         source = FromMedia(dataset="made", root=Path("/"), sources=[], plan=options)
-        super().__init__(source, None, Stop(), Progress())
+        super().__init__(source, None, Stop(StopSignal()), Progress())
 
     def _probe(self, sources: Iterable[Source]) -> Iterator[tuple[Source, Probed]]:
         return ((source, probed(float(source.path.split()[0]))) for source in sources)
