@@ -330,6 +330,7 @@ def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(clips, finished
     assert said and all("Actor" in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_worker_lost_again_and_again_is_a_sentence(clips, tmp_path):
     with pytest.raises(RunnerError, match="has lost its worker 3 times"):
         encode(clips, tmp_path / "out", fake=FAKE.but(kill_always=True), workers=1)

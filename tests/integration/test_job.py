@@ -541,7 +541,14 @@ def test_reasons_are_told_in_full_and_name_no_option():
     for reason in Reason:
         assert len(reason.meaning) > 10 and len(reason.advice) > 10
         assert "--" not in reason.meaning + reason.advice, "options belong to the command line"
-    assert {reason.value for reason in FILTERED} == {"too_short", "silent", "static", "black", "residual"}
+    assert {reason.value for reason in FILTERED} == {
+        "too_short",
+        "silent",
+        "static",
+        "black",
+        "residual",
+        "unselected",
+    }
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ def test_a_dit_of_two_processes_has_the_losses_of_one_and_goes_on_with_either(la
     assert_close(tmp_path / "one", tmp_path / "mixed", 9)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_an_mdsa_of_two_processes_has_the_losses_of_one_and_goes_on_with_either(clips, tmp_path):
     """Noise and frames are drawn by micro-batch: two processes share those of two micro-batches of one. The

@@ -120,6 +120,7 @@ def test_a_cluster_that_is_started_is_closed_to_others_and_leaves_nothing(tempor
     assert made.stat().st_mode == (tmp_path / "ours").stat().st_mode, "workers write with another umask"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_one_process_may_start_several_in_turn_and_none_is_anothers(monkeypatch):
     """Ray attaches to a cluster that it finds unless it is asked for its own; each has a token of its own."""
