@@ -22,6 +22,7 @@ from avmodel.training.options import identity_of
 from avmodel.training.source import shards_identity
 from avmodel.training.trainer import STATE_FILE
 from avprep.dsp.psnr import psnr_a, psnr_v
+from avprep.errors import AvprepError
 from avprep.shards.store import whole_file
 
 RESULT_FILE = "result.json"
@@ -37,7 +38,7 @@ class Cell:
     psnr_a: np.ndarray | None
 
 
-class StoppedBySignal(Exception):
+class StoppedBySignal(AvprepError):
     """A training was stopped; the same command again resumes."""
 
     def __init__(self, number: int) -> None:

@@ -112,7 +112,7 @@ def test_the_version_is_written_once():
 
 
 # Internal: never seen by a caller; or of click, which shows them.
-_INTERNAL = {"StoppedBySignal", "_TooMuch", "Doubt", "ChildDied", "_Closed", "Refused", "_Refused"}
+_INTERNAL = {"_TooMuch", "Doubt", "ChildDied", "_Closed", "Refused", "_Refused"}
 
 
 def test_every_error_that_a_caller_may_catch_has_one_base():
