@@ -16,10 +16,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from avprep.errors import ArgumentError
+from avprep.jobs.components import components
 from avprep.jobs.config import PRINT_BITS
 from avprep.scores.base import Column
 from avprep.scores.prints import AUDIO_PRINT, PHASH
@@ -66,18 +65,10 @@ def _first_of_group(prints: np.ndarray, within: int) -> np.ndarray:
     for pairs in _near_pairs(unique, within):
         # Pairs are folded into the groups block by block: their number has no bound.
         edges = np.concatenate([pairs, np.stack([np.arange(len(unique)), group_of], axis=1)])
-        graph = coo_array((np.ones(len(edges), bool), edges.T), shape=(len(unique), len(unique)))
-        _, group_of = connected_components(graph, directed=False)
-        group_of = _smallest_member(group_of)
+        group_of = components(edges[:, 0], edges[:, 1], len(unique))
     first = np.full(len(unique), len(prints))
     np.minimum.at(first, group_of, firsts)
     return first[group_of][places.reshape(-1)]
-
-
-def _smallest_member(numbers: np.ndarray) -> np.ndarray:
-    """Each group's number replaced by the place of its first member."""
-    _, firsts, places = np.unique(numbers, return_index=True, return_inverse=True)
-    return firsts[places]
 
 
 def _near_pairs(prints: np.ndarray, within: int) -> Iterator[np.ndarray]:

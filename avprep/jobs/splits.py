@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+
+from avprep.jobs.components import components
 
 
 def by_source(sources: Sequence[str], shares: Mapping[str, float], seed: int) -> np.ndarray:
@@ -31,11 +31,9 @@ def joined_sources(sources: Sequence[str], groups: np.ndarray) -> list[str]:
     names, places = np.unique(np.array(sources, dtype=object), return_inverse=True)
     _, numbers = np.unique(groups, return_inverse=True)
     nodes = len(names) + int(numbers.max(initial=-1)) + 1
-    edges = (places, len(names) + numbers)
-    graph = coo_array((np.ones(len(places), bool), edges), shape=(nodes, nodes))
-    _, component = connected_components(graph, directed=False)
-    _, firsts, of_name = np.unique(component[: len(names)], return_index=True, return_inverse=True)
-    return [str(name) for name in names[firsts[of_name]][places]]
+    # Nodes are the names, then the groups: the smallest node of a component is a name.
+    firsts = components(places, len(names) + numbers, nodes)
+    return [str(name) for name in names[firsts[places]]]
 
 
 def _position(name: str, seed: int) -> float:
