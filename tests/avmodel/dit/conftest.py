@@ -5,24 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
-from avmodel.config import MDSA_PRESETS
 from avmodel.dit.train import train_dit
-from avmodel.mdsa.checkpoint import mdsa_payload, read_codec_header
-from avmodel.mdsa.model import MDSA
-from avmodel.training.checkpoints import save_checkpoint
+from avmodel.mdsa.checkpoint import read_codec_header
 from tests.avmodel.dit.made_training import config
 from tests.avmodel.made_latents import write_latents
-from tests.made_clips import TINY
-
-
-@pytest.fixture(scope="session")
-def mdsa(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("mdsa") / "mdsa.pt"
-    save_checkpoint(path, mdsa_payload(MDSA(MDSA_PRESETS["tiny"]), TINY, 0))
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,22 +193,28 @@ def test_two_samplings_into_one_folder_are_one_too_many(trained, mdsa, tmp_path)
     assert done.exit_code == 2 and "is writing there" in done.output.replace("\n", " ")
 
 
+def without_room_at(clip: int) -> Callable[..., None]:
+    """`write_mp4` on a disk that is full at the clip of that number."""
+    inner, calls = module.write_mp4, []
+
+    def write(*args, **options) -> None:
+        calls.append(1)
+        if len(calls) == clip:
+            raise OSError(28, "No space left on device", "clip.mp4")
+        inner(*args, **options)
+
+    return write
+
+
 def test_a_killed_run_goes_on_after_its_last_whole_shard(trained, mdsa, tmp_path, monkeypatch):
     """Shards of two clips; the third fails. What was made is kept, and the result is that of one run."""
     monkeypatch.setattr(output, "SHARD_SIZE", 2)
     monkeypatch.setattr(module, "SHARD_SIZE", 2)
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert sample(trained, mdsa, whole, "--n", "7").exit_code == 0
-    inner, calls = module.write_mp4, []
-
-    def failing(*args, **options):
-        calls.append(1)
-        if len(calls) == 6:
-            raise OSError(28, "No space left on device", "clip.mp4")
-        inner(*args, **options)
-
+    inner = module.write_mp4
     with monkeypatch.context() as patched:
-        patched.setattr(module, "write_mp4", failing)
+        patched.setattr(module, "write_mp4", without_room_at(6))
         assert sample(trained, mdsa, out, "--n", "7").exit_code == 1
     assert not list(out.glob("*.mp4"))  # nothing is half there
     made: list[object] = []
@@ -224,16 +231,9 @@ def test_a_killed_run_goes_on_after_its_last_whole_shard(trained, mdsa, tmp_path
 def test_another_request_does_not_go_on_with_what_a_killed_run_left(trained, mdsa, tmp_path, monkeypatch):
     monkeypatch.setattr(output, "SHARD_SIZE", 2)
     monkeypatch.setattr(module, "SHARD_SIZE", 2)
-    out, inner, calls = tmp_path / "out", module.write_mp4, []
-
-    def failing(*args, **options):
-        calls.append(1)
-        if len(calls) == 4:
-            raise OSError(28, "No space left on device", "clip.mp4")
-        inner(*args, **options)
-
+    out = tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr(module, "write_mp4", failing)
+        patched.setattr(module, "write_mp4", without_room_at(4))
         assert sample(trained, mdsa, out, "--n", "4").exit_code == 1
     assert sample(trained, mdsa, out, "--n", "4", "--seed", "1").exit_code == 0
     assert sample(trained, mdsa, tmp_path / "whole", "--n", "4", "--seed", "1").exit_code == 0
