@@ -15,7 +15,6 @@ from math import gcd
 
 import numpy as np
 import torch
-from scipy.signal import firwin, resample_poly
 from torch import Tensor
 
 _BLOCK = 64  # new samples a row at least: fewer waste the product, more its zeros
@@ -30,6 +29,8 @@ def resample(native: np.ndarray, up: int, down: int) -> np.ndarray:
     if up == down:
         return native
     if up * down > _MAX_BANK:
+        from scipy.signal import resample_poly  # here: it takes as long to import as torch
+
         return resample_poly(native, up, down, window=_low_pass(up, down))
     bank, step, reach = _bank(up, down)
     length = -(-len(native) * up // down)
@@ -50,7 +51,9 @@ def resample_to(native: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
 def _low_pass(up: int, down: int) -> np.ndarray:
     """At the lower rate's Nyquist: 32 zero crossings, Kaiser 10 (about -100 dB)."""
     half = 32 * max(up, down)
-    return firwin(2 * half + 1, 0.95 / max(up, down), window=("kaiser", 10.0)).astype(np.float32)
+    cutoff = 0.95 / max(up, down)
+    taps = np.sinc(cutoff * np.arange(-half, half + 1)) * np.kaiser(2 * half + 1, 10.0)
+    return (taps / taps.sum()).astype(np.float32)
 
 
 @lru_cache(maxsize=16)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import firwin, resample_poly
 
-from avprep.dsp.resample import resample
+from avprep.dsp.resample import _low_pass, resample
 
 
 def reference(native: np.ndarray, up: int, down: int) -> np.ndarray:
@@ -26,6 +26,15 @@ def test_it_is_the_polyphase_filter_of_scipy(rate, length):
     assert found.dtype == np.float32
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < 2e-6
+
+
+@pytest.mark.parametrize(
+    ("up", "down"), [(1, 3), (1, 6), (160, 441), (2, 1), (640, 441), (49, 150), (16000, 44101)]
+)
+def test_the_filter_is_firwin_to_the_bit(up, down):
+    """Shards of earlier versions were made with `scipy.signal.firwin`."""
+    expected = firwin(64 * max(up, down) + 1, 0.95 / max(up, down), window=("kaiser", 10.0))
+    assert np.array_equal(_low_pass(up, down), expected.astype(np.float32))
 
 
 def test_an_impulse_stays_at_its_instant():
