@@ -163,12 +163,16 @@ def read_caption_table(path: str | Path) -> dict[str, np.ndarray] | None:
         table = load_file(path)
     except (SafetensorError, OSError) as error:
         raise TextError(f"{path} is no captions.safetensors of avprep encode: {error}") from error
+    _check_table(table, path)
+    return table
+
+
+def _check_table(table: dict[str, np.ndarray], path: str | Path) -> None:
     widths = {embedding.shape[1:] for embedding in table.values()}
     if len(widths) != 1 or len(next(iter(widths))) != 1:
         raise TextError(f"{path} is no captions.safetensors of avprep encode: shapes (tokens, width) differ")
     if not all(np.isfinite(embedding).all() for embedding in table.values()):
         raise TextError(f"{path} holds embeddings with NaN or Inf")
-    return table
 
 
 class TextsOfLatents(NamedTuple):

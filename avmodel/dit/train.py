@@ -70,6 +70,9 @@ class Draws(NamedTuple):
     t: Tensor  # (B,): times
     drop: Tensor  # bool (B,): trained without its caption
 
+    def part(self, first: int, end: int) -> Draws:
+        return Draws(*(drawn[first:end] for drawn in self))
+
 
 class LossByTime:
     """Means of the loss over intervals of t, kept on the device until they are read."""
@@ -173,9 +176,8 @@ class DiTTrainer(Trainer):
         total = torch.zeros((), device=context.device)
         for i, batch in enumerate(batches):
             first = self.number_of(i) * self.micro_batch
-            own = Draws(*(part[first : first + self.micro_batch] for part in draws))
             with exchange_gradients(self._parallel, now=i == len(batches) - 1):
-                loss = self._pass(batch, own)
+                loss = self._pass(batch, draws.part(first, first + self.micro_batch))
                 (loss / len(batches)).backward()
             total += loss.detach() / len(batches)
         norms = clip_gradients(self.model, options.clip_grad, _part)

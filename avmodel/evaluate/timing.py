@@ -130,13 +130,8 @@ def _measured(
         _wait(context)
         found.append(time.perf_counter() - started)
     spread = f"from {min(found):.3g} to {max(found):.3g}"
-    return Measurement(
-        metric=name,
-        side="generated",
-        value=statistics.median(found),
-        better="lower",
-        note=f"{note}; {spread}",
-    )
+    value = statistics.median(found)
+    return Measurement(metric=name, side="generated", value=value, better="lower", note=f"{note}; {spread}")
 
 
 def _wait(context: DistributedContext) -> None:

@@ -102,15 +102,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path)
 
 def check_weights(expected: dict[str, Tensor], found: dict[str, Tensor], path: str | Path) -> None:
     """Raises CheckpointError unless both have the same names, shapes and types, and all values are finite."""
-    wrong = [
-        *(f"{name} is missing" for name in expected if name not in found),
-        *(f"{name} is none of its" for name in found if name not in expected),
-        *(
-            f"{name} is {_shape_of(found[name])}, not {_shape_of(tensor)}"
-            for name, tensor in expected.items()
-            if name in found and _shape_of(found[name]) != _shape_of(tensor)
-        ),
-    ]
+    wrong = list(_differences(expected, found))
     if not wrong:
         bad = (name for name, t in found.items() if t.is_floating_point() and not torch.isfinite(t).all())
         wrong = [f"{name} holds NaN or Inf" for name in bad]
@@ -118,6 +110,14 @@ def check_weights(expected: dict[str, Tensor], found: dict[str, Tensor], path: s
         more = f" and {len(wrong) - _MOST_NAMES} more" if len(wrong) > _MOST_NAMES else ""
         first = "; ".join(wrong[:_MOST_NAMES])
         raise CheckpointError(f"{path}: its weights are not those of its config: {first}{more}")
+
+
+def _differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Iterator[str]:
+    yield from (f"{name} is missing" for name in expected if name not in found)
+    yield from (f"{name} is none of its" for name in found if name not in expected)
+    for name, tensor in expected.items():
+        if name in found and _shape_of(found[name]) != _shape_of(tensor):
+            yield f"{name} is {_shape_of(found[name])}, not {_shape_of(tensor)}"
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], path: Path) -> None:

@@ -176,11 +176,7 @@ class _Report:
         per_second = self._steps * self._schedule.batch_size / seconds
         speed = {f"{self._schedule.unit}_per_s": per_second, "data_wait": self._waited / seconds}
         self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
-        left_out = run.guard.read(run.step)
-        if left_out and self._context.is_first:
-            self._bar.write(
-                f"step {run.step}: {left_out} left out, a value is NaN or Inf ({run.guard.skipped} so far)"
-            )
+        self._report_left_out()
         if not scalars:
             return
         # Refreshed at the bar's own pace: a log file is no terminal.
@@ -188,3 +184,11 @@ class _Report:
         self._bar.set_postfix(shown, refresh=False)
         run.log.scalars(run.step, scalars | speed | {"skipped": run.guard.skipped})
         run.watch.scalars(run.step, scalars | speed)
+
+    def _report_left_out(self) -> None:
+        guard, step = self._run.guard, self._run.step
+        left_out = guard.read(step)
+        if left_out and self._context.is_first:
+            self._bar.write(
+                f"step {step}: {left_out} left out, a value is NaN or Inf ({guard.skipped} so far)"
+            )

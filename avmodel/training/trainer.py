@@ -154,10 +154,13 @@ class Trainer(ABC):
         if path.exists():
             self._resume(path)
         elif first:
-            taken = self.start_from(first)
-            if self.context.is_first:
-                tqdm.write(f"starts from {first}: {taken}", file=sys.stderr)
+            self._start(first)
         self.log = RunLog(self.out, first_step=self.step, is_first=self.context.is_first)
+
+    def _start(self, weights: Path) -> None:
+        taken = self.start_from(weights)
+        if self.context.is_first:
+            tqdm.write(f"starts from {weights}: {taken}", file=sys.stderr)
 
     def _resume(self, path: Path) -> None:
         state = load_checkpoint(path, self.state_kind)
