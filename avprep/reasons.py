@@ -89,6 +89,11 @@ class Reason(StrEnum):
         "the pictures of the source do not fill one clip",
         "nothing; fewer frames a clip or more of them a second would take it",
     )
+    CUT = (
+        "cut",
+        "a clip that begins here contains a cut of the source; the next one begins after the cut",
+        "nothing; shorter clips lose less to cuts",
+    )
     SILENT = "silent", "no sound above the limit", "nothing; a lower limit keeps it"
     STATIC = "static", "the pictures do not change", "nothing; a lower limit keeps it"
     BLACK = "black", "the pictures are black", "nothing; a lower limit keeps it"
@@ -105,7 +110,15 @@ class Reason(StrEnum):
 
 
 FILTERED = frozenset(
-    {Reason.TOO_SHORT, Reason.SILENT, Reason.STATIC, Reason.BLACK, Reason.RESIDUAL, Reason.UNSELECTED}
+    {
+        Reason.TOO_SHORT,
+        Reason.CUT,
+        Reason.SILENT,
+        Reason.STATIC,
+        Reason.BLACK,
+        Reason.RESIDUAL,
+        Reason.UNSELECTED,
+    }
 )
 
 

@@ -64,6 +64,7 @@ _OPTIONS = {
     Reason.RESIDUAL: "--max-residual",
     Reason.UNSELECTED: "--select",
     Reason.TOO_SHORT: "--frames, --fps",
+    Reason.CUT: "--cuts",
 }
 
 

@@ -187,11 +187,10 @@ def shard_task(
     fingerprint: str,
     video_codec: VideoCodec = "raw",
 ) -> ShardTask:
-    """A shard's rows, grouped by source again; two spans of a file that are named otherwise stay apart."""
-    groups = groupby(plan.rows(index), lambda row: (row.source, row.reason, row.labels, row.caption))
+    """A shard's rows, grouped by source again."""
     return ShardTask(
         index=index,
-        sources=tuple(planned_source(list(rows)) for _, rows in groups),
+        sources=tuple(planned_sources(plan.rows(index))),
         root=str(source.root),
         out=out,
         options=source.clip,
@@ -199,6 +198,16 @@ def shard_task(
         source_timeout_s=source.source_timeout_s,
         video_codec=video_codec,
     )
+
+
+def planned_sources(rows: Iterable[PlanRow]) -> Iterator[PlannedSource]:
+    """Two spans of a file that are named otherwise stay apart. Of a source, the clips that are to be made are
+    one, so that it is read once, whatever lies between them."""
+    for _, named_alike in groupby(rows, lambda row: (row.source, row.labels, row.caption)):
+        by_verdict: dict[tuple[str, str], list[PlanRow]] = {}
+        for row in named_alike:
+            by_verdict.setdefault((row.reason, row.detail), []).append(row)
+        yield from map(planned_source, by_verdict.values())
 
 
 def planned_source(rows: list[PlanRow]) -> PlannedSource:

@@ -6,16 +6,16 @@ nothing but the sources and the options. The clips of a source stay in one shard
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from fractions import Fraction
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
 from avprep.datasets.source import Source
 from avprep.jobs.config import PlanOptions
-from avprep.media.timeline import clip_starts, spread
+from avprep.media.timeline import Cut, spread, starts_in_shots
 from avprep.reasons import MediaError, Reason
 from avprep.shards.clips import clip_key, source_number
 from avprep.shards.plan import PlanRow
@@ -120,18 +120,38 @@ def _source_rows(source: Source, probed: Probed, spec: ClipSpec, options: PlanOp
     info, version = probed.header, probed.version
     if isinstance(info, MediaError):
         return [_row(source, version, _first_sample(source, spec), None, info)]
-    spans, stride = _spans(source, info), options.stride(spec)
-    starts = [
-        start
-        for start_s, stop_s in spans
-        for start in clip_starts(start_s=start_s, stop_s=stop_s, spec=spec, stride_samples=stride)
-    ]
-    if starts:
-        return [
-            _row(source, version, start, info, None) for start in spread(starts, options.clips_per_source)
-        ]
+    spans = _spans(source, info)
+    placed = _placed(spans, probed.cuts or (), spec, options)
+    if placed:
+        return [_row(source, version, start, info, verdict) for start, verdict in placed]
     short = MediaError(Reason.TOO_SHORT, _shortness(source, info, spans, spec))
     return [_row(source, version, _first_sample(source, spec), info, short)]
+
+
+def _placed(
+    spans: list[tuple[Fraction, Fraction]], cuts: Sequence[Cut], spec: ClipSpec, options: PlanOptions
+) -> list[tuple[int, MediaError | None]]:
+    """The starts of a source's clips, ascending, and what keeps the clip there from being made.
+
+    Starts that were left out for a cut are among them as far as they fit under the cap of clips per source:
+    without the cuts there would be no more clips.
+    """
+    starts: list[int] = []
+    left_out: list[tuple[int, Cut]] = []
+    for start_s, stop_s in spans:
+        own, lost = starts_in_shots(
+            start_s=start_s, stop_s=stop_s, cuts=cuts, spec=spec, stride_samples=options.stride(spec)
+        )
+        starts, left_out = starts + own, left_out + lost
+    most = options.clips_per_source
+    placed: list[tuple[int, MediaError | None]] = [(start, None) for start in spread(starts, most)]
+    room = None if most is None else most - len(placed)
+    placed += [(start, _contains(cut)) for start, cut in spread(left_out, room)]
+    return sorted(placed, key=itemgetter(0))
+
+
+def _contains(cut: Cut) -> MediaError:
+    return MediaError(Reason.CUT, f"a cut from {cut.before_s:.3f} s to {cut.after_s:.3f} s")
 
 
 def _shortness(

@@ -14,7 +14,6 @@ import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -24,7 +23,7 @@ from avprep.media.cuts import without_flashes
 from avprep.media.limits import Deadline, bounded
 from avprep.media.probe import probe
 from avprep.media.sampled import SampledPicture, regular_instants, sampled_pictures
-from avprep.media.timeline import Part
+from avprep.media.timeline import Cut, Part
 
 if TYPE_CHECKING:
     import torch
@@ -37,18 +36,6 @@ _THUMBNAIL = 8  # pixels: flashes are told from cuts by these
 
 class DetectorUnavailable(AvprepError):
     """A detector whose package is not installed: the message says what to install."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Where one shot ends and the next begins, in seconds of the source's time."""
-
-    before_s: float  # when the last picture of the shot before begins to be shown
-    after_s: float  # when the first picture of the shot after does
-
-    def is_inside(self, first_s: float, last_s: float) -> bool:
-        """Whether a clip whose frames are shown from `first_s` to `last_s` contains any of the transition."""
-        return first_s < self.after_s and last_s > self.before_s
 
 
 class CutDetector(Protocol):

@@ -1,4 +1,4 @@
-"""Span -> clips -> the picture shown at each instant. Integers and Fractions only.
+"""Span -> clips -> the picture shown at each instant. All arithmetic is on integers and Fractions.
 
 A source's time 0 is its container's start. A clip starts at a whole sample of the spec's rate; its i-th
 frame is the one shown at `start + i / fps`: the last whose PTS is not after that instant.
@@ -11,12 +11,15 @@ frame is the one shown at `start + i / fps`: the last whose PTS is not after tha
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from typing import TypeVar
 
 from avprep.spec import ClipSpec
+
+Start = TypeVar("Start")  # samples, or those with what belongs to them
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,68 @@ class Part:
     stop_s: Fraction
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where one shot ends and the next begins, in seconds of the source's time."""
+
+    before_s: float  # when the last picture of the shot before begins to be shown
+    after_s: float  # when the first picture of the shot after does
+
+    def is_inside(self, first_s: Fraction | float, last_s: Fraction | float) -> bool:
+        """Whether a clip whose frames are shown from `first_s` to `last_s` contains any of the transition."""
+        return first_s < self.after_s and last_s > self.before_s
+
+
 def clip_starts(*, start_s: Fraction, stop_s: Fraction, spec: ClipSpec, stride_samples: int) -> list[int]:
     """Starts, in samples, of the clips that lie wholly in `[start_s, stop_s)`."""
-    first = -((-start_s * spec.sample_rate) // 1)  # ceiling: not before the span
-    last = stop_s * spec.sample_rate // 1 - spec.samples
+    first, last = _first_and_last_start(start_s, stop_s, spec)
     return list(range(first, last + 1, stride_samples))
+
+
+def starts_in_shots(
+    *, start_s: Fraction, stop_s: Fraction, cuts: Sequence[Cut], spec: ClipSpec, stride_samples: int
+) -> tuple[list[int], list[tuple[int, Cut]]]:
+    """Starts, in samples, of clips in `[start_s, stop_s)` that contain no cut, and those left out for one.
+
+        shots     AAAAAAAAAAAAAABBBBBBBCCCCCCCCCCCC
+        clips     |--1-||--2-|        |--3-||--4-|
+        left out              |   |                 they begin here, and contain the cut that follows
+
+    A clip contains a cut by the instants of its first and last frame (`Cut.is_inside`). After a cut the next
+    clip begins with the first sample of the new shot.
+
+    Args:
+        cuts: ascending by `before_s`; they may overlap.
+
+    Returns:
+        The starts, ascending; and for each start that was left out, ascending, the cut that a clip there
+        would contain. Where there are no cuts, the starts are those of `clip_starts`.
+    """
+    if not cuts:
+        starts = clip_starts(start_s=start_s, stop_s=stop_s, spec=spec, stride_samples=stride_samples)
+        return starts, []
+    start, last = _first_and_last_start(start_s, stop_s, spec)
+    starts = []
+    left_out: list[tuple[int, Cut]] = []
+    to_last_frame = Fraction(spec.samples - spec.samples_per_frame, spec.sample_rate)
+    following = iter(cuts)
+    cut = next(following, None)
+    while start <= last:
+        at_s = Fraction(start, spec.sample_rate)
+        while cut is not None and cut.after_s <= at_s:
+            cut = next(following, None)
+        if cut is not None and cut.is_inside(at_s, at_s + to_last_frame):
+            left_out.append((start, cut))
+            start = -((-Fraction(cut.after_s) * spec.sample_rate) // 1)
+        else:
+            starts.append(start)
+            start += stride_samples
+    return starts, left_out
+
+
+def _first_and_last_start(start_s: Fraction, stop_s: Fraction, spec: ClipSpec) -> tuple[int, int]:
+    first = -((-start_s * spec.sample_rate) // 1)  # ceiling: not before the span
+    return first, stop_s * spec.sample_rate // 1 - spec.samples
 
 
 def starts_of_parts(parts: Iterable[Part], *, spec: ClipSpec, stride_samples: int) -> list[int]:
@@ -68,7 +128,7 @@ def starts_of_parts(parts: Iterable[Part], *, spec: ClipSpec, stride_samples: in
     ]
 
 
-def spread(starts: list[int], limit: int | None) -> list[int]:
+def spread(starts: list[Start], limit: int | None) -> list[Start]:
     """At most `limit` of the starts, evenly spread."""
     if limit is None or len(starts) <= limit:
         return starts

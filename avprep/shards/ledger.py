@@ -112,7 +112,8 @@ def write_ledger(store: Store, index: int, rows: list[LedgerRow], record: ShardR
         "fingerprint": record.fingerprint,
         **record.extra,
     }
-    table = pa.Table.from_pylist([asdict(row) for row in rows], SCHEMA.with_metadata(metadata))
+    ordered = sorted(rows, key=lambda row: row.key)  # as in the plan
+    table = pa.Table.from_pylist([asdict(row) for row in ordered], SCHEMA.with_metadata(metadata))
     with store.write(ledger_name(index)) as file:
         pq.write_table(table, file)
 

@@ -114,7 +114,6 @@ class _ShardWork:
         stands = {row.key: row for row in old_rows if row.status == "written"}
         # A clip that stands is not given up for a failure: the file may be gone for a moment only.
         rows += [stands.get(row.key, row) if row.status == "failed" else row for row in new_rows]
-        rows.sort(key=lambda row: row.key)
         kept = {row.key for row in rows if row.status == "written"} - new.keys()
         if not record.name:
             return rows, self._write(store, iter(sorted(new.items())), record)
@@ -135,9 +134,10 @@ class _ShardWork:
         return tuple(self._opened_anew(source) for source in self.task.sources if source.path in again)
 
     def _opened_anew(self, source: PlannedSource) -> PlannedSource:
-        """What the plan knew to be broken is opened anew, unless it is no file or quarantined in this run."""
-        is_no_file = source.verdict is not None and source.verdict.reason is Reason.BAD_ROW
-        return source if is_no_file or source.path in self.task.quarantined else replace(source, verdict=None)
+        """What the plan knew to be broken is opened anew, unless it is no file or quarantined in this run. A
+        clip that contains a cut contains it whenever the source is read."""
+        is_final = source.verdict is not None and source.verdict.reason in (Reason.BAD_ROW, Reason.CUT)
+        return source if is_final or source.path in self.task.quarantined else replace(source, verdict=None)
 
     def _write(
         self, store: Store, clips: Iterator[tuple[str, Members]], replaces: ShardRecord | None = None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from avprep.media.timeline import Cut
 from avprep.reasons import MediaError
 from avprep.seconds import Seconds
 from avprep.shards.layout import VideoCodec
@@ -48,6 +49,7 @@ class Probed:
 
     version: str  # see `avprep.media.source.file_version`
     header: MediaInfo | MediaError  # or why it has none
+    cuts: tuple[Cut, ...] | None = None  # ascending; None: they were not looked for
 
 
 @dataclass(frozen=True, kw_only=True)

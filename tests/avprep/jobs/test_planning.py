@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -14,8 +15,10 @@ from avprep.errors import ArgumentError
 from avprep.jobs.config import PlanOptions
 from avprep.jobs.planning import broken_key, plan_shards, replanned, rows_again
 from avprep.media.probe import MediaInfo, Part
+from avprep.media.timeline import Cut
 from avprep.reasons import MediaError, Reason
 from avprep.shards.clips import source_number
+from avprep.shards.plan import PlanRow
 from avprep.spec import ClipSpec
 from avprep.stages.tasks import Probed
 
@@ -167,3 +170,54 @@ def test_clips_that_another_span_has_are_not_planned_again():
 def test_options_out_of_range_are_named(name, value):
     with pytest.raises(ArgumentError, match=f"^{name} must be a whole number, at least 1, not {value!r}"):
         PlanOptions(**{name: value})
+
+
+# --- cuts ---------------------------------------------------------------------------------------------------
+
+
+def plan_with_cuts(source: Source, seconds: float, cuts: list[Cut], **options) -> list[PlanRow]:
+    found = replace(probed(seconds), cuts=tuple(cuts))
+    shards = plan_shards(
+        [source], SPEC, PlanOptions(**options), lambda sources: ((s, found) for s in sources)
+    )
+    return [row for rows in shards for row in rows]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20_000), st.sampled_from([2, 40, 500])), max_size=20),
+    st.integers(0, 4000),
+    st.integers(4001, 25_000),
+    st.none() | st.integers(1, 6),
+)
+def test_no_planned_clip_contains_a_cut(found, start_ms, stop_ms, most):
+    cuts = [Cut(begin / 1000, (begin + length) / 1000) for begin, length in sorted(found)]
+    source = Source(path="a", start_s=start_ms / 1000, stop_s=stop_ms / 1000)
+    rows = plan_with_cuts(source, 16.0, cuts, clips_per_source=most)
+    assert len({row.key for row in rows}) == len(rows) > 0
+    assert most is None or len(rows) <= most
+    for row in rows:
+        first_s = row.start / 16000
+        if row.reason == "too_short":
+            assert len(rows) == 1
+            continue
+        assert source.start_s <= first_s and first_s + 1.6 <= min(source.stop_s, 16.0)
+        assert any(cut.is_inside(first_s, first_s + 1.5) for cut in cuts) == (row.reason == "cut")
+
+
+def test_what_a_cut_leaves_out_is_a_row_that_names_the_cut():
+    rows = plan_with_cuts(Source(path="a"), 5.0, [Cut(2.0, 2.125)])
+    assert [(row.start, row.reason, row.detail) for row in rows] == [
+        (0, "", ""),
+        (25600, "cut", "a cut from 2.000 s to 2.125 s"),
+        (34000, "", ""),
+    ]
+
+
+def test_cuts_under_a_cap_that_is_reached_anyway_leave_nothing_out():
+    cuts = [Cut(2.0, 2.04), Cut(4.0, 4.04)]
+    rows = plan_with_cuts(Source(path="a"), 16.0, cuts, clips_per_source=3)
+    assert [row.reason for row in rows] == ["", "", ""]
+    rows = plan_with_cuts(Source(path="a"), 6.0, cuts, clips_per_source=3)
+    assert [row.reason for row in rows] == ["", "", ""]
+    rows = plan_with_cuts(Source(path="a"), 3.0, [Cut(1.0, 1.04)], clips_per_source=3)
+    assert [row.reason for row in rows] == ["cut", ""]

@@ -19,13 +19,12 @@ from avprep.media.sampled import regular_instants, sampled_pictures, spread_inst
 from avprep.media.shots import (
     SIDE,
     ContentCuts,
-    Cut,
     CutDetector,
     DetectorUnavailable,
     TransNetCuts,
     find_cuts,
 )
-from avprep.media.timeline import Part
+from avprep.media.timeline import Cut, Part
 from avprep.reasons import MediaError, Reason
 from tests.avprep.media.flash_click import write_flash_click
 from tests.avprep.scores.made import texture

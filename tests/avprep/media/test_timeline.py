@@ -1,15 +1,17 @@
 from bisect import bisect_right
 from fractions import Fraction
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avprep.media.timeline import (
     Clock,
+    Cut,
     Extent,
     Part,
     clip_starts,
     spread,
+    starts_in_shots,
     starts_of_parts,
     target_ticks,
 )
@@ -75,3 +77,63 @@ def test_an_extent_remembers_few_stamps():
         extent.add(pts, 1)
     assert (extent.first, extent.stop) == (0, 1000)
     assert len(extent._stamps) < 100
+
+
+@st.composite
+def cut_lists(draw) -> list[Cut]:
+    """Cuts as detectors and lists have them: ascending by when they begin; some overlap."""
+    spans = st.tuples(st.integers(0, 12_000), st.sampled_from([1, 2, 40, 440, 2500]))
+    found = draw(st.lists(spans, max_size=12))
+    return [Cut(begin / 1000, (begin + length) / 1000) for begin, length in sorted(found)]
+
+
+@settings(deadline=None)
+@given(
+    cut_lists(),
+    st.fractions(0, 5, max_denominator=90_000),
+    st.fractions(0, 14, max_denominator=90_000),
+    st.sampled_from([1601, 8000, 25600, 40_000]),
+)
+def test_no_clip_contains_a_cut_and_whatever_is_left_out_does(cuts, start_s, seconds, stride):
+    span = {"start_s": start_s, "stop_s": start_s + seconds, "spec": SPEC}
+    starts, left_out = starts_in_shots(cuts=cuts, stride_samples=stride, **span)
+    rate, last = SPEC.sample_rate, SPEC.samples - SPEC.samples_per_frame
+
+    def contained(start: int) -> list[Cut]:
+        return [cut for cut in cuts if cut.is_inside(Fraction(start, rate), Fraction(start + last, rate))]
+
+    assert not any(map(contained, starts))
+    assert all(cut in contained(start) for start, cut in left_out)
+    found = sorted([*starts, *(start for start, _ in left_out)])
+    assert len(set(found)) == len(found)
+    within = range(-int(-start_s * rate // 1), int((start_s + seconds) * rate // 1) - SPEC.samples + 1)
+    assert all(start in within for start in found)
+    # Clips follow each other at the stride, or begin with a shot: no room for one is given away.
+    firsts = {within.start} | {-int(-Fraction(cut.after_s) * rate // 1) for cut in cuts}
+    assert all(start in firsts or start - stride in starts for start in found)
+    assert bool(found) == bool(within)
+
+
+@given(st.fractions(0, 5, max_denominator=90_000), st.fractions(0, 14, max_denominator=90_000))
+def test_without_cuts_the_starts_are_those_of_the_span(start_s, seconds):
+    span = {"start_s": start_s, "stop_s": start_s + seconds, "spec": SPEC, "stride_samples": 8000}
+    away = [Cut(100.0, 100.04)]
+    assert starts_in_shots(cuts=[], **span) == starts_in_shots(cuts=away, **span) == (clip_starts(**span), [])
+
+
+def test_clips_begin_with_each_shot():
+    cuts = [Cut(3.96, 4.0), Cut(4.96, 5.0), Cut(5.96, 6.5)]
+    starts, left_out = starts_in_shots(
+        start_s=Fraction(0), stop_s=Fraction(9), cuts=cuts, spec=SPEC, stride_samples=25600
+    )
+    assert [start / 16000 for start in starts] == [0, 1.6, 6.5]
+    assert [(start / 16000, cut) for start, cut in left_out] == [
+        (3.2, cuts[0]), (4.0, cuts[1]), (5.0, cuts[2]),
+    ]  # fmt: skip
+
+
+def test_a_cut_between_the_last_picture_of_a_clip_and_the_next_is_not_in_it():
+    """The last of 16 frames is shown at 1.5 s."""
+    span = {"start_s": Fraction(0), "stop_s": Fraction(16, 10), "spec": SPEC, "stride_samples": 25600}
+    assert starts_in_shots(cuts=[Cut(1.5, 1.54)], **span) == ([0], [])
+    assert starts_in_shots(cuts=[Cut(1.49, 1.53)], **span) == ([], [(0, Cut(1.49, 1.53))])
