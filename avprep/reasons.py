@@ -89,6 +89,11 @@ class Reason(StrEnum):
         "the pictures of the source do not fill one clip",
         "nothing; fewer frames a clip or more of them a second would take it",
     )
+    NO_EVENT = (
+        "no_event",
+        "clips start where events do, and no event of the source leaves room for one",
+        "nothing; without events, clips follow one another through the whole source",
+    )
     CUT = (
         "cut",
         "a clip that begins here contains a cut of the source; the next one begins after the cut",
@@ -112,6 +117,7 @@ class Reason(StrEnum):
 FILTERED = frozenset(
     {
         Reason.TOO_SHORT,
+        Reason.NO_EVENT,
         Reason.CUT,
         Reason.SILENT,
         Reason.STATIC,

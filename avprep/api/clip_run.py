@@ -37,6 +37,7 @@ def clip_dataset(
     allow_outside: bool = DatasetOptions.allow_outside,
     spec: ClipSpec = ClipOptions.spec,
     stride_s: float | None = None,
+    at_events: bool = PlanOptions.at_events,
     clips_per_source: int | None = PlanOptions.clips_per_source,
     limit: int | None = PlanOptions.limit,
     shard_size: int = PlanOptions.shard_size,
@@ -73,6 +74,9 @@ def clip_dataset(
             raters confirmed less often are left out.
         spec: what a clip is.
         stride_s: seconds from one clip's start to the next's; None = a clip's length.
+        at_events: clips start where the events of a source do, and have the labels of those that sound in
+            them. `Source.events` are `(start_s, stop_s, labels)`, in seconds of the span; of folders,
+            AudioSet's strong lists have them.
         clips_per_source: at most, spread over the source; None = all.
         limit: clips in all; None = all.
         shard_size: clips per shard.
@@ -105,6 +109,7 @@ def clip_dataset(
     require_spec(spec)
     plan = PlanOptions(
         stride_samples=None if stride_s is None else samples_of("stride_s", stride_s, spec, least=1),
+        at_events=at_events,
         clips_per_source=clips_per_source,
         limit=limit,
         shard_size=shard_size,
@@ -126,6 +131,7 @@ def clip_dataset(
         exclude_labels=tuple(exclude_labels),
         with_ancestors=with_ancestors,
         min_label_quality=min_label_quality,
+        at_events=at_events,
         path_column=path_column,
         label_column=label_column,
         caption_column=caption_column,

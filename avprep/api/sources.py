@@ -12,7 +12,7 @@ from pathlib import Path
 from avprep.checks import require_one_of
 from avprep.credentials import require_no_credentials
 from avprep.datasets import DATASETS, list_dataset
-from avprep.datasets.source import LONGEST_TEXT, DatasetOptions, Source, caption_of
+from avprep.datasets.source import LONGEST_TEXT, DatasetOptions, Event, Source
 from avprep.errors import ArgumentError
 
 AnyPath = str | os.PathLike[str]
@@ -46,7 +46,7 @@ def listed_sources(
         return _of_folder(Path(sources), root, dataset, options)
     if root is None:
         raise ArgumentError("root needs a value for a list of sources: their paths are kept relative to it")
-    if options != DatasetOptions(root=options.root) or dataset != "folder":
+    if replace(options, at_events=False) != DatasetOptions(root=options.root) or dataset != "folder":
         raise ArgumentError(
             "dataset, split, list_file, label_from_folder, follow_links, exclude_labels, with_ancestors, "
             "min_label_quality, path_column, label_column, caption_column and allow_outside go with a "
@@ -86,7 +86,7 @@ def _checked(sources: Iterable[Source | AnyPath], root: Path) -> list[Source]:
 
 
 def _source(name: str, source: Source, root: Path) -> Source:
-    """The source with its path in one spelling, and the caption of its labels if it has none."""
+    """The source with its path in one spelling, and its events in time."""
     stop_s = math.inf if source.stop_s is None else source.stop_s
     if not 0 <= source.start_s < stop_s or not source.start_s < math.inf:
         raise ArgumentError(f"{name}: [{source.start_s}, {source.stop_s}) is no span of seconds")
@@ -96,7 +96,22 @@ def _source(name: str, source: Source, root: Path) -> Source:
     if max(len(source.caption), sum(map(len, labels))) > LONGEST_TEXT:
         raise ArgumentError(f"{name}: its labels and its caption may have {LONGEST_TEXT:,} characters each")
     path = _relative(name, source.path, root)
-    return replace(source, path=path, labels=labels, caption=source.caption or caption_of(labels))
+    return replace(source, path=path, labels=labels, events=_events(name, source))
+
+
+def _events(name: str, source: Source) -> tuple[Event, ...]:
+    """Raises ArgumentError for what is no event."""
+    events = []
+    for given in source.events:
+        try:
+            start_s, stop_s, labels = given
+            is_event = 0 <= start_s < stop_s < math.inf and not isinstance(labels, str)
+        except (TypeError, ValueError):
+            is_event = False
+        if not is_event:
+            raise ArgumentError(f"{name}: {given!r:.80} is no event (start_s, stop_s, labels)")
+        events.append(Event(float(start_s), float(stop_s), tuple(labels)))
+    return tuple(sorted(events))
 
 
 def _relative(name: str, path: str, root: Path) -> str:

@@ -58,6 +58,7 @@ _OPTIONS = {
     Reason.UNREADABLE: "--only-failed",
     Reason.BAD_ROW: "--add-new",
     Reason.TIMEOUT: "--source-timeout",
+    Reason.NO_EVENT: "--at-events",
     Reason.SILENT: "--drop-silent",
     Reason.STATIC: "--drop-static",
     Reason.BLACK: "--drop-black",

@@ -135,6 +135,13 @@ _MEDIA_OPTIONS = (
     ),
     option(
         PlanOptions,
+        "at_events",
+        "--at-events",
+        is_flag=True,
+        help="audioset, --split strong: clips start where events do, with the labels of what sounds in them.",
+    ),
+    option(
+        PlanOptions,
         "clips_per_source",
         "--clips-per-source",
         type=click.IntRange(1),

@@ -62,6 +62,8 @@ def _require_classes(dataset: Dataset, options: DatasetOptions) -> None:
     if dataset.has_classes:
         if options.min_label_quality is not None:
             require_between("min_label_quality", options.min_label_quality, 0, 1)
+    elif options.at_events:
+        raise DatasetError(f"at_events = True: the labels of {dataset.name} have no times")
     elif options.with_ancestors:
         raise DatasetError(f"with_ancestors = True: the labels of {dataset.name} have no ontology")
     elif options.min_label_quality is not None:

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from avprep.datasets.listing import find_list, media_files, require_folder, stem_of
-from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listing, Source, caption_of
+from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listing, Source
 
 GENRES = {
     "gBR": "break dance",
@@ -57,7 +57,7 @@ def list_sources(options: DatasetOptions) -> Listing:
         elif wanted is None or name in wanted:
             seen.add(name)
             labels = (GENRES[found[1]],)
-            sources.append(Source(path=path, labels=labels, caption=caption_of(labels)))
+            sources.append(Source(path=path, labels=labels))
     missing = sorted((wanted or set()) - ignored - seen)
     if missing:
         notes["names of the list without a file"] = len(missing)

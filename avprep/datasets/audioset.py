@@ -1,7 +1,7 @@
 """AudioSet (Gemmeke et al. 2017): 10-second segments of YouTube videos, 527 classes, several per segment.
 
 The temporally-strong labels (Hershey et al. 2021) are splits of their own: a segment has the labels of its
-events.
+events, and on request the events themselves.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from avprep.datasets.audioset_classes import ancestors, class_names, label_quality, strong_names
 from avprep.datasets.listing import find_list, require_folder
-from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listing
+from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Event, Listing
 from avprep.datasets.youtube import ID_LENGTH, Segment, labelled_by_folder, match
 
 LISTS = {
@@ -38,6 +39,14 @@ SEGMENT_S = 10.0  # of the strong lists, which give starts only
 _MID = re.compile(r"/[mgt]/[0-9a-z_]+")
 
 
+class StrongEvent(NamedTuple):
+    """An event: seconds from its segment's start, its label by mid and what that is a kind of."""
+
+    start_s: float
+    stop_s: float
+    mids: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Row:
     """A segment of a list, its labels by mid."""
@@ -46,6 +55,7 @@ class Row:
     start_s: float
     stop_s: float
     mids: tuple[str, ...]
+    events: tuple[StrongEvent, ...] = ()  # of a strong list, in time
 
 
 def list_sources(options: DatasetOptions) -> Listing:
@@ -58,6 +68,11 @@ def list_sources(options: DatasetOptions) -> Listing:
     is_strong = options.split in STRONG_LISTS or (
         options.list_file is not None and options.list_file.suffix == ".tsv"
     )
+    if options.at_events and not is_strong:
+        raise DatasetError(
+            f"at_events = True: the labels of split={options.split} have no times; those of "
+            f"split=strong and split=strong_eval have"
+        )
     by_split = STRONG_LISTS if is_strong else LISTS
     splits = list(LISTS) if options.split is None else [options.split]
     lists = (
@@ -68,6 +83,7 @@ def list_sources(options: DatasetOptions) -> Listing:
         names = strong_names(options.root) if is_strong else class_names()
         read = read_strong_rows if is_strong else read_rows
         rows = (row for path in lists for row in read(path, notes))
+        rows = (row if options.at_events else replace(row, events=()) for row in rows)
         segments = [_segment(row, names, notes) for row in _relabelled(rows, options, notes)]
         missing: list[str] = []
         sources = match(options, segments, notes, missing)
@@ -106,7 +122,7 @@ def read_strong_rows(path: Path, notes: Counter[str]) -> Iterator[Row]:
 
     A list with a fifth column, present or not, is framed: lines of labels that are not present are skipped.
     """
-    onsets: dict[str, dict[str, float]] = {}  # segment id -> mid -> first onset
+    segments: dict[str, list[StrongEvent]] = {}  # by their ids
     for line in _lines(path):
         cells = [cell.strip() for cell in line.split("\t")]
         if cells[0] in ("segment_id", "filename") or not line.strip() or cells[4:] == ["NOT_PRESENT"]:
@@ -115,12 +131,23 @@ def read_strong_rows(path: Path, notes: Counter[str]) -> Iterator[Row]:
         if span is None or not _MID.fullmatch(cells[3]) or not re.fullmatch(r".{11}_\d+", cells[0]):
             notes["rows that cannot be read"] += 1
             continue
-        events = onsets.setdefault(cells[0], {})
-        events[cells[3]] = min(span[0], events.get(cells[3], math.inf))
-    for segment_id, events in onsets.items():
+        segments.setdefault(cells[0], []).append(StrongEvent(*span, (cells[3],)))
+    for segment_id, found in segments.items():
         start_s = int(segment_id[ID_LENGTH + 1 :]) / 1000
-        mids = tuple(sorted(events, key=lambda mid: (events[mid], mid)))
-        yield Row(segment_id[:ID_LENGTH], start_s, start_s + SEGMENT_S, mids)
+        events = _joined(found)
+        mids = tuple(dict.fromkeys(mid for event in events for mid in event.mids))
+        yield Row(segment_id[:ID_LENGTH], start_s, start_s + SEGMENT_S, mids, events)
+
+
+def _joined(found: list[StrongEvent]) -> tuple[StrongEvent, ...]:
+    """Events in time. Those of one label that touch are one: a framed list has a line per frame."""
+    events: list[StrongEvent] = []
+    for event in sorted(found, key=lambda event: (event.mids, event.start_s)):
+        if events and events[-1].mids == event.mids and event.start_s <= events[-1].stop_s:
+            events[-1] = events[-1]._replace(stop_s=max(event.stop_s, events[-1].stop_s))
+        else:
+            events.append(event)
+    return tuple(sorted(events, key=lambda event: (event.start_s, event.mids)))
 
 
 def _relabelled(rows: Iterator[Row], options: DatasetOptions, notes: Counter[str]) -> Iterator[Row]:
@@ -133,7 +160,8 @@ def _relabelled(rows: Iterator[Row], options: DatasetOptions, notes: Counter[str
     above = ancestors(options.root)
     for row in rows:
         higher = [parent for mid in row.mids for parent in above(mid)]
-        yield replace(row, mids=tuple(dict.fromkeys([*row.mids, *higher])))
+        events = tuple(event._replace(mids=event.mids + above(event.mids[0])) for event in row.events)
+        yield replace(row, mids=tuple(dict.fromkeys([*row.mids, *higher])), events=events)
 
 
 def _of_quality(
@@ -143,15 +171,21 @@ def _of_quality(
         kept = tuple(mid for mid in row.mids if quality.get(mid, 0.0) >= least)
         notes["labels below min_label_quality, or never rated"] += len(row.mids) - len(kept)
         if kept:
-            yield replace(row, mids=kept)
+            events = tuple(event for event in row.events if event.mids[0] in kept)
+            yield replace(row, mids=kept, events=events)
         else:
             notes["rows without a label of min_label_quality"] += 1
 
 
 def _segment(row: Row, names: Mapping[str, str], notes: Counter[str]) -> Segment:
-    labels = tuple(dict.fromkeys(names[mid] for mid in row.mids if mid in names))
+    def named(mids: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(names[mid] for mid in mids if mid in names))
+
     notes["labels that are none of the 527 classes"] += sum(mid not in names for mid in row.mids)
-    return Segment(row.id, row.start_s, row.stop_s, labels)
+    events = tuple(
+        Event(event.start_s, event.stop_s, labels) for event in row.events if (labels := named(event.mids))
+    )
+    return Segment(row.id, row.start_s, row.stop_s, named(row.mids), events)
 
 
 def _span(start: str, stop: str) -> tuple[float, float] | None:

@@ -23,6 +23,7 @@ from avprep.datasets.source import DatasetError
 NAMES = ("mid_to_display_name.tsv", "audioset_strong_mid_to_display_name.tsv")
 ONTOLOGY = ("ontology.json", "audioset_ontology.json")
 QUALITY = ("qa_true_counts.csv",)
+QUALITY_COLUMNS = ("label_id", "num_rated", "num_true")
 _MOST_BYTES = 64 << 20  # of a table
 
 
@@ -76,15 +77,19 @@ def label_quality(root: Path) -> Mapping[str, float]:
         DatasetError: there is no table under the root, or it has other columns.
     """
     path = _required(root, QUALITY, "min_label_quality needs a table")
-    rows = list(csv.DictReader(_text(path).splitlines(), skipinitialspace=True))
+    table = csv.reader(_text(path).splitlines(), skipinitialspace=True)
+    columns = [name.strip() for name in next(table, [])]
+    if missing := [name for name in QUALITY_COLUMNS if name not in columns]:
+        raise DatasetError(f"{path} has the columns {columns!r:.200}; it needs {', '.join(missing)} too")
     found = {}
-    for row in rows:
+    for line, cells in enumerate(table, 2):
+        row = dict(zip(columns, cells, strict=False))
         try:
-            rated, right = int(row["num_rated"]), int(row["num_true"])
-            if rated > 0:
-                found[row["label_id"].strip()] = right / rated
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DatasetError(f"{path} must have the columns label_id, num_rated and num_true") from error
+            mid, rated, right = (row[name].strip() for name in QUALITY_COLUMNS)
+            if int(rated) > 0:
+                found[mid] = int(right) / int(rated)
+        except (KeyError, ValueError) as error:
+            raise DatasetError(f"line {line} of {path}: {cells!r:.100} are no counts of a label") from error
     return found
 
 

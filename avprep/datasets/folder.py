@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from avprep.datasets.listing import folders_of, media_files, require_folder, unique
-from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listing, Source, caption_of
+from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listing, Source
 
 LAYOUT = "Expected: media files (mp4, mkv, webm, ...) at any depth under the root."
 
@@ -22,7 +22,7 @@ def list_sources(options: DatasetOptions) -> Listing:
     for path in media_files(options.root, notes, follow_links=options.follow_links):
         folders = folders_of(path)
         labels = (folders[-1],) if options.label_from_folder and folders else ()
-        sources.append(Source(path=path, labels=labels, caption=caption_of(labels)))
+        sources.append(Source(path=path, labels=labels))
     return Listing(options.root, unique(sources, notes), dict(notes))
 
 

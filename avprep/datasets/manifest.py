@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from avprep.credentials import REMEDY, credentials_in
 from avprep.datasets.listing import find_list, unique
-from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listing, Source, caption_of
+from avprep.datasets.source import Dataset, DatasetError, DatasetOptions, Listing, Source
 
 if TYPE_CHECKING:
     from avprep.datasets.table import Cell, Fault, Row
@@ -172,7 +172,7 @@ def _source(path: str, start_s: float, stop_s: float | None, row: Row, line: int
         start_s=start_s,
         stop_s=stop_s,
         labels=labels,
-        caption=_text(row["caption"]) or caption_of(labels),
+        caption=_text(row["caption"]) or "",
         line=line,
     )
 

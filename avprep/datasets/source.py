@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from avprep.errors import AvprepError
 from avprep.shards.layout import prompt_of
@@ -15,6 +16,14 @@ LONGEST_TEXT = 131_072  # characters of a source's labels, and of its caption: t
 
 class DatasetError(AvprepError):
     """The dataset cannot be listed. The message is one paragraph that says what was expected where."""
+
+
+class Event(NamedTuple):
+    """Something that sounds in a source, `[start_s, stop_s)`: seconds from the start of the source's span."""
+
+    start_s: float
+    stop_s: float
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +43,8 @@ class Source:
     # is the span.
     maybe_trimmed: bool = False
     labels: tuple[str, ...] = ()
-    caption: str = ""
+    caption: str = ""  # '' = the dataset gives none: `caption_of` makes it from the labels
+    events: tuple[Event, ...] = ()  # in time; () = not known, or not asked for
     line: int | None = None  # of the list that names it, for messages; None = no list, or not known
     # Why the row of a list names no source: its place in the list stands for the path, nothing is opened, and
     # the plan has one failed row for it.
@@ -70,6 +80,7 @@ class DatasetOptions:
     # AudioSet only:
     with_ancestors: bool = False  # the classes that a label is a kind of are labels, too
     min_label_quality: float | None = None  # labels that were found right less often are left out; None = all
+    at_events: bool = False  # its strong lists: sources have their events
     # `manifest` only: names of columns in the list; None = path, labels, caption.
     path_column: str | None = None
     label_column: str | None = None
@@ -89,5 +100,5 @@ class Dataset:
 
 @lru_cache(maxsize=1 << 16)
 def caption_of(labels: tuple[str, ...]) -> str:
-    """The caption of a source whose dataset gives labels alone: the paper's prompt, one string per tuple."""
+    """The caption of clips whose dataset gives labels alone: the paper's prompt, one string per tuple."""
     return prompt_of(*labels)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from avprep.datasets.listing import MEDIA_SUFFIXES, NO_MEDIA, media_files, stem_of, suffix_of, unique
-from avprep.datasets.source import DatasetOptions, Source, caption_of
+from avprep.datasets.source import DatasetOptions, Event, Source
 
 ID_LENGTH = 11
 _SLACK_S = 0.5  # by which a name's time may differ from its row's
@@ -23,6 +23,7 @@ class Segment:
     start_s: float
     stop_s: float
     labels: tuple[str, ...]
+    events: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +143,15 @@ def _fits(reading: tuple[float, ...], segment: Segment) -> bool:
 
 
 def _source(file: NamedFile, segment: Segment) -> Source:
-    labels = segment.labels
     if file.readings:
-        return Source(path=file.path, labels=labels, caption=caption_of(labels))
+        return Source(path=file.path, labels=segment.labels, events=segment.events)
     return Source(
         path=file.path,
         start_s=segment.start_s,
         stop_s=segment.stop_s,
         maybe_trimmed=True,
-        labels=labels,
-        caption=caption_of(labels),
+        labels=segment.labels,
+        events=segment.events,
     )
 
 
@@ -166,6 +166,6 @@ def labelled_by_folder(
             if name in labels
         ]
         if found:
-            yield Source(path=path, labels=(found[-1],), caption=caption_of((found[-1],)))
+            yield Source(path=path, labels=(found[-1],))
         else:
             notes["files in a folder that is none of the classes"] += 1

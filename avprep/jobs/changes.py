@@ -11,8 +11,9 @@ from functools import partial
 from itertools import islice
 from operator import attrgetter
 
-from avprep.datasets.source import Source
+from avprep.datasets.source import Source, caption_of
 from avprep.jobs.config import FromMedia
+from avprep.jobs.events import digest_of
 from avprep.media.source import file_version
 from avprep.shards.plan import PlannedSpan, PlanReader
 
@@ -109,8 +110,11 @@ class _Listed:
 
 
 def _is_listed_alike(source: Source, span: PlannedSpan) -> bool:
-    is_same_span = span.start_s is None or source.stop_s == span.stop_s
-    return is_same_span and (source.labels, source.caption) == (span.labels, span.caption)
+    if span.start_s is not None and source.stop_s != span.stop_s:
+        return False
+    if span.events:
+        return digest_of(source) == span.events
+    return (source.labels, source.caption or caption_of(source.labels)) == (span.labels, span.caption)
 
 
 def _with_versions(root: str, spans: Iterator[PlannedSpan]) -> Iterator[tuple[PlannedSpan, str]]:

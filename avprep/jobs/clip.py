@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from itertools import groupby
@@ -29,7 +29,7 @@ from avprep.shards.ledger import finished_shards, outcomes_of, read_columns
 from avprep.shards.lock import lock
 from avprep.shards.plan import PlanReader, PlanRow
 from avprep.shards.store import Store, open_store
-from avprep.stages.tasks import PlannedSource, Remake, ShardResult, ShardTask
+from avprep.stages.tasks import ClipText, PlannedSource, Remake, ShardResult, ShardTask
 
 
 def run_clip_job(config: ClipJobConfig, progress: Progress) -> ClipReport:
@@ -64,6 +64,8 @@ def run_clip_job(config: ClipJobConfig, progress: Progress) -> ClipReport:
 
 # --- the output ------------------------------------------------------------------------------------------
 
+_AS_BEFORE = (("max_residual_ms", None), ("at_events", False))
+
 
 def output_header(config: ClipJobConfig) -> dict[str, object]:
     """spec.json without its fingerprint: everything that decides the shards' bytes."""
@@ -79,9 +81,9 @@ def source_options(source: FromMedia) -> dict[str, object]:
     """Of spec.json: how clips are planned and cut, however they are stored."""
     options = asdict(source.clip)
     del options["spec"]
-    if options["max_residual_ms"] is None:  # as in outputs that are older than this option
-        del options["max_residual_ms"]
-    return options | asdict(source.plan) | {"stride_samples": source.plan.stride(source.clip.spec)}
+    options |= asdict(source.plan) | {"stride_samples": source.plan.stride(source.clip.spec)}
+    # As in outputs that are older than these options.
+    return {name: value for name, value in options.items() if (name, value) not in _AS_BEFORE}
 
 
 def source_dataset(source: FromMedia) -> dict[str, str | None]:
@@ -201,13 +203,18 @@ def shard_task(
 
 
 def planned_sources(rows: Iterable[PlanRow]) -> Iterator[PlannedSource]:
-    """Two spans of a file that are named otherwise stay apart. Of a source, the clips that are to be made are
-    one, so that it is read once, whatever lies between them."""
-    for _, named_alike in groupby(rows, lambda row: (row.source, row.labels, row.caption)):
+    """Of a source, the clips that are to be made are one, so that it is read once, whatever lies between
+    them."""
+    for _, of_source in groupby(rows, source_of):
         by_verdict: dict[tuple[str, str], list[PlanRow]] = {}
-        for row in named_alike:
+        for row in of_source:
             by_verdict.setdefault((row.reason, row.detail), []).append(row)
         yield from map(planned_source, by_verdict.values())
+
+
+def source_of(row: PlanRow) -> Hashable:
+    """Equal for the rows of one source; two spans of a file that are named otherwise stay apart."""
+    return row.source, row.events or (row.labels, row.caption)
 
 
 def planned_source(rows: list[PlanRow]) -> PlannedSource:
@@ -216,8 +223,7 @@ def planned_source(rows: list[PlanRow]) -> PlannedSource:
     return PlannedSource(
         path=first.source,
         starts=tuple(row.start for row in rows),
-        labels=tuple(first.labels),
-        caption=first.caption,
+        texts=tuple(ClipText(tuple(row.labels), row.caption, row.caption_from) for row in rows),
         verdict=MediaError(Reason.of(first.reason), first.detail) if first.reason else None,
     )
 

@@ -29,10 +29,11 @@ class PlanOptions:
     """Which clips are cut, and how many of them a shard holds.
 
     Raises:
-        ArgumentError: a value out of range.
+        ArgumentError: a value out of range, or two that exclude each other.
     """
 
     stride_samples: int | None = None  # from one clip's start to the next's; None = a clip's length
+    at_events: bool = False  # clips start where the sources' events do
     clips_per_source: int | None = None  # spread over the source; None = all that fit
     limit: int | None = None  # clips in all; None = all
     shard_size: int = 256  # clips
@@ -43,6 +44,8 @@ class PlanOptions:
             value = getattr(self, name)
             if value is not None:
                 require_whole(name, value, least=1)
+        if self.at_events and self.stride_samples is not None:
+            raise ArgumentError("at_events = True: clips start where events do; give no stride")
 
     def stride(self, spec: ClipSpec) -> int:
         """Samples from one clip's start to the next's."""

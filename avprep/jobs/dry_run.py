@@ -14,7 +14,7 @@ from statistics import fmean
 
 import numpy as np
 
-from avprep.jobs.clip import planned_source
+from avprep.jobs.clip import planned_source, source_of
 from avprep.jobs.config import ClipJobConfig
 from avprep.jobs.output import Stop, stopping_in_order
 from avprep.jobs.planner import Planner
@@ -110,7 +110,7 @@ class _Sample:
         ranks = self._random.random(len(rows))
         for i in ranks.argsort()[:_SAMPLED]:
             drawn = rows[i]
-            source = [row for row in rows if (row.source, row.labels) == (drawn.source, drawn.labels)]
+            source = [row for row in rows if source_of(row) == source_of(drawn)]
             self._drawn.append((float(ranks[i]), source[:_CLIPS_EACH]))
         self._drawn.sort(key=itemgetter(0))
         del self._drawn[_SAMPLED:]

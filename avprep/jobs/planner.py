@@ -54,7 +54,7 @@ class Planner:
             new: sources that the plan does not have, or that are planned anew.
             dropped: paths of files.
         """
-        grown = self.grown(plan, new, dropped)
+        grown = _marked_as(plan, self.grown(plan, new, dropped))
         first = next(grown, None)
         if first is None and not dropped:
             return plan
@@ -87,7 +87,7 @@ class Planner:
         if found:
             shards = (plan.rows(i) for i in range(plan.shards))
             again_planned = replanned(shards, found, self._options.shard_size)
-            write_plan(store, again_planned, plan.history().rewritten())
+            write_plan(store, _marked_as(plan, again_planned), plan.history().rewritten())
 
     def _found_now(
         self, again: list[Source], plan: PlanReader, broken: Iterable[str]
@@ -135,3 +135,11 @@ class Planner:
                 yield from waiting.pop(following)
                 following += 1
         self._stop.check()
+
+
+def _marked_as(plan: PlanReader, shards: Iterator[list[PlanRow]]) -> Iterator[list[PlanRow]]:
+    """New rows for a plan. An output that was begun without `caption_from` goes on without it: readers that
+    infer types want the same fields in every clip."""
+    if plan.marks_captions():
+        return shards
+    return ([replace(row, caption_from=None) for row in rows] for rows in shards)

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
-from avprep.datasets.source import Source
+from avprep.datasets.source import Source, caption_of
 from avprep.jobs.config import PlanOptions
-from avprep.media.timeline import Cut, spread, starts_in_shots
+from avprep.jobs.events import TimedEvents, digest_of, in_microseconds
+from avprep.media.timeline import Cut, spread, starts_at, starts_in_shots
 from avprep.reasons import MediaError, Reason
 from avprep.shards.clips import clip_key, source_number
 from avprep.shards.plan import PlanRow
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 # The sources in their order, each with what was found of its file.
 Probe = Callable[[Iterable[Source]], Iterator[tuple[Source, Probed]]]
+
+Span = tuple[Fraction, Fraction]  # [start_s, stop_s)
 
 PROBE_BATCH = 64
 # A file that may have been trimmed to its span is taken for whole if it is longer than the span by this.
@@ -117,31 +121,42 @@ def _numbered(rows: list[PlanRow], index: int) -> list[PlanRow]:
 
 
 def _source_rows(source: Source, probed: Probed, spec: ClipSpec, options: PlanOptions) -> list[PlanRow]:
-    info, version = probed.header, probed.version
+    rows = _clip_rows(source, probed, spec, options)
+    return [replace(row, events=digest_of(source)) for row in rows] if options.at_events else rows
+
+
+def _clip_rows(source: Source, probed: Probed, spec: ClipSpec, options: PlanOptions) -> list[PlanRow]:
+    info = probed.header
     if isinstance(info, MediaError):
-        return [_row(source, version, _first_sample(source, spec), None, info)]
+        return [_row(source, probed, _first_sample(source, spec), info)]
     spans = _spans(source, info)
-    placed = _placed(spans, probed.cuts or (), spec, options)
+    events = _events(source, info) if options.at_events else None
+    placed = _placed(spans, events, probed.cuts or (), spec, options)
     if placed:
-        return [_row(source, version, start, info, verdict) for start, verdict in placed]
-    short = MediaError(Reason.TOO_SHORT, _shortness(source, info, spans, spec))
-    return [_row(source, version, _first_sample(source, spec), info, short)]
+        return [
+            _row(source, probed, start, verdict, events.labels_of(start, spec) if events else None)
+            for start, verdict in placed
+        ]
+    return [_row(source, probed, _first_sample(source, spec), _nothing(source, info, spans, spec, options))]
 
 
 def _placed(
-    spans: list[tuple[Fraction, Fraction]], cuts: Sequence[Cut], spec: ClipSpec, options: PlanOptions
+    spans: list[Span], events: TimedEvents | None, cuts: Sequence[Cut], spec: ClipSpec, options: PlanOptions
 ) -> list[tuple[int, MediaError | None]]:
     """The starts of a source's clips, ascending, and what keeps the clip there from being made.
 
     Starts that were left out for a cut are among them as far as they fit under the cap of clips per source:
     without the cuts there would be no more clips.
     """
+    place: Callable[..., tuple[list[int], list[tuple[int, Cut]]]]
+    if events is None:
+        place = partial(starts_in_shots, stride_samples=options.stride(spec))
+    else:
+        place = partial(starts_at, events.onsets_s)
     starts: list[int] = []
     left_out: list[tuple[int, Cut]] = []
     for start_s, stop_s in spans:
-        own, lost = starts_in_shots(
-            start_s=start_s, stop_s=stop_s, cuts=cuts, spec=spec, stride_samples=options.stride(spec)
-        )
+        own, lost = place(start_s=start_s, stop_s=stop_s, cuts=cuts, spec=spec)
         starts, left_out = starts + own, left_out + lost
     most = options.clips_per_source
     placed: list[tuple[int, MediaError | None]] = [(start, None) for start in spread(starts, most)]
@@ -154,9 +169,20 @@ def _contains(cut: Cut) -> MediaError:
     return MediaError(Reason.CUT, f"a cut from {cut.before_s:.3f} s to {cut.after_s:.3f} s")
 
 
-def _shortness(
-    source: Source, info: MediaInfo, spans: list[tuple[Fraction, Fraction]], spec: ClipSpec
-) -> str:
+def _events(source: Source, info: MediaInfo) -> TimedEvents:
+    return TimedEvents(source, Fraction(0) if _is_trimmed(source, info) else in_microseconds(source.start_s))
+
+
+def _nothing(
+    source: Source, info: MediaInfo, spans: list[Span], spec: ClipSpec, options: PlanOptions
+) -> MediaError:
+    """Why a source gives no clip."""
+    if options.at_events and any(stop_s - start_s >= spec.seconds for start_s, stop_s in spans):
+        return MediaError(Reason.NO_EVENT, f"{len(source.events)} events, none within its pictures")
+    return MediaError(Reason.TOO_SHORT, _shortness(source, info, spans, spec))
+
+
+def _shortness(source: Source, info: MediaInfo, spans: list[Span], spec: ClipSpec) -> str:
     """Why a source gives no clip, and the line of the list that names it."""
     where = "" if source.line is None else f"line {source.line} of the list: "
     end_s = float(max(part.stop_s for part in info.parts))
@@ -171,34 +197,53 @@ def _first_sample(source: Source, spec: ClipSpec) -> int:
 
 
 def _row(
-    source: Source, version: str, start: int, info: MediaInfo | None, verdict: MediaError | None
+    source: Source,
+    probed: Probed,
+    start: int,
+    verdict: MediaError | None,
+    labels: tuple[str, ...] | None = None,
 ) -> PlanRow:
+    """`labels`: of the clip alone; None = those of the source."""
+    info = None if isinstance(probed.header, MediaError) else probed.header
+    labels = source.labels if labels is None else labels
     return PlanRow(
         key=clip_key(source.path, start),
         shard=-1,
         source=source.path,
         start=start,
-        labels=source.labels,
-        caption=source.caption,
+        labels=labels,
+        caption=source.caption or caption_of(labels),
         reason=verdict.reason.value if verdict else "",
         detail=verdict.detail if verdict else "",
         span_start_s=source.start_s,
         span_stop_s=source.stop_s,
-        version=version,
+        version=probed.version,
         source_width=info.width if info else None,
         source_height=info.height if info else None,
         source_fps=info.fps if info else None,
         source_s=float(sum(part.stop_s - part.start_s for part in info.parts)) if info else None,
+        caption_from="source" if source.caption else "labels" if labels else "",
     )
 
 
-def _spans(source: Source, info: MediaInfo) -> list[tuple[Fraction, Fraction]]:
-    """`[start_s, stop_s)` of the source in its file's own time: one for each part of the file that it has."""
-    start_s = Fraction(source.start_s).limit_denominator(1_000_000)
-    stop_s = None if source.stop_s is None else Fraction(source.stop_s).limit_denominator(1_000_000)
-    parts = [(max(Fraction(0), part.start_s), part.stop_s) for part in info.parts]
-    if source.maybe_trimmed and stop_s is not None:
-        if parts[-1][1] - parts[0][0] <= stop_s - start_s + Fraction(_TRIMMED_SLACK_S):
-            return parts
+def _spans(source: Source, info: MediaInfo) -> list[Span]:
+    """The source in its file's own time: a span for each part of the file that it has."""
+    parts = _parts(info)
+    if _is_trimmed(source, info):
+        return parts
+    start_s = in_microseconds(source.start_s)
+    stop_s = None if source.stop_s is None else in_microseconds(source.stop_s)
     spans = ((max(start_s, a), b if stop_s is None else min(stop_s, b)) for a, b in parts)
     return [(a, b) for a, b in spans if b > a]
+
+
+def _parts(info: MediaInfo) -> list[Span]:
+    return [(max(Fraction(0), part.start_s), part.stop_s) for part in info.parts]
+
+
+def _is_trimmed(source: Source, info: MediaInfo) -> bool:
+    """Whether the file is the span, and not the video that the span is of."""
+    if not source.maybe_trimmed or source.stop_s is None:
+        return False
+    parts, span_s = _parts(info), in_microseconds(source.stop_s) - in_microseconds(source.start_s)
+    return parts[-1][1] - parts[0][0] <= span_s + Fraction(_TRIMMED_SLACK_S)

@@ -109,6 +109,58 @@ def starts_in_shots(
     return starts, left_out
 
 
+def starts_at(
+    instants_s: Iterable[Fraction],
+    *,
+    start_s: Fraction,
+    stop_s: Fraction,
+    cuts: Sequence[Cut],
+    spec: ClipSpec,
+) -> tuple[list[int], list[tuple[int, Cut]]]:
+    """Starts, in samples, of clips in `[start_s, stop_s)` that begin at instants and do not overlap.
+
+    A clip begins at the last sample that is not after its instant. Where the span or the shot ends before
+    such a clip does, it begins as much earlier as it must. Instants are taken in the order of time. One that
+    lies in the clip before it, or whose clip would overlap that, has none of its own.
+
+    Args:
+        cuts: ascending by `before_s`; they may overlap.
+
+    Returns:
+        The starts, ascending; and for each start that was left out because its shot is too short, ascending,
+        the cut that a clip there would contain.
+    """
+    first, last = _first_and_last_start(start_s, stop_s, spec)
+    starts: list[int] = []
+    left_out: dict[int, Cut] = {}
+    free = first  # the first sample that is in no clip
+    for instant_s in sorted(instant_s for instant_s in instants_s if start_s <= instant_s < stop_s):
+        start = min(max(instant_s * spec.sample_rate // 1, first), last)
+        if start < free:
+            continue
+        cut = _cut_inside(start, cuts, spec)
+        if cut is not None:
+            wanted, start = start, _last_start_before(cut, spec)
+            if instant_s > cut.before_s or start < free or _cut_inside(start, cuts, spec) is not None:
+                left_out.setdefault(wanted, cut)
+                continue
+        starts.append(start)
+        free = start + spec.samples
+    return starts, list(left_out.items())
+
+
+def _cut_inside(start: int, cuts: Sequence[Cut], spec: ClipSpec) -> Cut | None:
+    """The first cut that a clip contains."""
+    first_s = Fraction(start, spec.sample_rate)
+    last_s = first_s + Fraction(spec.samples - spec.samples_per_frame, spec.sample_rate)
+    return next((cut for cut in cuts if cut.is_inside(first_s, last_s)), None)
+
+
+def _last_start_before(cut: Cut, spec: ClipSpec) -> int:
+    """The last start of a clip that is over when the cut begins."""
+    return Fraction(cut.before_s) * spec.sample_rate // 1 - (spec.samples - spec.samples_per_frame)
+
+
 def _first_and_last_start(start_s: Fraction, stop_s: Fraction, spec: ClipSpec) -> tuple[int, int]:
     first = -((-start_s * spec.sample_rate) // 1)  # ceiling: not before the span
     return first, stop_s * spec.sample_rate // 1 - spec.samples

@@ -2,7 +2,8 @@
 
 KEY.audio.flac    the waveform, 16 bit, at the spec's rate
 KEY.frame00.jpg.. one JPEG a frame      | KEY.frames.npy  raw uint8  | KEY.frames.mp4  H.264
-KEY.json          source, start_s, stop_s, labels, caption, fps, frame_times_s, residual_ms, has_audio
+KEY.json          source, start_s, stop_s, labels, caption, caption_from, fps, frame_times_s,
+                  residual_ms, has_audio
 KEY.mel.npy       the mel stack, float16 in [-1, 1]
 """
 

@@ -20,12 +20,20 @@ from typing import Any
 import numpy as np
 
 from avprep.shards.clips import DecodeH264, known_labels, load_npy, load_waveform, unpack_frames
-from avprep.shards.latents import CARRIED_FIELDS, EncoderHeader, unpack
+from avprep.shards.latents import CARRIED_FIELDS, CARRIED_IF_THERE, EncoderHeader, unpack
 from avprep.shards.layout import AUDIO, CLIP_HEADER, LATENT, LOGVAR, MEL, MOST_CLIP_HEADER, ShardError
 from avprep.shards.tar import Members
 from avprep.spec import ClipSpec
 
-_TYPES = {"source": str, "caption": str, "labels": list, "start_s": float, "stop_s": float, "has_audio": bool}
+_TYPES = {
+    "source": str,
+    "caption": str,
+    "caption_from": str,
+    "labels": list,
+    "start_s": float,
+    "stop_s": float,
+    "has_audio": bool,
+}
 _ONE = 0x3C00  # the bits of 1.0 in float16
 
 # What json, NumPy, Pillow (SyntaxError, OSError, struct.error), soundfile (RuntimeError) and an H.264 decoder
@@ -110,7 +118,8 @@ def load_clip_header(data: bytes) -> dict[str, Any]:
     """The clip header in KEY.json; `labels` is empty where the file has none or the one that stands for none.
 
     Raises:
-        ShardError: no JSON object, or one of `CARRIED_FIELDS` missing or of another type.
+        ShardError: no JSON object, or one of `CARRIED_FIELDS` missing; one of them, or of `CARRIED_IF_THERE`,
+            of another type.
     """
     if len(data) > MOST_CLIP_HEADER:
         raise ShardError(f"a clip header of {len(data):,} bytes; at most {MOST_CLIP_HEADER:,} are read")
@@ -120,7 +129,7 @@ def load_clip_header(data: bytes) -> dict[str, Any]:
         raise ShardError(f"a clip header that is no JSON: {error}") from error
     if not isinstance(header, dict):
         raise ShardError(f"a clip header that is a {type(header).__name__}, not an object")
-    for name in CARRIED_FIELDS:
+    for name in (*CARRIED_FIELDS, *(name for name in CARRIED_IF_THERE if name in header)):
         value, kind = header.get(name), _TYPES[name]
         if kind is float and type(value) is int:
             value = float(value)

@@ -1,6 +1,6 @@
 """A latent shard: the layout of a clip shard, with the planes of a latent in place of frames and sound.
 
-    KEY.json          labels, caption, source, start_s, stop_s, has_audio
+    KEY.json          labels, caption, caption_from, source, start_s, stop_s, has_audio
     KEY.latent.npy    float16 (C, P, rows, columns), zero below each plane's valid rows; in [-1, 1]
                       packed: the valid values alone, 1-D: plane by plane, each (C, valid_rows, columns)
     KEY.logvar.npy    the posterior's log-variance in the same layout, if stored
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ from avprep.spec import ClipSpec
 
 # What the KEY.json of a latent keeps of its clip's; every KEY.json must have them.
 CARRIED_FIELDS = ("labels", "caption", "source", "start_s", "stop_s", "has_audio")
+CARRIED_IF_THERE = ("caption_from",)  # clips of earlier versions lack it
 # Ledger entries (ShardRecord.extra).
 SUMS_ENTRY, CLIPS_ENTRY = "latents", "clips_sha256"
 SATURATED = 0.99
@@ -124,6 +126,12 @@ class EncoderHeader:
             raise ShardError(f"a spec.json of latents without what belongs there: {error}") from error
 
 
+def carried(clip: Mapping[str, Any]) -> dict[str, Any]:
+    """What the KEY.json of a latent keeps of its clip's."""
+    names = (*CARRIED_FIELDS, *(name for name in CARRIED_IF_THERE if name in clip))
+    return {name: clip[name] for name in names}
+
+
 def pack_clip_latents(
     *,
     clip: dict[str, Any],
@@ -134,7 +142,7 @@ def pack_clip_latents(
 ) -> Members:
     """A clip's files. `latent` and `logvar` float16 (C, P, rows, columns), their padding zero."""
     members = {
-        CLIP_HEADER: pack_clip_header({name: clip[name] for name in CARRIED_FIELDS}),
+        CLIP_HEADER: pack_clip_header(carried(clip)),
         LATENT: save_npy(pack(latent, header) if packed else latent),
     }
     if logvar is not None:

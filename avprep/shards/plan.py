@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -46,9 +47,14 @@ SCHEMA = pa.schema(
         ("source_height", pa.int32()),
         ("source_fps", pa.float64()),  # on average
         ("source_s", pa.float64()),  # seconds of video
+        # 'source': the dataset gives the caption; 'labels': it is made from them; '' = there is none. Null =
+        # not marked: the clips of an output that an earlier version began have no such field.
+        ("caption_from", pa.string()),
+        # Of a source whose clips start at events: a digest of what is listed of it. '' = they do not.
+        ("events", pa.string()),
     ]
 )
-_COLUMNS_OF_VERSIONS = (8, 11, len(SCHEMA))  # a plan has the first columns, as many as its version knew
+_COLUMNS_OF_VERSIONS = (8, 11, 15, len(SCHEMA))  # a plan has the first columns, as many as its version knew
 _HISTORY = b"history"  # of the metadata
 
 
@@ -69,6 +75,8 @@ class PlanRow:
     source_height: int | None = None
     source_fps: float | None = None
     source_s: float | None = None
+    caption_from: str | None = None
+    events: str = ""
 
 
 class PlannedSpan(NamedTuple):
@@ -80,6 +88,7 @@ class PlannedSpan(NamedTuple):
     labels: tuple[str, ...]
     caption: str
     version: str
+    events: str  # '' = its clips do not start at events; elsewhere labels and caption are empty
 
 
 @dataclass(frozen=True)
@@ -170,6 +179,10 @@ class PlanReader:
         with self._store.open(PLAN_FILE) as file:
             return PlanHistory(sha256_of(file))
 
+    def marks_captions(self) -> bool:
+        """Whether the clips say where their captions are from."""
+        return all(table["caption_from"].null_count == 0 for table in islice(self._tables("caption_from"), 1))
+
     def rows(self, shard: int) -> list[PlanRow]:
         return [PlanRow(**row) for row in self.table(shard).to_pylist()]
 
@@ -233,11 +246,12 @@ class PlanReader:
         """The sources, as often as neighbouring rows differ: more than once where the clips of a source lie
         in several shards."""
         last = None
-        columns = ("source", "span_start_s", "span_stop_s", "labels", "caption", "version")
+        columns = ("source", "span_start_s", "span_stop_s", "labels", "caption", "version", "events")
         for table in self._tables(*columns):
             rows = (column.to_pylist() for column in table.columns)
-            for path, start_s, stop_s, labels, caption, version in zip(*rows, strict=True):
-                span = PlannedSpan(path, start_s, stop_s, tuple(labels), caption, version)
+            for path, start_s, stop_s, labels, caption, version, events in zip(*rows, strict=True):
+                labels, caption = ((), "") if events else (labels, caption)
+                span = PlannedSpan(path, start_s, stop_s, tuple(labels), caption, version, events)
                 if span != last:
                     yield span
                 last = span
@@ -261,7 +275,8 @@ class PlanReader:
                     raise ShardError(f"is damaged (shards that it does not have); {_REMEDY}")
         for name in sorted(set(columns) - set(there)):
             field = SCHEMA.field(name)
-            unknown = pa.repeat("", len(table)) if name == "version" else pa.nulls(len(table), field.type)
+            is_text = name in ("version", "events")
+            unknown = pa.repeat("", len(table)) if is_text else pa.nulls(len(table), field.type)
             table = table.append_column(field, unknown)
         return table.select(columns)
 

@@ -253,5 +253,7 @@ def _text_damage(name: str, item: Item, planned: PlanRow | None) -> Iterator[Dam
     stated = item["json"]
     if stated["source"] != planned.source or stated["caption"] != planned.caption:
         yield Damage(name, f"its source or caption is not the plan's: {stated['source'][:80]!r}")
+    if planned.caption_from not in (None, stated.get("caption_from")):
+        yield Damage(name, f"caption_from is not the plan's: {str(stated.get('caption_from'))[:80]!r}")
     if stated["labels"] != known_labels(planned.labels):
         yield Damage(name, f"labels {stated['labels'][:5]!r} are not the plan's {list(planned.labels)[:5]!r}")

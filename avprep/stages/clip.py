@@ -258,12 +258,14 @@ def clip_waveform(clip: RawClip, spec: ClipSpec) -> np.ndarray:
 
 
 def _clip_header(source: PlannedSource, clip: RawClip, spec: ClipSpec) -> dict[str, object]:
+    text = source.text_of(clip.start)
     return {
         "source": source.path,
         "start_s": clip.start / spec.sample_rate,
         "stop_s": (clip.start + spec.samples) / spec.sample_rate,
-        "labels": list(source.labels),
-        "caption": source.caption,
+        "labels": list(text.labels),
+        "caption": text.caption,
+        **({} if text.caption_from is None else {"caption_from": text.caption_from}),
         "fps": spec.fps,
         "frame_times_s": clip.frame_times_s,
         "residual_ms": clip.residual_ms,

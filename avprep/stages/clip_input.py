@@ -18,7 +18,7 @@ from avprep.media.mux import decode_frames
 from avprep.reasons import MediaError, Reason
 from avprep.shards.decoders import ClipDecoder, decoded
 from avprep.shards.integrity import HashingReader
-from avprep.shards.latents import CARRIED_FIELDS
+from avprep.shards.latents import carried
 from avprep.shards.layout import ShardError
 from avprep.shards.ledger import LedgerRow, read_ledger
 from avprep.shards.store import open_store
@@ -126,8 +126,7 @@ def _decode(spec: ClipSpec) -> Callable[[tuple[str, Members]], tuple[str, InputC
             item = decoded("the clip in its shard", fields, members)
         except ShardError as error:
             return key, MediaError(Reason.CORRUPT, str(error))
-        header = {name: item["json"][name] for name in CARRIED_FIELDS}
-        return key, InputClip(_NO_ROW, header, item["frames"], item["mel"])
+        return key, InputClip(_NO_ROW, carried(item["json"]), item["frames"], item["mel"])
 
     return decode
 
@@ -180,5 +179,4 @@ def decode_piece(
 
 
 def _input_clip(clip: MadeClip) -> InputClip:
-    header = {name: clip.header[name] for name in CARRIED_FIELDS}
-    return InputClip(clip.row, header, clip.frames, clip.mel.astype(np.float16))
+    return InputClip(clip.row, carried(clip.header), clip.frames, clip.mel.astype(np.float16))

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from avprep.media.timeline import Cut
 from avprep.reasons import MediaError
@@ -52,15 +52,25 @@ class Probed:
     cuts: tuple[Cut, ...] | None = None  # ascending; None: they were not looked for
 
 
+class ClipText(NamedTuple):
+    """What KEY.json says of a clip besides what is measured."""
+
+    labels: tuple[str, ...] = ()
+    caption: str = ""
+    caption_from: str | None = None  # None: KEY.json has no such field
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlannedSource:
     """The clips of one source in one shard."""
 
     path: str  # under the root
     starts: tuple[int, ...]  # samples, ascending; (0,) where `verdict` says there is none
-    labels: tuple[str, ...] = ()
-    caption: str = ""
+    texts: tuple[ClipText, ...] = ()  # of each start; () = no clip has any
     verdict: MediaError | None = None  # known when the plan was made: broken, or too short
+
+    def text_of(self, start: int) -> ClipText:
+        return self.texts[self.starts.index(start)] if self.texts else ClipText()
 
 
 @dataclass(frozen=True, kw_only=True)

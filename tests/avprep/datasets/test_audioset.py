@@ -85,6 +85,44 @@ def test_strong_labels_are_those_of_a_segment_s_events_in_the_order_of_their_ons
     assert found.notes["rows that cannot be read"] == 2
 
 
+def strong(root: Path, **options) -> dict[str, list[tuple[float, float, tuple[str, ...]]]]:
+    made(
+        root,
+        "b0RFKhbpFJA_30_40.mp4",
+        "-z4j8tsRGHA.mp4",
+        audioset_train_strong_tsv=STRONG,
+        ontology_json=json.dumps(ONTOLOGY),
+        qa_true_counts_csv="label_id,num_rated,num_true\n/m/09x0r,10,9\n/m/0bt9lr,10,5\n",
+    )
+    found = listing(root, split="strong", **options).sources
+    return {source.path[:2]: [tuple(event) for event in source.events] for source in found}
+
+
+def test_events_are_listed_in_time_where_they_are_asked_for(tmp_path):
+    assert strong(tmp_path, at_events=True) == {
+        "b0": [
+            (0.0, 10.0, ("Wind",)),
+            (1.0, 2.0, ("Speech",)),
+            (3.0, 4.0, ("Dog",)),
+            (5.0, 6.0, ("Speech",)),
+        ],
+        "-z": [(0.068, 4.25, ("Firecracker",))],
+    }
+    assert strong(tmp_path) == {"b0": [], "-z": []}
+
+
+def test_events_have_what_their_label_is_a_kind_of_and_none_of_low_quality(tmp_path):
+    found = strong(tmp_path, at_events=True, with_ancestors=True, min_label_quality=0.5)
+    higher = ("Domestic animals, pets", "Animal")
+    assert found == {"b0": [(1.0, 2.0, ("Speech",)), (3.0, 4.0, ("Dog", *higher)), (5.0, 6.0, ("Speech",))]}
+
+
+@pytest.mark.parametrize("split", ["balanced_train", None])
+def test_weak_lists_have_no_events(weak, split):
+    with pytest.raises(DatasetError, match=f"^at_events = True: the labels of split={split} have no times"):
+        listing(weak, split=split, at_events=True)
+
+
 def test_a_strong_list_is_known_by_its_suffix_and_is_not_part_of_the_weak_splits(tmp_path):
     made(tmp_path, "b0RFKhbpFJA_30_40.mp4", audioset_train_strong_tsv=STRONG, eval_segments_csv=WEAK)
     given = listing(tmp_path, list_file=tmp_path / "audioset_train_strong.tsv")
@@ -97,10 +135,14 @@ def test_absent_labels_of_a_framed_list_are_no_events(tmp_path):
     (tmp_path / "framed.tsv").write_text(
         "b0RFKhbpFJA_30000\t0.000\t0.960\t/m/09x0r\tPRESENT\n"
         "b0RFKhbpFJA_30000\t0.000\t0.960\t/m/0bt9lr\tNOT_PRESENT\n"
+        "b0RFKhbpFJA_30000\t1.920\t2.880\t/m/09x0r\tPRESENT\n"
+        "b0RFKhbpFJA_30000\t0.960\t1.920\t/m/09x0r\tPRESENT\n"
+        "b0RFKhbpFJA_30000\t3.840\t4.800\t/m/09x0r\tPRESENT\n"
     )
     notes: Counter[str] = Counter()
     (row,) = read_strong_rows(tmp_path / "framed.tsv", notes)
     assert row.mids == ("/m/09x0r",) and not notes
+    assert [event[:2] for event in row.events] == [(0.0, 2.88), (3.84, 4.8)]  # frames that touch are one
 
 
 def test_labels_are_propagated_upwards_on_request(weak):
@@ -135,7 +177,14 @@ def test_labels_of_low_quality_go_and_segments_without_another_one_too(weak):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("id,rated\n1,2\n", "must have the columns label_id"), (None, "there is no qa_true")]
+    ("text", "said"),
+    [
+        ("id,num_rated\n1,2\n", r"the columns \['id', 'num_rated'\]; it needs label_id, num_true too"),
+        ("", r"the columns \[\]; it needs label_id, num_rated, num_true"),
+        ("label_id,num_rated,num_true\n/m/1,10,9\n/m/2,10\n", "line 3 of .*/m/2"),
+        ("label_id,num_rated,num_true\n/m/1,10,90%\n", "line 2 of .*90%"),
+        (None, "there is no qa_true"),
+    ],
 )
 def test_a_quality_table_that_is_none_is_named(weak, text: str | None, said: str):
     if text is not None:
@@ -155,9 +204,16 @@ def test_an_excluded_class_excludes_its_kinds_where_labels_are_propagated(weak):
         listing(weak, exclude_labels=("Animal",), with_ancestors=True)
 
 
-@pytest.mark.parametrize("options", [{"with_ancestors": True}, {"min_label_quality": 0.5}])
-def test_other_datasets_have_no_ontology_and_no_ratings(weak, options):
-    with pytest.raises(DatasetError, match=f"^{next(iter(options))} = .*labels of folder"):
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"with_ancestors": True}, "labels of folder have no ontology"),
+        ({"min_label_quality": 0.5}, "labels of folder are not rated"),
+        ({"at_events": True}, "labels of folder have no times"),
+    ],
+)
+def test_other_datasets_have_no_ontology_no_ratings_and_no_events(weak, options, said):
+    with pytest.raises(DatasetError, match=f"^{next(iter(options))} = .*{said}"):
         list_dataset("folder", DatasetOptions(root=weak, **options))
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from avprep.datasets.source import Source
+from avprep.datasets.source import Event, Source, caption_of
 from avprep.jobs.changes import Changes, find_changes
 from avprep.jobs.config import FromMedia, PlanOptions
+from avprep.jobs.events import digest_of
 from avprep.media.source import file_version
 from avprep.shards.clips import clip_key
 from avprep.shards.plan import PlanReader, PlanRow, write_plan
@@ -24,7 +25,7 @@ def row(root: Path, source: Source, start: int = 0) -> PlanRow:
         source=source.path,
         start=start,
         labels=source.labels,
-        caption=source.caption,
+        caption=source.caption or caption_of(source.labels),
         span_start_s=source.start_s,
         span_stop_s=source.stop_s,
         version=file_version(str(root / source.path)),
@@ -93,6 +94,16 @@ def test_a_plan_without_spans_and_versions_is_compared_by_names_and_texts(root):
     spans = [Source(path="a", start_s=0, stop_s=2), Source(path="a", start_s=2, stop_s=4)]
     assert changes(root, [old], spans) == Changes(same=1)
     assert changes(root, [old], [Source(path="a", caption="new")]).relisted == ["a"]
+
+
+def test_events_are_compared_where_clips_start_at_them(root):
+    """The labels of clips are not those of the source: a digest stands for what was listed."""
+    source = Source(path="a", labels=("x", "y"), events=(Event(0, 1, ("x",)), Event(2, 3, ("y",))))
+    planned = [replace(row(root, source), labels=("x",), events=digest_of(source))]
+    assert changes(root, planned, [source]) == Changes(same=1)
+    later = replace(source, events=(Event(0, 1, ("x",)), Event(2.001, 3, ("y",))))
+    assert changes(root, planned, [later]).relisted == ["a"]
+    assert changes(root, planned, [replace(source, caption="new")]).relisted == ["a"]
 
 
 def test_what_a_limit_leaves_out_is_not_new(root):

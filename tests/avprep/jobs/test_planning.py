@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avprep.datasets.source import Source
+from avprep.datasets.source import Event, Source
 from avprep.errors import ArgumentError
 from avprep.jobs.config import PlanOptions
 from avprep.jobs.planning import broken_key, plan_shards, replanned, rows_again
@@ -139,6 +139,78 @@ def test_a_span_is_cut_from_the_file_unless_the_file_is_the_span():
     assert min(row.start for row in rows) == 0
     (rows,) = plan([Source(**span)], trimmed)
     assert [(row.start, row.reason) for row in rows] == [(30 * 16000, "too_short")]
+
+
+# --- events ------------------------------------------------------------------------------------------------
+
+DOG, CAT, RAIN = (Event(start_s, stop_s, (label,)) for start_s, stop_s, label in
+                  ((2.5, 2.75, "dog"), (3.0, 9.0, "cat"), (9.5, 9.9, "rain")))  # fmt: skip
+EVENTS = {"labels": ("dog", "cat", "rain"), "events": (DOG, CAT, RAIN)}
+
+
+def placed(source: Source, seconds: float, **options) -> dict[float, tuple[str, ...]]:
+    """Seconds to the labels of every clip."""
+    (rows,) = plan([source], {source.path: seconds}, at_events=True, **options)
+    assert all(row.caption == f"a video of {', '.join(row.labels)}" for row in rows if not row.reason)
+    return {row.start / SPEC.sample_rate: row.labels for row in rows if not row.reason}
+
+
+def test_clips_start_at_onsets_and_have_the_labels_of_what_sounds_in_them():
+    # The cat begins within the dog's clip, and is heard in the last one no more: that ends with the file.
+    assert placed(Source(path="a", **EVENTS), 10.0) == {2.5: ("dog", "cat"), 8.4: ("cat", "rain")}
+
+
+def test_onsets_are_counted_from_the_start_of_the_span_unless_the_file_is_the_span():
+    span = Source(path="a", start_s=30.0, stop_s=40.0, maybe_trimmed=True, **EVENTS)
+    assert list(placed(span, 60.0)) == [32.5, 38.4]
+    assert list(placed(span, 10.5)) == [2.5, 8.9]
+
+
+def test_an_event_behind_the_end_of_the_pictures_has_no_clip():
+    assert list(placed(Source(path="a", **EVENTS), 5.0)) == [2.5]
+    assert list(placed(Source(path="a", **EVENTS), 4.0)) == [2.4]  # the end of the file moves it
+
+
+def test_a_source_of_which_no_event_is_left_says_so():
+    ((row,),) = plan([Source(path="a", **EVENTS)], {"a": 2.0}, at_events=True)
+    assert (row.reason, row.detail) == ("no_event", "3 events, none within its pictures")
+    ((row,),) = plan([Source(path="a", **EVENTS)], {"a": 1.0}, at_events=True)
+    assert row.reason == "too_short"
+
+
+def test_the_cap_is_spread_over_the_events():
+    assert list(placed(Source(path="a", **EVENTS), 10.0, clips_per_source=1)) == [2.5]
+
+
+def test_a_caption_of_the_dataset_is_that_of_every_clip_and_says_so():
+    (rows,) = plan([Source(path="a", caption="pets", **EVENTS)], {"a": 10.0}, at_events=True)
+    assert {(row.caption, row.caption_from) for row in rows} == {("pets", "source")}
+
+
+def test_events_are_not_read_where_they_are_not_asked_for():
+    assert plan([Source(path="a", **EVENTS)], {"a": 10.0}) == plan(
+        [Source(path="a", labels=EVENTS["labels"])], {"a": 10.0}
+    )
+
+
+def test_a_stride_does_not_go_with_events():
+    with pytest.raises(ArgumentError, match="^at_events = True: .*give no stride"):
+        PlanOptions(at_events=True, stride_samples=1)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ({"labels": ("dog", "cat")}, ("a video of dog, cat", "labels")),
+        ({"labels": ("dog",), "caption": "a video of dog"}, ("a video of dog", "source")),
+        ({"caption": "pets"}, ("pets", "source")),
+        ({}, ("", "")),
+    ],
+)
+def test_a_caption_says_what_it_is_from(source, expected):
+    for seconds in (0, 1.0, 1.6):
+        ((row,),) = plan([Source(path="a", **source)], {"a": seconds})
+        assert (row.caption, row.caption_from) == expected
 
 
 def test_rows_planned_again_replace_the_broken_one_and_move_no_other():

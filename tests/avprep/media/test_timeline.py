@@ -1,5 +1,6 @@
 from bisect import bisect_right
 from fractions import Fraction
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from avprep.media.timeline import (
     Part,
     clip_starts,
     spread,
+    starts_at,
     starts_in_shots,
     starts_of_parts,
     target_ticks,
@@ -30,6 +32,80 @@ def test_a_clip_never_begins_before_its_span_nor_ends_after_it():
     starts = clip_starts(start_s=start_s, stop_s=stop_s, spec=SPEC, stride_samples=12800)
     assert Fraction(starts[0], 16000) >= start_s > Fraction(starts[0] - 1, 16000)
     assert Fraction(starts[-1] + SPEC.samples, 16000) <= stop_s
+
+
+def at(*instants_s: float, start_s: float = 0, stop_s: float = 10) -> list[float]:
+    instants = [Fraction(instant_s).limit_denominator(1000) for instant_s in instants_s]
+    span = {"start_s": Fraction(start_s), "stop_s": Fraction(stop_s)}
+    starts, left_out = starts_at(instants, **span, cuts=(), spec=SPEC)
+    assert left_out == []
+    return [start / 16000 for start in starts]
+
+
+def test_a_clip_begins_at_an_instant_or_as_much_earlier_as_the_end_of_the_span_wants():
+    assert at(2.627, 0) == [0, 2.627]
+    assert at(9.0) == [8.4]
+    assert at(2, 3.59, 3.6) == [2, 3.6]  # the second one lies in the first clip
+    assert at(8.0, 9.7) == [8.0]  # a clip with the second one would overlap the first
+    assert at(-1, 10, 11) == []
+    assert at(1, start_s=0.5, stop_s=2) == []  # no clip fits
+
+
+def test_a_clip_begins_at_the_last_sample_that_is_not_after_its_instant():
+    third = Fraction(100_001, 48_000)  # between the samples 33333 and 33334
+    for start_s, start in ((Fraction(0), 33333), (third, 33334)):  # not before the span
+        found = starts_at([third], start_s=start_s, stop_s=Fraction(9), cuts=(), spec=SPEC)
+        assert found == ([start], [])
+
+
+def test_a_clip_at_an_instant_ends_with_its_shot_or_is_left_out():
+    near, far = Cut(3.875, 4.0), Cut(5.0, 5.04)
+    span = {"start_s": Fraction(0), "stop_s": Fraction(9), "spec": SPEC}
+    assert starts_at([Fraction(3)], **span, cuts=[near, far]) == ([38000], [])  # its last frame is at 3.875
+    assert starts_at([Fraction(4)], **span, cuts=[near, far]) == ([], [(64000, far)])  # a shot of 1 s
+    assert starts_at([Fraction("3.95")], **span, cuts=[near]) == ([], [(63200, near)])  # within the cut
+    taken = [Fraction(2), Fraction("3.7")]  # a clip of the second one would overlap the first
+    assert starts_at(taken, **span, cuts=[near]) == ([32000], [(59200, near)])
+
+
+@given(
+    st.lists(st.fractions(0, 12, max_denominator=1000), max_size=6),
+    st.fractions(0, 4, max_denominator=1000),
+    st.fractions(4, 12, max_denominator=1000),
+)
+def test_clips_at_instants_lie_in_the_span_and_do_not_overlap(instants_s, start_s, stop_s):
+    starts, left_out = starts_at(instants_s, start_s=start_s, stop_s=stop_s, cuts=(), spec=SPEC)
+    assert left_out == []
+    assert all(b - a >= SPEC.samples for a, b in pairwise(starts))
+    assert all(start >= start_s * 16000 and start + SPEC.samples <= stop_s * 16000 for start in starts)
+    clips = [(Fraction(start, 16000), Fraction(start + SPEC.samples, 16000)) for start in starts]
+    inside = [instant_s for instant_s in instants_s if start_s <= instant_s < stop_s]
+    sample = Fraction(1, 16000)
+    for a, b in clips:  # every clip has an instant, at its start or where the span leaves no other place
+        assert any(a <= i < a + sample or (a - sample < i < b and b + sample > stop_s) or
+                   (i < a < start_s + sample) for i in inside)  # fmt: skip
+    for i in inside:  # every instant has a clip, or one is in its way
+        wanted = min(i, stop_s - SPEC.seconds)
+        assert any(a - sample < i < b + sample or a <= wanted < b + sample for a, b in clips) or (
+            stop_s - start_s < SPEC.seconds + sample
+        )
+
+
+@given(
+    st.lists(st.fractions(0, 12, max_denominator=1000), max_size=6),
+    st.lists(st.tuples(st.floats(0, 12), st.floats(0, 2)), max_size=4),
+)
+def test_no_clip_at_an_instant_contains_a_cut(instants_s, found):
+    cuts = [Cut(before_s, before_s + length_s) for before_s, length_s in sorted(found)]
+    span = {"start_s": Fraction(0), "stop_s": Fraction(12)}
+    starts, left_out = starts_at(instants_s, **span, cuts=cuts, spec=SPEC)
+    to_last_frame = Fraction(SPEC.samples - SPEC.samples_per_frame, 16000)
+    for start in starts:
+        at_s = Fraction(start, 16000)
+        assert not any(cut.is_inside(at_s, at_s + to_last_frame) for cut in cuts)
+    assert all(b - a >= SPEC.samples for a, b in pairwise(starts))
+    assert not starts or (starts[0] >= 0 and starts[-1] + SPEC.samples <= 12 * 16000)
+    assert not {start for start, _ in left_out} & set(starts)
 
 
 def test_a_limit_spreads_clips_over_the_span():

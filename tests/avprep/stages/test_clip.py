@@ -22,7 +22,7 @@ from avprep.shards.tar import read_shard
 from avprep.spec import ClipSpec
 from avprep.stages.clip import made_clips, make_shard
 from avprep.stages.options import ClipOptions
-from avprep.stages.tasks import PlannedSource, ShardTask
+from avprep.stages.tasks import ClipText, PlannedSource, ShardTask
 
 SPEC = ClipSpec(frames=4, size=16, n_mels=16, n_fft=256)
 CORRUPT = MediaError(Reason.CORRUPT, "a damaged frame")
@@ -80,13 +80,16 @@ def clips_of(tmp_path):
 
 def test_a_clip_is_stored_with_its_header_and_its_own_samples(media, tmp_path):
     media["a"] = [raw(0), raw(6400)]
-    source = PlannedSource(path="a", starts=(0, 6400), labels=("rain",), caption="it rains")
+    texts = (ClipText(("dog",), "a video of dog", "labels"), ClipText(("rain",), "it rains", "source"))
+    source = PlannedSource(path="a", starts=(0, 6400), texts=texts)
     result = make_shard(task(tmp_path, source))
     stored = clips_of(tmp_path)
     members = stored[clip_key("a", 6400)]
     header = json.loads(members["json"])
     assert (header["source"], header["start_s"], header["stop_s"]) == ("a", 0.4, 0.8)
     assert (header["labels"], header["caption"], header["has_audio"]) == (["rain"], "it rains", True)
+    assert header["caption_from"] == "source"
+    assert json.loads(stored[clip_key("a", 0)]["json"])["labels"] == ["dog"]
     assert np.array_equal(unpack_frames(members, SPEC.frames_shape, None), raw(0).frames)
     own = raw(6400).sound.waveform[SPEC.samples_before :][: SPEC.samples]
     assert np.abs(load_waveform(members["audio.flac"], SPEC) - own).max() <= 1 / 32768
