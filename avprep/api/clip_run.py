@@ -9,6 +9,7 @@ from avprep.api.runs import RunProgress, RunReport, one_callback, one_job_error,
 from avprep.api.sources import AnyPath, AnySources, listed_sources
 from avprep.checks import require_spec, samples_of
 from avprep.datasets.source import DatasetOptions
+from avprep.errors import ArgumentError
 from avprep.jobs.clip import run_clip_job
 from avprep.jobs.config import ClipJobConfig, FromMedia, PlanOptions, runner_config
 from avprep.jobs.output import absolute, require_apart
@@ -54,6 +55,8 @@ def clip_dataset(
     only_failed: bool = ClipJobConfig.only_failed,
     add_new: bool = ClipJobConfig.add_new,
     replace_changed: bool = ClipJobConfig.replace_changed,
+    score: Sequence[str] | None = ClipJobConfig.score,
+    weights_yamnet: AnyPath | None = ClipJobConfig.weights_yamnet,
     progress: Callable[[RunProgress], None] | None = None,
 ) -> RunReport:
     """Cuts sources into clip shards, as `avprep clip` does. To resume, call it again with the same arguments.
@@ -94,11 +97,16 @@ def clip_dataset(
         add_new: clips sources that the plan of `out` does not have, into new shards behind the old ones.
         replace_changed: clips files anew, into new shards, that have another size or time than when they were
             planned, or are listed with other labels, captions or spans. Their old clips are removed.
+        score: names of scores, or 'all': they are computed as the clips are made, and `score_dataset` finds
+            them done. Shards that stand without them are read again. None = no scores.
+        weights_yamnet: as of `score_dataset`; only with `score`.
         progress: called in this thread with a `RunProgress`. What it raises ends the run.
 
     Raises:
         ArgumentError: an argument out of range, or that does not go with another.
         DatasetError: the root cannot be listed, or holds no source.
+        ScoreUnavailable: none of the scores can run here.
+        ShardError: a damaged file of the output.
         JobError: the output was begun with other arguments, or the media are gone.
         OutputInUse: another run holds the output.
         RunnerError: Ray cannot be started or attached to.
@@ -157,6 +165,8 @@ def clip_dataset(
         only_failed=only_failed,
         add_new=add_new,
         replace_changed=replace_changed,
+        score=_score_names(score),
+        weights_yamnet=None if weights_yamnet is None else Path(weights_yamnet),
     )
     with one_job_error():
         report = run_clip_job(config, one_callback(progress))
@@ -166,4 +176,15 @@ def clip_dataset(
         new_sources=len(changes.new),
         changed_sources=len(changes.changed),
         gone_sources=len(changes.gone),
+        scored=report.scored,
     )
+
+
+def _score_names(score: Sequence[str] | None) -> tuple[str, ...] | None:
+    """As the job takes them: () for all, None for none. Raises ArgumentError for another text, and for an
+    empty list."""
+    if score is None or score == "all":
+        return None if score is None else ()
+    if isinstance(score, str) or not score:
+        raise ArgumentError(f"score must be 'all' or a list of names, not {score!r}")
+    return tuple(score)

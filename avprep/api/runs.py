@@ -8,14 +8,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from avprep.jobs.output import JobError
-from avprep.jobs.progress import JobReport, Progress
+from avprep.jobs.progress import JobReport, Progress, ScoreReport
 from avprep.media.source import MediaGone
 from avprep.shards.ledger import Sums
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunProgress:
-    """Where a run is: passed to the `progress` callback whenever something has changed."""
+    """Where a run is: passed to the `progress` callback whenever something has changed.
+
+    A run that makes clips and then scores finished shards that lack scores counts those shards anew.
+    """
 
     headers: int = 0  # source files probed for the plan so far
     shards: int = 0  # that this run makes; 0 until the plan is there
@@ -42,6 +45,7 @@ class RunReport:
     new_sources: int = 0  # that are listed now
     changed_sources: int = 0  # files with another size or time, other labels, captions or spans
     gone_sources: int = 0  # that are not there any more
+    scored: ScoreReport | None = None  # of `clip_dataset` with `score`: what it did about scores
     damaged: tuple[str, ...] = ()  # clip shards that could not be encoded, and why: not made, not counted
 
 
@@ -74,11 +78,14 @@ class _Gathered:
     def callbacks(self) -> Progress:
         return Progress(
             planning=lambda headers: self._tell(headers=headers),
-            planned=lambda clips, shards: self._tell(clips=clips, shards=shards),
+            planned=self._planned,
             shard_done=self._shard_done,
             worker_lost=lambda what: self._tell(message=f"worker lost, {what}; its shard is tried again"),
             say=lambda what: self._tell(message=what),
         )
+
+    def _planned(self, clips: int, shards: int) -> None:
+        self._tell(clips=clips, shards=shards, clips_done=0, shards_done=0)
 
     def _shard_done(self, sums: Sums, _busy: float | None) -> None:
         now = self._now

@@ -10,7 +10,8 @@ from avprep.api.sources import AnyPath
 from avprep.errors import ArgumentError
 from avprep.jobs.config import ScoreJobConfig, runner_config
 from avprep.jobs.output import absolute
-from avprep.jobs.score import ScoreReport, run_score_job
+from avprep.jobs.progress import ScoreReport
+from avprep.jobs.score import run_score_job
 
 
 def score_dataset(

@@ -37,6 +37,7 @@ class BarProgress:
 
     def _planned(self, clips: int, shards: int) -> None:
         if clips:
+            self.close()  # of the clips; those that lack scores come after them
             self._bar = tqdm(total=clips, unit="clip", desc=f"{shards:,} shards", smoothing=0.05)
 
     def _shard_done(self, sums: Sums, busy: float | None) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from avprep.cli.options import media_options, option
 from avprep.jobs.config import ClipJobConfig
 from avprep.shards.layout import VIDEO_CODECS
+
+
+def _score_names(given: str) -> tuple[str, ...]:
+    """The names of scores in an option; () for all."""
+    return () if given == "all" else tuple(name.strip() for name in given.split(","))
 
 
 @click.command()
@@ -45,6 +52,22 @@ from avprep.shards.layout import VIDEO_CODECS
     "--replace-changed",
     is_flag=True,
     help="Clip sources that changed since the first run anew, into new shards.",
+)
+@option(
+    ClipJobConfig,
+    "score",
+    "--score",
+    callback=lambda _context, _option, given: None if given is None else _score_names(given),
+    metavar="all|NAME,NAME",
+    help="Score clips as they are made: what avprep score writes, without reading the shards again.",
+)
+@option(
+    ClipJobConfig,
+    "weights_yamnet",
+    "--weights-yamnet",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="For --score: as of avprep score.",
 )
 def clip(**options) -> None:
     """Clip videos into frame-aligned audio-video shards. To resume, run the same command again."""

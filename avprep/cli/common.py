@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from avprep.cli.group import Refused
+from avprep.cli.group import Refused, with_options
 from avprep.reasons import Reason
 from avprep.shards.layout import ShardError, read_header
 from avprep.shards.ledger import STATUSES, Sums
 from avprep.shards.plan import PlanReader
 from avprep.shards.store import Store, open_store
+
+if TYPE_CHECKING:
+    from avprep.jobs.progress import ScoreReport
 
 
 def existing(out: str) -> Store:
@@ -50,6 +54,27 @@ def print_sums(sums: Sums) -> None:
 def print_reasons(sums: Sums) -> None:
     for reason, count in sums.by_reason.most_common():
         click.echo(f"  {count:>9,} {explained(Reason.of(reason))}")
+
+
+def print_scores(report: ScoreReport, *, is_timed: bool) -> None:
+    """What a run did about scores. `is_timed`: it did nothing else, so that it has a rate."""
+    for why in report.left_out:
+        click.echo(f"LEFT OUT {with_options(why)}")
+    if not report.made and not report.damaged:
+        click.echo(f"nothing to do: {', '.join(report.scores)} of all {report.shards:,} shards are there")
+        return
+    rate = report.clips / max(report.elapsed_s, 1e-9)
+    took = f" in {report.elapsed_s:.1f} s, {rate:.1f} clips/s" if is_timed else ""
+    click.echo(f"scored {report.clips:,} clips in {report.made:,} of {report.shards:,} shards{took}")
+    if report.problems:
+        click.echo(f"{report.problems:,} clips lack a score: the column problems says why")
+    for damage in report.damaged:
+        click.echo(f"DAMAGED {damage}")
+    if report.damaged:
+        click.echo(
+            f"{len(report.damaged):,} damaged clip shards have no scores. avprep verify names the damage; "
+            f"remove a damaged shard's ledger file, run the same avprep clip command and then avprep score."
+        )
 
 
 # The options that a reason's meaning and advice are about.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from statistics import fmean
 from typing import Any
 
 import click
 
-from avprep.cli.common import exit_without_clips, print_reasons, print_sums, readable_bytes
+from avprep.cli.common import exit_without_clips, print_reasons, print_scores, print_sums, readable_bytes
 from avprep.cli.group import Refused, with_options
 from avprep.cli.job import reported_run
 from avprep.cli.media import listed_media
@@ -41,6 +42,8 @@ def run(options: dict[str, Any]) -> None:
         report = run_clip_job(config, progress)
     _print_report(report, out)
     exit_without_clips(report.sums, out)
+    if report.scored and report.scored.damaged:
+        sys.exit(1)
 
 
 def _print_dry_run(made: DryRun, spec: ClipSpec, codec: VideoCodec) -> None:
@@ -86,4 +89,6 @@ def _print_report(report: ClipReport, out: str) -> None:
             f"{rate:.1f} clips/s"
         )
     print_sums(report.sums)
+    if report.scored:
+        print_scores(report.scored, is_timed=False)
     click.echo(f"{out}: avprep status, avprep verify and plain webdataset read it")

@@ -20,6 +20,7 @@ from avprep.jobs.config import ClipJobConfig, FromMedia
 from avprep.jobs.output import JobError, Stop, end_rebuild, open_output, stopping_in_order
 from avprep.jobs.planner import Planner
 from avprep.jobs.progress import ClipReport, Progress, keep_stats
+from avprep.jobs.score import ScoreRun
 from avprep.jobs.workers import ClipStage, LazyRunner, clip_quarantine, tell_lost, watchdog_s
 from avprep.media.source import require_media
 from avprep.reasons import MediaError, Reason
@@ -29,13 +30,16 @@ from avprep.shards.ledger import finished_shards, outcomes_of, read_columns
 from avprep.shards.lock import lock
 from avprep.shards.plan import PlanReader, PlanRow
 from avprep.shards.store import Store, open_store
-from avprep.stages.tasks import ClipText, PlannedSource, Remake, ShardResult, ShardTask
+from avprep.stages.tasks import ClipText, PlannedSource, Remake, Scoring, ShardResult, ShardTask
 
 
 def run_clip_job(config: ClipJobConfig, progress: Progress) -> ClipReport:
-    """Makes every shard of the plan that is not there yet.
+    """Makes every shard of the plan that is not there yet, and every score that is asked for and not there.
 
     Raises:
+        ArgumentError: there is no score of a name that is asked for.
+        ScoreUnavailable: none of the scores that are asked for can run here.
+        ShardError: a damaged file of the output.
         OutputInUse: another run holds the output.
         JobError: a field differs from the one that the output was begun with.
         MediaGone: the folder of the media is empty or does not answer.
@@ -43,6 +47,7 @@ def run_clip_job(config: ClipJobConfig, progress: Progress) -> ClipReport:
         OSError: the output cannot be written.
     """
     store = open_store(config.out)
+    scores = score_run(store, config)
     with lock(store), stopping_in_order() as stop, ExitStack() as stack:
         runner = LazyRunner(stack, config.source.runner)
         fingerprint = _open(store, config)
@@ -50,13 +55,16 @@ def run_clip_job(config: ClipJobConfig, progress: Progress) -> ClipReport:
             progress.say(f"{damage}; it is made again")
         planner = Planner(config.source, runner, stop, progress)
         plan, report = _planned(store, planner, config, progress)
+        report.scored = scores.report if scores else None
         todo = _todo(store, plan, config, report)
         progress.planned(plan.clips_of(todo), len(todo))
-        tasks = _tasks(plan, todo, config, fingerprint)
+        tasks = _tasks(plan, todo, config, fingerprint, scores.scoring if scores else None)
         _make_shards(store, _results(runner, tasks, config.source, stop, progress), report, progress)
         keep_stats(store, report)
         if report.made == len(todo):
             end_rebuild(store)
+            if scores:
+                _complete(scores, config.source, runner, stop, progress)
     if report.made < len(todo):
         stop.check()
     return report
@@ -174,11 +182,15 @@ def _todo(
 
 
 def _tasks(
-    plan: PlanReader, todo: dict[int, Remake | None], config: ClipJobConfig, fingerprint: str
+    plan: PlanReader,
+    todo: dict[int, Remake | None],
+    config: ClipJobConfig,
+    fingerprint: str,
+    scoring: Scoring | None,
 ) -> Iterator[ShardTask]:
     for index, remake in todo.items():
         task = shard_task(plan, index, config.source, config.out, fingerprint, config.video_codec)
-        yield replace(task, remake=remake)
+        yield replace(task, remake=remake, scoring=scoring)
 
 
 def shard_task(
@@ -247,6 +259,8 @@ def _make_shards(
         report.counts.update(result.counts)
         report.sums.merge(result.sums)
         report.made_sums.merge(result.sums)
+        if report.scored and result.scored:
+            report.scored.add(result.scored)
         progress.shard_done(result.sums, None)
         require_output(store)
     report.elapsed_s = time.monotonic() - started
@@ -256,3 +270,29 @@ def require_output(store: Store) -> None:
     """Raises FileNotFoundError where the output was removed in mid-run, or another disk is mounted there."""
     if not store.exists(HEADER_FILE):
         raise FileNotFoundError(errno.ENOENT, "its spec.json is gone", store.uri)
+
+
+# --- the scores --------------------------------------------------------------------------------------------
+
+
+def score_run(store: Store, config: ClipJobConfig) -> ScoreRun | None:
+    """The scores that are written with the shards; None where none are asked for.
+
+    Raises:
+        ArgumentError: there is no score of a name that is asked for.
+        ScoreUnavailable: none of the scores that are asked for can run here.
+    """
+    if config.score is None:
+        return None
+    return ScoreRun.chosen(store, config.source.clip.spec, "score", config.score, config.weights_yamnet)
+
+
+def _complete(
+    scores: ScoreRun, source: FromMedia, runner: LazyRunner, stop: Stop, progress: Progress
+) -> None:
+    """Scores the finished shards that lack scores: they stood before this run, the process ended between a
+    shard and its scores, or the shard was made without them after its worker was lost."""
+    todo = scores.lacking()
+    if todo:
+        progress.say(f"{len(todo):,} finished shards lack scores: they are read again")
+        scores.complete(todo, runner, watchdog_s(source), stop, progress)

@@ -96,9 +96,13 @@ class ClipJobConfig:
     only_failed: bool = False
     add_new: bool = False  # sources that the plan does not have come into new shards behind the old ones
     replace_changed: bool = False  # so do those that are others now, and their old clips go
+    score: tuple[str, ...] | None = None  # scores that are written with the shards; () = all, None = none
+    weights_yamnet: Path | None = None  # of the score `tags`: see ScoreJobConfig
 
     def __post_init__(self) -> None:
         require_one_of("video_codec", self.video_codec, VIDEO_CODECS)
+        if self.weights_yamnet is not None and self.score is None:
+            raise ArgumentError(f"weights_yamnet = {self.weights_yamnet}: only scores need it; give `score`")
         for name in ("only_failed", "add_new", "replace_changed"):
             if self.rebuild and getattr(self, name):
                 raise ArgumentError(

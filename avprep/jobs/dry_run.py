@@ -14,7 +14,7 @@ from statistics import fmean
 
 import numpy as np
 
-from avprep.jobs.clip import planned_source, source_of
+from avprep.jobs.clip import planned_source, score_run, source_of
 from avprep.jobs.config import ClipJobConfig
 from avprep.jobs.output import Stop, stopping_in_order
 from avprep.jobs.planner import Planner
@@ -22,6 +22,7 @@ from avprep.jobs.progress import Progress
 from avprep.jobs.workers import LazyRunner, MeasureStage, clip_quarantine, tell_lost, watchdog_s
 from avprep.shards.ledger import Sums, status_of
 from avprep.shards.plan import PlanRow
+from avprep.shards.store import open_store
 from avprep.stages.tasks import Cost, ShardTask
 
 _SAMPLED = 8  # clips, each with others of its source
@@ -119,7 +120,7 @@ class _Sample:
 def _measured(
     sources: list[list[PlanRow]], config: ClipJobConfig, runner: LazyRunner, stop: Stop, progress: Progress
 ) -> Iterator[Cost]:
-    source = config.source
+    source, scores = config.source, score_run(open_store(config.out), config)
     tasks = [
         ShardTask(
             index=index,
@@ -130,6 +131,7 @@ def _measured(
             fingerprint="",
             source_timeout_s=source.source_timeout_s,
             video_codec=config.video_codec,
+            scoring=scores.scoring if scores else None,
         )
         for index, rows in enumerate(sources)
     ]

@@ -15,6 +15,7 @@ from avprep.shards.layout import STATS_FILE
 from avprep.shards.ledger import STATUSES, Sums
 from avprep.shards.store import Store
 from avprep.shards.writer import write_stats
+from avprep.stages.tasks import ScoreResult
 
 
 def ignore(*_: object) -> None:
@@ -63,10 +64,34 @@ class JobReport:
 
 
 @dataclass(kw_only=True)
+class ScoreReport:
+    """What a run did about scores."""
+
+    shards: int = 0  # finished ones that hold a clip
+    made: int = 0  # of which this run wrote scores
+    clips: int = 0  # in those
+    problems: int = 0  # clips of those, of which a score could not be computed
+    scores: tuple[str, ...] = ()  # that were asked for and can run here
+    left_out: tuple[str, ...] = ()  # the others: why, and what to install or to give
+    damaged: list[str] = field(default_factory=list)  # clip shards that were left alone, and why
+    elapsed_s: float = 0.0  # of reading and scoring finished shards
+
+    def add(self, result: ScoreResult) -> None:
+        """Counts a shard."""
+        if result.damage:
+            self.damaged.append(result.damage)
+        elif result.clips:
+            self.made += 1
+            self.clips += result.clips
+            self.problems += result.problems
+
+
+@dataclass(kw_only=True)
 class ClipReport(JobReport):
     counts: Counter[str] = field(default_factory=Counter)  # of rare events in decoding
     changes: Changes = field(default_factory=Changes)  # of the sources since the plan was made
     added_shards: int = 0  # by this run, to a plan that was there
+    scored: ScoreReport | None = None  # None: no scores were asked for
 
     def last_run(self) -> dict[str, Any]:
         return super().last_run() | dict(sorted(self.counts.items()))

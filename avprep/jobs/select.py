@@ -24,7 +24,6 @@ from avprep.jobs.duplicates import PRINTS, near_groups
 from avprep.jobs.exclusion import is_excluded, read_ids
 from avprep.jobs.output import JobError
 from avprep.jobs.query import Term, parse_query
-from avprep.jobs.score import stored_scores
 from avprep.jobs.splits import by_source, joined_sources
 from avprep.scores.base import Column
 from avprep.scores.catalogue import COLUMNS, SCORES
@@ -44,6 +43,7 @@ from avprep.shards.selection import (
     write_selection,
 )
 from avprep.shards.store import Store, open_store
+from avprep.stages.stored_scores import stored_scores
 
 RANDOM = "random"
 _READERS = 8  # shards read at once: an object store answers each after a while

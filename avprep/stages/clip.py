@@ -27,6 +27,7 @@ from avprep.shards.store import Store, open_store
 from avprep.shards.tar import Members, largest_clip, read_named_shard
 from avprep.shards.writer import write_shard
 from avprep.spec import ClipSpec
+from avprep.stages.clip_scores import ClipScores
 from avprep.stages.options import ClipOptions
 from avprep.stages.tasks import Cost, PlannedSource, Remake, ShardResult, ShardTask
 
@@ -45,11 +46,13 @@ class MadeClip:
 
 
 def make_shard(task: ShardTask, *, guard: Callable[[], AbstractContextManager] = nullcontext) -> ShardResult:
-    """Makes the shard and its ledger, or, as a trial, only decodes it. `guard` is entered for each clip.
+    """Makes the shard, its ledger and the scores that are asked for, or, as a trial, only decodes it.
+    `guard` is entered for each clip.
 
     Raises:
         OSError: the output cannot be written; nothing is left half done.
         MediaGone: a source is missing, and so is the folder of all of them.
+        ScoreUnavailable: a score cannot run on this machine.
     """
     torch.set_num_threads(1)  # N workers use N cores
     work = _ShardWork(task, guard)
@@ -61,17 +64,18 @@ def make_shard(task: ShardTask, *, guard: Callable[[], AbstractContextManager] =
     rows, record = work.remake(store, task.remake) if task.remake else work.make(store)
     with work.seconds.measure("write"):
         write_ledger(store, task.index, rows, record)
+    scored = work.scores.write(store, task.index, record) if work.scores else None
     sums = Sums()
     sums.add(rows)
-    return ShardResult(task.index, sums, record.size, work.seconds, work.counts)
+    return ShardResult(task.index, sums, record.size, work.seconds, work.counts, scored)
 
 
 def measure_shard(task: ShardTask, *, guard: Callable[[], AbstractContextManager] = nullcontext) -> Cost:
     """Makes the clips as `make_shard` does, for a limited time, and writes nothing."""
     torch.set_num_threads(1)
     rows: list[LedgerRow] = []
-    size, began = 0, time.process_time()
-    for _, members in _ShardWork(task, guard).packed(task.sources, rows):
+    work, size, began = _ShardWork(task, guard), 0, time.process_time()
+    for _, members in work.scored(work.packed(task.sources, rows)):
         size += sum(map(len, members.values()))
         if time.process_time() - began > _MEASURED_S:
             break
@@ -95,6 +99,8 @@ class _ShardWork:
         self.spec = task.options.spec
         self.seconds = Seconds()
         self.counts: Counter[str] = Counter()
+        scoring = None if task.is_trial else task.scoring
+        self.scores = ClipScores(self.spec, scoring, self.seconds, guard) if scoring else None
 
     def make(self, store: Store) -> tuple[list[LedgerRow], ShardRecord]:
         rows: list[LedgerRow] = []
@@ -143,7 +149,12 @@ class _ShardWork:
         self, store: Store, clips: Iterator[tuple[str, Members]], replaces: ShardRecord | None = None
     ) -> ShardRecord:
         index, fingerprint = self.task.index, self.task.fingerprint
-        return write_shard(store, shard_name(CLIPS, index), index, clips, fingerprint, self.seconds, replaces)
+        name, clips = shard_name(CLIPS, index), self.scored(clips)
+        return write_shard(store, name, index, clips, fingerprint, self.seconds, replaces)
+
+    def scored(self, clips: Iterator[tuple[str, Members]]) -> Iterator[tuple[str, Members]]:
+        """The same clips; their scores are computed on the way where they are asked for."""
+        return self.scores.watched(clips) if self.scores else clips
 
     def packed(
         self, sources: tuple[PlannedSource, ...], rows: list[LedgerRow]

@@ -1,10 +1,15 @@
-"""A finished clip shard in, its scores out: a row per written clip."""
+"""A finished clip shard in, its scores out: a row per written clip.
+
+`ClipScorer` computes a row from a clip's files, `write_rows` writes those of a shard. The clip stage uses
+both for the scores that it writes with its shards.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,7 @@ from avprep.shards.layout import ShardError
 from avprep.shards.scores import KEY, PROBLEMS, TYPES, read_scores, write_scores
 from avprep.shards.store import Store, open_store
 from avprep.shards.tar import Members, largest_clip, read_shard
+from avprep.spec import ClipSpec
 from avprep.stages.tasks import ScoreResult, ScoreTask
 
 Row = dict[str, Any]  # values by column, with 'key' and 'problems'
@@ -37,75 +43,39 @@ def score_shard(task: ScoreTask, *, guard: Guard = nullcontext) -> ScoreResult:
     Raises:
         ScoreUnavailable: a score cannot run on this machine.
     """
-    torch.set_num_threads(1)  # N workers use N cores, and the values do not depend on N
     store = open_store(task.clips)
-    shard = _Shard(task, _opened(task.scores, task.weights_yamnet), guard)
+    scorer = ClipScorer(task.spec, task.scores, task.weights_yamnet, guard)
     try:
-        rows = list(shard.rows(store))
-        if not task.is_trial:
-            _write(store, task, rows)
+        rows = list(_rows(store, task, scorer))
+        if task.is_trial:
+            return _result(task.index, rows)
+        return write_rows(store, task, rows)
     except ShardError as error:
         return ScoreResult(index=task.index, damage=str(error))
-    problems = sum(bool(row["problems"]) for row in rows)
-    return ScoreResult(index=task.index, clips=len(rows), problems=problems)
 
 
-@cache  # networks are loaded once per process
-def _opened(names: tuple[str, ...], yamnet: Path | None) -> tuple[OpenScore, ...]:
-    """The scores of these names, in the catalogue's order. Raises ScoreUnavailable."""
-    paths = WeightPaths(yamnet=yamnet)
-    found = [score for score in SCORES if score.name in names]
-    for score in found:
-        score.require(paths)
-    return tuple(OpenScore(score=score, measure=score.open(paths)) for score in found)
+class ClipScorer:
+    """Computes the scores of clips from their files, on one thread: N workers use N cores, and the values do
+    not depend on N. `guard` is entered per clip.
 
+    Raises:
+        ScoreUnavailable: a score cannot run on this machine.
+    """
 
-class _Shard:
-    """Computes the rows of a shard."""
+    def __init__(self, spec: ClipSpec, scores: tuple[str, ...], yamnet: Path | None, guard: Guard) -> None:
+        torch.set_num_threads(1)
+        self._spec, self._scores, self._guard = spec, _opened(scores, yamnet), guard
+        fields = needed_fields(opened.score for opened in self._scores)
+        self._decode = ClipDecoder(spec, fields, decode_frames)
 
-    def __init__(self, task: ScoreTask, scores: tuple[OpenScore, ...], guard: Guard) -> None:
-        self._task, self._scores, self._guard = task, scores, guard
-        self._verdicts = dict(task.verdicts)
-        fields = needed_fields(opened.score for opened in scores)
-        self._decode = ClipDecoder(task.spec, fields, decode_frames)
-
-    def rows(self, store: Store) -> Iterator[Row]:
-        """The rows of the task's clips, in order.
-
-        Raises:
-            ShardError: the shard is missing, damaged, or not the one that its ledger describes.
-        """
-        task, tried = self._task, set(self._task.keys)
-        found: list[str] = []
-        try:
-            file = store.open(task.name)
-        except FileNotFoundError:
-            raise ShardError(f"{task.name} is not there, though its ledger says it is whole") from None
-        with file:
-            hashing = HashingReader(file)
-            try:
-                for key, members in read_shard(hashing, largest_clip(task.spec)):
-                    found.append(key)
-                    if key in tried:
-                        yield self._row(key, members)
-            except ShardError as error:
-                raise ShardError(f"{task.name}: {error}") from error
-            if task.is_trial:
-                return
-            if tuple(found) != task.keys:
-                raise ShardError(f"{task.name} holds other clips than its ledger says")
-            if hashing.sha256() != task.sha256:
-                raise ShardError(f"{task.name}: its bytes are not those written")
-
-    def _row(self, key: str, members: Members) -> Row:
-        if key in self._verdicts:
-            return self._lost(key, self._verdicts[key])
+    def row(self, key: str, members: Members) -> Row:
+        """The row of a clip; nulls and a problem where its files are damaged or a score refuses it."""
         with self._guard():
             try:
                 fields = decoded("the clip in its shard", self._decode, members)
             except ShardError as error:
-                return self._lost(key, error)
-            clip = ScoredClip(self._task.spec, fields)
+                return self.lost(key, error)
+            clip = ScoredClip(self._spec, fields)
             row: Row = {"key": key}
             problems: list[str] = []
             for score in self._scores:
@@ -116,12 +86,26 @@ class _Shard:
                     problems.append(_problem(score, error))
         return row | {"problems": problems}
 
-    def _lost(self, key: str, error: MediaError | ShardError) -> Row:
+    def lost(self, key: str, error: MediaError | ShardError) -> Row:
         """The row of a clip that cannot be read."""
         row: Row = {"key": key, "problems": [_problem(score, error) for score in self._scores]}
         for score in self._scores:
             row |= _nulls(score)
         return row
+
+
+@cache  # networks are loaded once per process
+def _opened(names: tuple[str, ...], yamnet: Path | None) -> tuple[OpenScore, ...]:
+    """The scores of these names, in the catalogue's order. Raises ScoreUnavailable."""
+    if find_spec("cv2") is not None:
+        import cv2
+
+        cv2.setNumThreads(1)
+    paths = WeightPaths(yamnet=yamnet)
+    found = [score for score in SCORES if score.name in names]
+    for score in found:
+        score.require(paths)
+    return tuple(OpenScore(score=score, measure=score.open(paths)) for score in found)
 
 
 def _nulls(opened: OpenScore) -> Row:
@@ -132,8 +116,48 @@ def _problem(opened: OpenScore, error: Exception) -> str:
     return f"{opened.score.name}: {error}"
 
 
-def _write(store: Store, task: ScoreTask, rows: list[Row]) -> None:
-    """Writes the new columns with the kept ones, in the catalogue's order whatever was computed first."""
+def _rows(store: Store, task: ScoreTask, scorer: ClipScorer) -> Iterator[Row]:
+    """The rows of the task's clips, in order.
+
+    Raises:
+        ShardError: the shard is missing, damaged, or not the one that its ledger describes.
+    """
+    tried, verdicts = set(task.keys), dict(task.verdicts)
+    found: list[str] = []
+    try:
+        file = store.open(task.name)
+    except FileNotFoundError:
+        raise ShardError(f"{task.name} is not there, though its ledger says it is whole") from None
+    with file:
+        hashing = HashingReader(file)
+        try:
+            for key, members in read_shard(hashing, largest_clip(task.spec)):
+                found.append(key)
+                if key in tried:
+                    yield scorer.lost(key, verdicts[key]) if key in verdicts else scorer.row(key, members)
+        except ShardError as error:
+            raise ShardError(f"{task.name}: {error}") from error
+        if task.is_trial:
+            return
+        if tuple(found) != task.keys:
+            raise ShardError(f"{task.name} holds other clips than its ledger says")
+        if hashing.sha256() != task.sha256:
+            raise ShardError(f"{task.name}: its bytes are not those written")
+
+
+def _result(index: int, rows: list[Row]) -> ScoreResult:
+    return ScoreResult(index=index, clips=len(rows), problems=sum(bool(row["problems"]) for row in rows))
+
+
+# --- the file of scores ----------------------------------------------------------------------------------
+
+
+def write_rows(store: Store, task: ScoreTask, rows: list[Row]) -> ScoreResult:
+    """Writes the new columns with the kept ones, in the catalogue's order whatever was computed first.
+
+    Raises:
+        ShardError: the kept scores are of other clips, or damaged.
+    """
     kept = _kept(store, task)
     columns: dict[str, Any] = {}
     fields = [KEY]
@@ -154,6 +178,7 @@ def _write(store: Store, task: ScoreTask, rows: list[Row]) -> None:
     weights |= {s.name: task.weights_sha256 if s.weights else "" for s in SCORES if s.name in task.scores}
     ordered = {score.name: weights[score.name] for score in SCORES if score.name in weights}
     write_scores(store, task.index, table, clips_sha256=task.sha256, scores=ordered)
+    return _result(task.index, rows)
 
 
 def _kept(store: Store, task: ScoreTask) -> pa.Table | None:

@@ -74,6 +74,15 @@ class PlannedSource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """Which scores are computed, and with which weights."""
+
+    scores: tuple[str, ...]
+    weights_yamnet: Path | None = None
+    weights_sha256: str = ""  # of that file
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardTask:
     """One planned shard. It carries paths and spans, never frames."""
 
@@ -87,6 +96,7 @@ class ShardTask:
     video_codec: VideoCodec = "raw"  # how frames are stored; not read where no clip shard is written
     # Of a shard that stands: which sources are made and merged into it; None = the shard is made whole.
     remake: Remake | None = None
+    scoring: Scoring | None = None  # the scores that are written with the shard; None = no scores
     quarantined: frozenset[str] = frozenset()  # paths found to take their process down
     # A trial decodes and writes nothing: the runner's way to find the source that kills its process.
     is_trial: bool = False
@@ -95,18 +105,14 @@ class ShardTask:
         return replace(self, sources=sources, is_trial=True)
 
     def without(self, verdicts: dict[str, MediaError]) -> ShardTask:
-        """The same shard with some sources quarantined."""
+        """The same shard with some sources quarantined.
+
+        It has no scores: a score may be what ended the process, and a clip is not given up for its scores.
+        The score stage, which finds such a clip, computes them from the finished shard.
+        """
         kept = (replace(s, verdict=verdicts.get(s.path, s.verdict)) for s in self.sources)
-        return replace(self, sources=tuple(kept), quarantined=self.quarantined | verdicts.keys())
-
-
-@dataclass(frozen=True)
-class ShardResult:
-    index: int
-    sums: Sums
-    size: int  # bytes of the tar
-    seconds: Seconds = field(default_factory=Seconds)  # by what was done
-    counts: Counter[str] = field(default_factory=Counter)  # of what is rare: see `read_clips`
+        quarantined = self.quarantined | verdicts.keys()
+        return replace(self, sources=tuple(kept), quarantined=quarantined, scoring=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,3 +155,13 @@ class ScoreResult:
     clips: int = 0
     problems: int = 0  # clips of which a score could not be computed
     damage: str = ""  # what is wrong with the clip shard, whose scores were not written
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    index: int
+    sums: Sums
+    size: int  # bytes of the tar
+    seconds: Seconds = field(default_factory=Seconds)  # by what was done
+    counts: Counter[str] = field(default_factory=Counter)  # of what is rare: see `read_clips`
+    scored: ScoreResult | None = None  # where scores were written with the shard

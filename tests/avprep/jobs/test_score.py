@@ -10,8 +10,8 @@ import avprep.stages.score as stage
 from avprep.errors import ArgumentError
 from avprep.execution import RunnerConfig
 from avprep.jobs.config import ScoreJobConfig
-from avprep.jobs.progress import Progress
-from avprep.jobs.score import ScoreReport, available, run_score_job
+from avprep.jobs.progress import Progress, ScoreReport
+from avprep.jobs.score import available, run_score_job
 from avprep.scores.base import ScoreUnavailable, WeightPaths
 from avprep.scores.catalogue import SCORES
 from avprep.shards.ledger import read_record
