@@ -58,7 +58,7 @@ def write_mutants(media: Path, folder: Path, count: int, seed: int) -> dict[Path
 def run_alone(path: Path, what: str) -> Alone:
     out = path.parent / "out"
     began = time.perf_counter()
-    run = start(path.parent, out, "--source-timeout", SOURCE_TIMEOUT_S)
+    run = start(path.parent, out, "--source-timeout", SOURCE_TIMEOUT_S, isolated=True)
     run.join(LONG_S)
     seconds = time.perf_counter() - began
     if run.exitcode is None:
