@@ -8,10 +8,12 @@ from pathlib import Path
 from avprep.api.runs import RunProgress, RunReport, one_callback, one_job_error, run_report
 from avprep.api.sources import AnyPath, AnySources, listed_sources
 from avprep.checks import require_spec, samples_of
+from avprep.datasets.cut_list import CutList
 from avprep.datasets.source import DatasetOptions
 from avprep.errors import ArgumentError
 from avprep.jobs.clip import run_clip_job
 from avprep.jobs.config import ClipJobConfig, FromMedia, PlanOptions, runner_config
+from avprep.jobs.cuts import chosen_cuts, require_named
 from avprep.jobs.output import absolute, require_apart
 from avprep.media.crop import Crop
 from avprep.shards.layout import VideoCodec
@@ -48,6 +50,7 @@ def clip_dataset(
     drop_static: float | None = ClipOptions.drop_static,
     drop_black: float | None = ClipOptions.drop_black,
     max_residual_ms: float | None = ClipOptions.max_residual_ms,
+    cuts: AnyPath | None = None,
     source_timeout_s: float = FromMedia.source_timeout_s,
     workers: int | None = None,
     address: str | None = None,
@@ -89,6 +92,9 @@ def clip_dataset(
         drop_static: leaves out clips whose frames change less on average, levels of 255.
         drop_black: leaves out clips darker on average, levels of 255.
         max_residual_ms: leaves out clips with a frame further from its instant, milliseconds.
+        cuts: no clip contains a cut of its source, where the next clip begins: 'scenedetect' or 'transnetv2',
+            the detector that finds them (the extra `cuts`); or a file that lists them; None = cuts are not
+            looked for.
         source_timeout_s: the time limit for the clips of one source in a shard.
         workers: Ray workers; 0 = one process beside this one, without Ray; None = one per CPU.
         address: of a Ray cluster to attach to.
@@ -115,6 +121,7 @@ def clip_dataset(
     """
     place = absolute("out", out)
     require_spec(spec)
+    chosen = chosen_cuts(cuts)
     plan = PlanOptions(
         stride_samples=None if stride_s is None else samples_of("stride_s", stride_s, spec, least=1),
         at_events=at_events,
@@ -147,6 +154,8 @@ def clip_dataset(
     )
     listed = listed_sources(sources, root, dataset, listing)
     require_apart(out, listed.root)
+    if isinstance(chosen, CutList):
+        require_named(chosen, listed.sources)
     source = FromMedia(
         dataset=listed.dataset,
         root=listed.root.absolute(),
@@ -156,6 +165,7 @@ def clip_dataset(
         clip=clip,
         runner=runner_config(workers, address),
         source_timeout_s=source_timeout_s,
+        cuts=chosen,
     )
     config = ClipJobConfig(
         source=source,

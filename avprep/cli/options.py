@@ -154,6 +154,14 @@ _MEDIA_OPTIONS = (
         type=click.Choice(CROPS),
         help="The largest centred square, all of it between black bars, or all of it stretched.",
     ),
+    option(
+        FromMedia,
+        "cuts",
+        "--cuts",
+        metavar="[none|scenedetect|transnetv2|FILE]",
+        help="No clip contains a cut of its source: cuts that this detector finds, or that a list names. "
+        "[default: none]",
+    ),
     option(PlanOptions, "limit", "--limit", type=click.IntRange(1), help="Clips in all."),
     option(PlanOptions, "shard_size", "--shard-size", type=click.IntRange(1), help="Clips per shard."),
     option(

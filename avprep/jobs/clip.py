@@ -53,7 +53,7 @@ def run_clip_job(config: ClipJobConfig, progress: Progress) -> ClipReport:
         fingerprint = _open(store, config)
         for damage in forget_damaged(store):
             progress.say(f"{damage}; it is made again")
-        planner = Planner(config.source, runner, stop, progress)
+        planner = Planner(config.source, runner, stop, progress, kept_in=store)
         plan, report = _planned(store, planner, config, progress)
         report.scored = scores.report if scores else None
         todo = _todo(store, plan, config, report)
@@ -90,6 +90,8 @@ def source_options(source: FromMedia) -> dict[str, object]:
     options = asdict(source.clip)
     del options["spec"]
     options |= asdict(source.plan) | {"stride_samples": source.plan.stride(source.clip.spec)}
+    if source.cuts is not None:
+        options["cuts"] = source.cuts.identity
     # As in outputs that are older than these options.
     return {name: value for name, value in options.items() if (name, value) not in _AS_BEFORE}
 
@@ -211,6 +213,7 @@ def shard_task(
         fingerprint=fingerprint,
         source_timeout_s=source.source_timeout_s,
         video_codec=video_codec,
+        is_verdict_final=source.cuts is not None,  # what was not planned may contain a cut
     )
 
 

@@ -20,6 +20,8 @@ from avprep.spec import ClipSpec
 from avprep.stages.options import ClipOptions, EncodeOptions
 
 if TYPE_CHECKING:
+    from avprep.datasets.cut_list import CutList
+    from avprep.media.detectors import Detector
     from avprep.shards.latents import EncoderHeader
     from avprep.stages.encoder import EncoderFactory
 
@@ -67,7 +69,8 @@ class FromMedia:
     plan: PlanOptions = PlanOptions()
     clip: ClipOptions = ClipOptions()
     runner: RunnerConfig = field(default_factory=lambda: RunnerConfig(workers=available_cpus()))
-    source_timeout_s: float = 600.0  # for the clips of one source in a shard
+    source_timeout_s: float = 600.0  # for the clips of one source in a shard, and for its cuts
+    cuts: Detector | CutList | None = None  # what finds or names those that no clip contains; None = none is
 
     def __post_init__(self) -> None:
         require_number("source_timeout_s", self.source_timeout_s, above=0)

@@ -186,7 +186,7 @@ class MediaInput:
     def plan(self, store: Store, stop: Stop, progress: Progress) -> PlanReader:
         with ExitStack() as stack:  # the Ray of the planning ends before the encoders' begins
             runner = LazyRunner(stack, self._source.runner)
-            return Planner(self._source, runner, stop, progress).plan_once(store)
+            return Planner(self._source, runner, stop, progress, kept_in=store).plan_once(store)
 
     def stands(self, index: int, record: ShardRecord) -> bool:
         return True

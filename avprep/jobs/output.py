@@ -11,12 +11,14 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from avprep.credentials import require_no_credentials
 from avprep.errors import ArgumentError, AvprepError
 from avprep.shards.layout import (
+    CUTS_FOLDER,
     HEADER_FILE,
     LEDGER_FOLDER,
     OUTPUT_FILES,
@@ -154,7 +156,8 @@ def end_rebuild(store: Store) -> None:
 
 def _clear(store: Store) -> None:
     """What a rebuild starts from: ledgers first, so that no shard ever looks whole that is not."""
-    for name in [*store.names(LEDGER_FOLDER), *store.names(SHARDS_FOLDER), *OUTPUT_FILES]:
+    folders = (LEDGER_FOLDER, SHARDS_FOLDER, CUTS_FOLDER)
+    for name in [*chain.from_iterable(map(store.names, folders)), *OUTPUT_FILES]:
         store.remove(name)
 
 

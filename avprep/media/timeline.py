@@ -21,6 +21,10 @@ from avprep.spec import ClipSpec
 
 Start = TypeVar("Start")  # samples, or those with what belongs to them
 
+# Of the times of cuts, which are floats: 1.6 is later than 8/5. Pictures and samples whose times differ are
+# further apart.
+_ROUNDING_S = 1e-9
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -59,7 +63,12 @@ class Cut:
 
     def is_inside(self, first_s: Fraction | float, last_s: Fraction | float) -> bool:
         """Whether a clip whose frames are shown from `first_s` to `last_s` contains any of the transition."""
-        return first_s < self.after_s and last_s > self.before_s
+        return first_s < self.next_shot_s and last_s > self.before_s + _ROUNDING_S
+
+    @property
+    def next_shot_s(self) -> float:
+        """From when on a clip may begin."""
+        return self.after_s - _ROUNDING_S
 
 
 def clip_starts(*, start_s: Fraction, stop_s: Fraction, spec: ClipSpec, stride_samples: int) -> list[int]:
@@ -98,11 +107,11 @@ def starts_in_shots(
     cut = next(following, None)
     while start <= last:
         at_s = Fraction(start, spec.sample_rate)
-        while cut is not None and cut.after_s <= at_s:
+        while cut is not None and cut.next_shot_s <= at_s:
             cut = next(following, None)
         if cut is not None and cut.is_inside(at_s, at_s + to_last_frame):
             left_out.append((start, cut))
-            start = -((-Fraction(cut.after_s) * spec.sample_rate) // 1)
+            start = -((-Fraction(cut.next_shot_s) * spec.sample_rate) // 1)
         else:
             starts.append(start)
             start += stride_samples

@@ -8,6 +8,7 @@
       stats.json              counts of the whole output
       scores/000000.parquet   a row per written clip of the shard; may be added or replaced at any time
       selections/NAME.parquet the keys of chosen clips, with the query and the funnel in its metadata
+      cuts/000000.parquet     the cuts of sources, found when the plan was made
       captions.safetensors    embeddings of the distinct texts, beside latents
 
 Nothing else in the project spells these names. This module loads no library, so that the command line can
@@ -37,7 +38,7 @@ PLAN_FILE = "plan.parquet"
 STATS_FILE = "stats.json"
 CAPTIONS_FILE = "captions.safetensors"
 SHARDS_FOLDER, LEDGER_FOLDER = "shards", "ledger"
-SCORES_FOLDER, SELECTIONS_FOLDER = "scores", "selections"
+SCORES_FOLDER, SELECTIONS_FOLDER, CUTS_FOLDER = "scores", "selections", "cuts"
 # What a run writes besides shards and ledgers; the header last, as it says whose the others are.
 OUTPUT_FILES = (PLAN_FILE, STATS_FILE, CAPTIONS_FILE, HEADER_FILE)
 
@@ -83,6 +84,10 @@ def ledger_name(index: int) -> str:
 
 def scores_name(index: int) -> str:
     return f"{SCORES_FOLDER}/{index:06d}.parquet"
+
+
+def cuts_name(index: int) -> str:
+    return f"{CUTS_FOLDER}/{index:06d}.parquet"
 
 
 def ledger_index(name: str) -> int | None:

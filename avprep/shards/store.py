@@ -14,10 +14,18 @@ import pyarrow as pa
 from pyarrow import fs
 
 from avprep.credentials import require_no_credentials, scrubbed
-from avprep.shards.layout import LEDGER_FOLDER, SCORES_FOLDER, SELECTIONS_FOLDER, SHARDS_FOLDER, ShardError
+from avprep.shards.layout import (
+    CUTS_FOLDER,
+    LEDGER_FOLDER,
+    SCORES_FOLDER,
+    SELECTIONS_FOLDER,
+    SHARDS_FOLDER,
+    ShardError,
+)
 from avprep.shards.whole import is_temporary, remove_temporary, whole_file
 
-_FOLDERS = ("", SHARDS_FOLDER, LEDGER_FOLDER, SCORES_FOLDER, SELECTIONS_FOLDER)  # that files are written into
+# That files are written into.
+_FOLDERS = ("", SHARDS_FOLDER, LEDGER_FOLDER, SCORES_FOLDER, SELECTIONS_FOLDER, CUTS_FOLDER)
 
 
 class Store(Protocol):

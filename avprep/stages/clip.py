@@ -143,7 +143,9 @@ class _ShardWork:
         """What the plan knew to be broken is opened anew, unless it is no file or quarantined in this run. A
         clip that contains a cut contains it whenever the source is read."""
         is_final = source.verdict is not None and source.verdict.reason in (Reason.BAD_ROW, Reason.CUT)
-        return source if is_final or source.path in self.task.quarantined else replace(source, verdict=None)
+        if is_final or self.task.is_verdict_final or source.path in self.task.quarantined:
+            return source
+        return replace(source, verdict=None)
 
     def _write(
         self, store: Store, clips: Iterator[tuple[str, Members]], replaces: ShardRecord | None = None

@@ -1,41 +1,69 @@
-"""A batch of sources in, their headers out: what the plan must know of a file before it can cut it."""
+"""A batch of sources in, what the plan must know of each out: its header, and its cuts if they are wanted."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 
 from avprep.media.limits import Deadline, bounded
 from avprep.media.probe import MediaInfo, probe
+from avprep.media.shots import CutDetector, find_cuts, open_detector
 from avprep.media.source import file_version, require_media
+from avprep.media.timeline import Cut
 from avprep.reasons import MediaError, Reason
 from avprep.stages.tasks import Probed, ProbeTask
 
+Guard = Callable[[], AbstractContextManager]
 
-def probe_batch(
-    task: ProbeTask, *, guard: Callable[[], AbstractContextManager] = nullcontext
-) -> list[Probed]:
-    """For each path its version and its header, or why it has none. `guard` is entered for each path.
+
+def probe_batch(task: ProbeTask, *, guard: Guard = nullcontext) -> list[Probed]:
+    """For each path its version, its header and its cuts, or why it has none. `guard` is entered for each
+    path, and again for its cuts.
 
     Raises:
         MediaGone: a source is missing, and so is the folder of all of them.
+        DetectorUnavailable: on this machine the detector is not installed.
     """
-    known = dict(task.verdicts)
-    probed = []
-    for path in task.paths:
-        version = file_version(os.path.join(task.root, path))  # before: a file that is overwritten is seen
-        header = known[path] if path in known else _probe(task, path, guard)
-        probed.append(Probed(version, header))
-    return probed
+    batch = _Batch(task, guard)
+    return [batch.probed(path) for path in task.paths]
 
 
-def _probe(task: ProbeTask, path: str, guard: Callable[[], AbstractContextManager]) -> MediaInfo | MediaError:
-    try:
-        with guard():
-            deadline = Deadline(task.source_timeout_s)
-            return next(bounded(probe(p, deadline) for p in (os.path.join(task.root, path),)))
-    except MediaError as error:
-        if error.reason in (Reason.MISSING, Reason.UNREADABLE):
-            require_media(task.root)
-        return error
+class _Batch:
+    def __init__(self, task: ProbeTask, guard: Guard) -> None:
+        self._task, self._guard = task, guard
+        self._verdicts = dict(task.verdicts)
+
+    @cached_property
+    def _detector(self) -> CutDetector:
+        assert self._task.detector is not None
+        return open_detector(self._task.detector)
+
+    def probed(self, path: str) -> Probed:
+        place = os.path.join(self._task.root, path)
+        version = file_version(place)  # before it is read: a file that is overwritten is seen
+        if path in self._verdicts:
+            return Probed(version, self._verdicts[path])
+        try:
+            header = self._header(place)
+            is_known = self._task.detector is None or (version and self._task.known.get(path) == version)
+            return Probed(version, header, None if is_known else self._cuts(place, header))
+        except MediaError as error:
+            if error.reason in (Reason.MISSING, Reason.UNREADABLE):
+                require_media(self._task.root)
+            return Probed(version, error)
+
+    def _header(self, place: str) -> MediaInfo:
+        with self._guard():
+            deadline = Deadline(self._task.source_timeout_s)
+            return next(bounded(probe(p, deadline) for p in (place,)))
+
+    def _cuts(self, place: str, header: MediaInfo) -> tuple[Cut, ...]:
+        detector = self._detector  # loaded before the source's time begins
+        try:
+            with self._guard():
+                deadline = Deadline(self._task.source_timeout_s)
+                return tuple(find_cuts(place, detector, parts=header.parts, deadline=deadline))
+        except MediaError as error:
+            raise MediaError(error.reason, f"looking for cuts: {error.detail}") from error

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from avprep.media.detectors import DetectorName
 from avprep.media.timeline import Cut
 from avprep.reasons import MediaError
 from avprep.seconds import Seconds
@@ -35,6 +36,8 @@ class ProbeTask:
     paths: tuple[str, ...]
     source_timeout_s: float
     verdicts: tuple[tuple[str, MediaError], ...] = ()
+    detector: DetectorName | None = None  # of cuts; None: they are not looked for
+    known: Mapping[str, str] = field(default_factory=dict)  # files whose cuts are known, and their versions
 
     def trial(self, paths: tuple[str, ...]) -> ProbeTask:
         return replace(self, paths=paths)
@@ -49,7 +52,7 @@ class Probed:
 
     version: str  # see `avprep.media.source.file_version`
     header: MediaInfo | MediaError  # or why it has none
-    cuts: tuple[Cut, ...] | None = None  # ascending; None: they were not looked for
+    cuts: tuple[Cut, ...] | None = None  # ascending; None: they were not looked for, or are known
 
 
 class ClipText(NamedTuple):
@@ -98,6 +101,7 @@ class ShardTask:
     remake: Remake | None = None
     scoring: Scoring | None = None  # the scores that are written with the shard; None = no scores
     quarantined: frozenset[str] = frozenset()  # paths found to take their process down
+    is_verdict_final: bool = False  # what the plan knew to be broken is not opened, whatever `remake` says
     # A trial decodes and writes nothing: the runner's way to find the source that kills its process.
     is_trial: bool = False
 

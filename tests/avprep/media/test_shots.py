@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from avprep.media.cuts import adaptive_cuts, content_changes
+from avprep.media.detectors import DetectorUnavailable
 from avprep.media.limits import Deadline
 from avprep.media.mux import write_mp4
 from avprep.media.probe import probe
@@ -20,7 +21,6 @@ from avprep.media.shots import (
     SIDE,
     ContentCuts,
     CutDetector,
-    DetectorUnavailable,
     TransNetCuts,
     find_cuts,
 )

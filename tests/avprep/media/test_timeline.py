@@ -185,7 +185,7 @@ def test_no_clip_contains_a_cut_and_whatever_is_left_out_does(cuts, start_s, sec
     within = range(-int(-start_s * rate // 1), int((start_s + seconds) * rate // 1) - SPEC.samples + 1)
     assert all(start in within for start in found)
     # Clips follow each other at the stride, or begin with a shot: no room for one is given away.
-    firsts = {within.start} | {-int(-Fraction(cut.after_s) * rate // 1) for cut in cuts}
+    firsts = {within.start} | {-int(-Fraction(cut.next_shot_s) * rate // 1) for cut in cuts}
     assert all(start in firsts or start - stride in starts for start in found)
     assert bool(found) == bool(within)
 
@@ -213,3 +213,11 @@ def test_a_cut_between_the_last_picture_of_a_clip_and_the_next_is_not_in_it():
     span = {"start_s": Fraction(0), "stop_s": Fraction(16, 10), "spec": SPEC, "stride_samples": 25600}
     assert starts_in_shots(cuts=[Cut(1.5, 1.54)], **span) == ([0], [])
     assert starts_in_shots(cuts=[Cut(1.49, 1.53)], **span) == ([], [(0, Cut(1.49, 1.53))])
+
+
+def test_a_clip_may_begin_with_the_first_picture_of_a_shot_and_end_with_the_last():
+    """Both times are floats that are not the times of the samples: 1.6 is later than 8/5."""
+    span = {"start_s": Fraction(0), "stop_s": Fraction(32, 10), "spec": SPEC, "stride_samples": 25600}
+    assert Fraction(1.6) > Fraction(8, 5)
+    assert starts_in_shots(cuts=[Cut(1.56, 1.6)], **span) == ([0, 25600], [])
+    assert starts_in_shots(cuts=[Cut(3.1, 3.14)], **span) == ([0, 25600], [])
