@@ -77,9 +77,8 @@ def cuts_of_sources(cuts: Detector | CutList | None, store: Store | None) -> Sou
 class _GivenCuts:
     """Those of a list, or none."""
 
-    detector = None
-
     def __init__(self, cuts: CutList | None) -> None:
+        self.detector: DetectorName | None = None
         self._cuts = cuts
 
     def known(self, paths: Iterable[str]) -> dict[str, str]:

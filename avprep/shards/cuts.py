@@ -73,12 +73,14 @@ class CutFiles:
                 raise ShardError(f"has the columns {file.columns()}, not those of cuts; {_REMEDY}")
             rows = zip(*(column.to_pylist() for column in file.read().columns), strict=True)
             found = groupby(rows, itemgetter(0, 1))
-            return [SourceCuts(*names, _times([row[2:] for row in own])) for names, own in found]
+            return [
+                SourceCuts(name, version, _times([row[2:] for row in own])) for (name, version), own in found
+            ]
 
 
 def _rows(source: SourceCuts) -> list[dict[str, object]]:
     names = {"source": source.source, "version": source.version}
-    nothing = [{**names, "cut": None, "before_s": None, "after_s": None}]
+    nothing: list[dict[str, object]] = [{**names, "cut": None, "before_s": None, "after_s": None}]
     return [
         {**names, "cut": number, "before_s": before_s, "after_s": after_s}
         for number, (before_s, after_s) in enumerate(source.cuts)
