@@ -12,7 +12,7 @@ from avprep.datasets.cut_list import CutList
 from avprep.datasets.source import DatasetOptions
 from avprep.errors import ArgumentError
 from avprep.jobs.clip import run_clip_job
-from avprep.jobs.config import ClipJobConfig, FromMedia, PlanOptions, runner_config
+from avprep.jobs.config import ClipJobConfig, FromMedia, Growth, PlanOptions, runner_config
 from avprep.jobs.cuts import chosen_cuts, require_named
 from avprep.jobs.output import absolute, require_apart
 from avprep.media.crop import Crop
@@ -56,8 +56,8 @@ def clip_dataset(
     address: str | None = None,
     rebuild: bool = ClipJobConfig.rebuild,
     only_failed: bool = ClipJobConfig.only_failed,
-    add_new: bool = ClipJobConfig.add_new,
-    replace_changed: bool = ClipJobConfig.replace_changed,
+    add_new: bool = Growth.add_new,
+    replace_changed: bool = Growth.replace_changed,
     score: Sequence[str] | None = ClipJobConfig.score,
     weights_yamnet: AnyPath | None = ClipJobConfig.weights_yamnet,
     progress: Callable[[RunProgress], None] | None = None,
@@ -102,7 +102,8 @@ def clip_dataset(
         only_failed: tries the failed sources of a finished run again.
         add_new: clips sources that the plan of `out` does not have, into new shards behind the old ones.
         replace_changed: clips files anew, into new shards, that have another size or time than when they were
-            planned, or are listed with other labels, captions or spans. Their old clips are removed.
+            planned, or are listed with other labels, captions or spans. Their old clips are removed. With
+            this or `add_new`, failed rows of a list that was mended go.
         score: names of scores, or 'all': they are computed as the clips are made, and `score_dataset` finds
             them done. Shards that stand without them are read again. None = no scores.
         weights_yamnet: as of `score_dataset`; only with `score`.
@@ -173,8 +174,7 @@ def clip_dataset(
         video_codec=video_codec,
         rebuild=rebuild,
         only_failed=only_failed,
-        add_new=add_new,
-        replace_changed=replace_changed,
+        growth=Growth(add_new=add_new, replace_changed=replace_changed),
         score=_score_names(score),
         weights_yamnet=None if weights_yamnet is None else Path(weights_yamnet),
     )
@@ -186,6 +186,7 @@ def clip_dataset(
         new_sources=len(changes.new),
         changed_sources=len(changes.changed),
         gone_sources=len(changes.gone),
+        mended_rows=len(changes.mended),
         scored=report.scored,
     )
 

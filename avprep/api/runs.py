@@ -45,6 +45,7 @@ class RunReport:
     new_sources: int = 0  # that are listed now
     changed_sources: int = 0  # files with another size or time, other labels, captions or spans
     gone_sources: int = 0  # that are not there any more
+    mended_rows: int = 0  # of a list, that named no source when the plan was made
     scored: ScoreReport | None = None  # of `clip_dataset` with `score`: what it did about scores
     damaged: tuple[str, ...] = ()  # clip shards that could not be encoded, and why: not made, not counted
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from avprep.cli.options import media_options, option
+from avprep.cli.options import growth_options, media_options, option
 from avprep.jobs.config import ClipJobConfig
 from avprep.shards.layout import VIDEO_CODECS
 
@@ -30,7 +30,12 @@ def _score_names(given: str) -> tuple[str, ...]:
     "--workers", type=click.IntRange(0), help="Ray workers; 0 = one process, without Ray. [default: CPUs]"
 )
 @click.option("--address", help="Attach to this Ray cluster ('auto', or host:port).")
-@click.option("--dry-run", "is_dry_run", is_flag=True, help="Print clips, shards and disk; write nothing.")
+@click.option(
+    "--dry-run",
+    "is_dry_run",
+    is_flag=True,
+    help="Print clips, shards and disk; write nothing. With --add-new, --replace-changed: of what they add.",
+)
 @option(ClipJobConfig, "rebuild", "--rebuild", is_flag=True, help="Start the output over.")
 @option(
     ClipJobConfig,
@@ -39,20 +44,7 @@ def _score_names(given: str) -> tuple[str, ...]:
     is_flag=True,
     help="Try failed sources of a finished run again.",
 )
-@option(
-    ClipJobConfig,
-    "add_new",
-    "--add-new",
-    is_flag=True,
-    help="Clip sources that are new since the first run, into new shards.",
-)
-@option(
-    ClipJobConfig,
-    "replace_changed",
-    "--replace-changed",
-    is_flag=True,
-    help="Clip sources that changed since the first run anew, into new shards.",
-)
+@growth_options
 @option(
     ClipJobConfig,
     "score",

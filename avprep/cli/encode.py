@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from avprep.checks import DEVICES
-from avprep.cli.options import media_options, option
+from avprep.cli.options import growth_options, media_options, option
 from avprep.cli.outputs import one_output
 from avprep.execution import PoolConfig
 from avprep.jobs.config import EncodeJobConfig
@@ -74,6 +74,7 @@ class _BatchSize(click.ParamType):
     help=f"CLIP text weights: {CAPTIONS_FILE}, e.g. openai/clip-vit-large-patch14.",
 )
 @option(EncodeJobConfig, "rebuild", "--rebuild", is_flag=True, help="Start the output over.")
+@growth_options
 @click.pass_context
 def encode(context: click.Context, **options: Any) -> None:
     """Encode clips into latent shards: those of --clips, or cut from --dataset on the way.

@@ -15,7 +15,7 @@ import click
 
 from avprep.datasets import DATASETS
 from avprep.datasets.source import DatasetOptions
-from avprep.jobs.config import FromMedia, PlanOptions
+from avprep.jobs.config import FromMedia, Growth, PlanOptions
 from avprep.media.crop import CROPS
 from avprep.spec import ClipSpec
 from avprep.stages.options import ClipOptions
@@ -215,5 +215,24 @@ def media_options(command: Callable) -> Callable:
     return command
 
 
-# The parameters' names of those options.
+def growth_options(command: Callable) -> Callable:
+    """A decorator: the command takes the options that say what is taken into a plan that is there."""
+    add_new = option(
+        Growth,
+        "add_new",
+        "--add-new",
+        is_flag=True,
+        help="Plan sources that are new since the first run, into new shards.",
+    )
+    replace_changed = option(
+        Growth,
+        "replace_changed",
+        "--replace-changed",
+        is_flag=True,
+        help="Plan sources that changed since the first run anew, into new shards.",
+    )
+    return add_new(replace_changed(command))
+
+
+# The parameters' names of the options of media.
 MEDIA_NAMES = frozenset(p.name for p in click.command("media")(media_options(lambda **_: None)).params)

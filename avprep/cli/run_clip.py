@@ -9,13 +9,13 @@ from typing import Any
 import click
 
 from avprep.cli.common import exit_without_clips, print_reasons, print_scores, print_sums, readable_bytes
-from avprep.cli.group import Refused, with_options
+from avprep.cli.group import Refused
 from avprep.cli.job import reported_run
 from avprep.cli.media import listed_media
 from avprep.cli.options import from_options
 from avprep.datasets import DATASETS
 from avprep.jobs.clip import run_clip_job
-from avprep.jobs.config import ClipJobConfig, runner_config
+from avprep.jobs.config import ClipJobConfig, Growth, runner_config
 from avprep.jobs.dry_run import DryRun, dry_run
 from avprep.jobs.output import absolute
 from avprep.jobs.progress import ClipReport
@@ -29,12 +29,15 @@ def run(options: dict[str, Any]) -> None:
         raise Refused(f"--dataset is needed: one of {', '.join(sorted(DATASETS))}")
     runner = runner_config(options["workers"], options["address"])
     out = absolute("out", options["out"])
-    config = from_options(ClipJobConfig, options, source=listed_media(options, runner), out=out)
-    for name in ("only_failed", "add_new", "replace_changed"):
-        if options["is_dry_run"] and options[name]:
-            raise Refused(
-                with_options(f"--dry-run prints a new output's plan; {name}=True keeps the one there is")
-            )
+    config = from_options(
+        ClipJobConfig,
+        options,
+        source=listed_media(options, runner),
+        out=out,
+        growth=from_options(Growth, options),
+    )
+    if options["is_dry_run"] and options["only_failed"]:
+        raise Refused("--dry-run prints what would be planned; --only-failed keeps the plan")
     with reported_run(out) as progress:
         if options["is_dry_run"]:
             _print_dry_run(dry_run(config, progress), config.source.clip.spec, config.video_codec)
@@ -48,10 +51,13 @@ def run(options: dict[str, Any]) -> None:
 
 def _print_dry_run(made: DryRun, spec: ClipSpec, codec: VideoCodec) -> None:
     plan = made.counts
+    what = "plan" if made.dropped is None else "added to the plan"
     click.echo(
-        f"plan: {plan.clips:,} clips of {float(spec.seconds):g} s from {plan.files:,} files in "
+        f"{what}: {plan.clips:,} clips of {float(spec.seconds):g} s from {plan.files:,} files in "
         f"{plan.shards:,} shards"
     )
+    if made.dropped:
+        click.echo(f"taken out of the plan: {made.dropped:,} clips")
     if plan.clips:
         source, clips = plan.longest
         click.echo(f"  at most {clips:,} of one source, {source}; --clips-per-source caps it")

@@ -16,7 +16,7 @@ from avprep.cli.media import listed_media
 from avprep.cli.options import MEDIA_NAMES, from_options
 from avprep.dsp.device import choose_device
 from avprep.execution import PoolConfig
-from avprep.jobs.config import EncodeJobConfig, FromClips, FromMedia, runner_config
+from avprep.jobs.config import EncodeJobConfig, FromClips, FromMedia, Growth, runner_config
 from avprep.jobs.encode import run_encode_job
 from avprep.jobs.output import absolute
 from avprep.jobs.progress import EncodeReport
@@ -59,6 +59,7 @@ def _config(context: click.Context, options: dict[str, Any]) -> EncodeJobConfig:
         open_encoder=open_encoder,
         options=from_options(EncodeOptions, options),
         pool=from_options(PoolConfig, options),
+        growth=from_options(Growth, options),
     )
 
 

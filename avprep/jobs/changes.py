@@ -12,7 +12,7 @@ from itertools import islice
 from operator import attrgetter
 
 from avprep.datasets.source import Source, caption_of
-from avprep.jobs.config import FromMedia
+from avprep.jobs.config import FromMedia, Growth
 from avprep.jobs.events import digest_of
 from avprep.media.source import file_version
 from avprep.shards.plan import PlannedSpan, PlanReader
@@ -30,16 +30,23 @@ class Changes:
     gone: list[str] = field(default_factory=list)  # paths in the plan, and not listed or not there
     overwritten: list[str] = field(default_factory=list)  # paths of files with another size or time
     relisted: list[str] = field(default_factory=list)  # paths with other labels, captions or spans
+    mended: list[str] = field(default_factory=list)  # rows of the list that named no source, and do now
     same: int = 0  # spans of the plan that are listed
 
     @property
     def changed(self) -> frozenset[str]:
         return frozenset(self.overwritten).union(self.relisted)
 
-    def after(self, *, add_new: bool, replace_changed: bool) -> Changes:
+    def after(self, growth: Growth) -> Changes:
         """What is left when these are in the plan."""
-        left = replace(self, new=[]) if add_new else self
-        return replace(left, overwritten=[], relisted=[]) if replace_changed else left
+        left = replace(self, mended=[]) if growth else self
+        left = replace(left, new=[]) if growth.add_new else left
+        return replace(left, overwritten=[], relisted=[]) if growth.replace_changed else left
+
+    def new_on_mended_lines(self) -> list[Source]:
+        """The new sources that mended rows of the list name now."""
+        lines = {path.rpartition(":")[2] for path in self.mended}
+        return [source for source in self.new if str(source.line) in lines]
 
     def messages(self) -> Iterator[str]:
         """One for each kind of change, with the first of their names."""
@@ -57,6 +64,12 @@ class Changes:
             names = _named(self.relisted)
             count = len(self.relisted)
             yield f"other labels, captions or spans than planned: {count:,} files ({names}); {anew}"
+        if self.mended:
+            names, count = _named(self.mended), len(self.mended)
+            yield (
+                f"mended or removed since the plan was made: {count:,} rows of the list that named no file "
+                f"or span ({names}); add_new=True or replace_changed=True takes their failed rows out"
+            )
 
 
 def _named(paths: Iterable[str]) -> str:
@@ -71,9 +84,13 @@ def find_changes(source: FromMedia, plan: PlanReader) -> Changes:
     gone: dict[str, None] = {}
     overwritten: dict[str, None] = {}
     relisted: dict[str, None] = {}
+    mended: list[str] = []
     same = 0
     for span, version in _with_versions(str(source.root), plan.spans()):
         found = listed.take(span)
+        if not found and span.fault:
+            mended.append(span.path)
+            continue
         if not found or (span.version and not version):
             gone[span.path] = None
             continue
@@ -83,9 +100,9 @@ def find_changes(source: FromMedia, plan: PlanReader) -> Changes:
         if not any(_is_listed_alike(one, span) for one in found):
             relisted[span.path] = None
     # A limit leaves some out by design, until it is not reached.
-    is_full = source.plan.limit is not None and plan.clips >= source.plan.limit
+    is_full = source.plan.limit is not None and plan.clips - len(mended) >= source.plan.limit
     new = [] if is_full else listed.left()
-    return Changes(new, sorted(gone), sorted(overwritten), sorted(relisted), same)
+    return Changes(new, sorted(gone), sorted(overwritten), sorted(relisted), mended, same)
 
 
 class _Listed:
@@ -112,6 +129,8 @@ class _Listed:
 def _is_listed_alike(source: Source, span: PlannedSpan) -> bool:
     if span.start_s is not None and source.stop_s != span.stop_s:
         return False
+    if span.fault or source.fault:
+        return span.fault == source.fault
     if span.events:
         return digest_of(source) == span.events
     return (source.labels, source.caption or caption_of(source.labels)) == (span.labels, span.caption)

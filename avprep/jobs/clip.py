@@ -15,9 +15,9 @@ from dataclasses import asdict, replace
 from itertools import groupby
 
 from avprep.errors import ArgumentError
-from avprep.jobs.changes import Changes, find_changes
 from avprep.jobs.config import ClipJobConfig, FromMedia
-from avprep.jobs.output import JobError, Stop, end_rebuild, open_output, stopping_in_order
+from avprep.jobs.growth import update_plan
+from avprep.jobs.output import Stop, end_rebuild, open_output, stopping_in_order
 from avprep.jobs.planner import Planner
 from avprep.jobs.progress import ClipReport, Progress, keep_stats
 from avprep.jobs.score import ScoreRun
@@ -128,38 +128,13 @@ def _planned(
     store: Store, planner: Planner, config: ClipJobConfig, progress: Progress
 ) -> tuple[PlanReader, ClipReport]:
     """The plan: made now, kept, or brought up to date as far as the config asks for it."""
-    if not store.exists(PLAN_FILE):
-        plan = planner.plan_once(store)
-        return plan, ClipReport(shards=plan.shards)
-    if config.only_failed:
+    before = PlanReader(store).shards if store.exists(PLAN_FILE) else None
+    if before is not None and config.only_failed:
         planner.plan_again(store)
-    old = PlanReader(store)
-    changes = find_changes(config.source, old)
-    plan = _grown(store, planner, old, changes, config)
-    left = changes.after(add_new=config.add_new, replace_changed=config.replace_changed)
-    for message in left.messages():
-        progress.say(message)
-    return plan, ClipReport(shards=plan.shards, changes=left, added_shards=plan.shards - old.shards)
-
-
-def _grown(
-    store: Store, planner: Planner, plan: PlanReader, changes: Changes, config: ClipJobConfig
-) -> PlanReader:
-    """The plan with the sources that are new and without those that changed, as far as is asked for.
-
-    Raises:
-        JobError: the sources are others than the plan's altogether.
-    """
-    dropped = changes.changed if config.replace_changed else frozenset()
-    new = changes.new if config.add_new else []
-    new = [source for source in new if source.path not in dropped]
-    if new and not changes.same:
-        raise JobError(
-            f"add_new = True: none of the sources that {config.out} was planned from is under "
-            f"root = {config.source.root}; clips of other media go into another output"
-        )
-    new += [source for source in config.source.sources if source.path in dropped]
-    return planner.grow(store, plan, new, dropped) if new else plan
+        before = PlanReader(store).shards
+    plan, left = update_plan(store, planner, config.source, config.growth, progress)
+    added = 0 if before is None else plan.shards - before
+    return plan, ClipReport(shards=plan.shards, changes=left, added_shards=added)
 
 
 # --- the shards --------------------------------------------------------------------------------------------

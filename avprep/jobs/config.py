@@ -85,6 +85,27 @@ class FromClips:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Growth:
+    """What a run takes into a plan that is there of what became of its sources. Rows of a list that named no
+    source, and are mended, are taken with either."""
+
+    add_new: bool = False  # sources that the plan does not have come into new shards behind the old ones
+    replace_changed: bool = False  # so do those that are others now, and their old clips go
+
+    def __bool__(self) -> bool:
+        return self.add_new or self.replace_changed
+
+    def require_none(self, why: str) -> None:
+        """Raises ArgumentError, with the reason, where anything is taken."""
+        for name in ("add_new", "replace_changed"):
+            if getattr(self, name):
+                raise ArgumentError(f"{name} = True: {why}")
+
+
+_NOT_WITH_REBUILD = "it keeps what was written, and rebuild=True starts over; give one of them"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClipJobConfig:
     """What the clip job is asked to do.
 
@@ -97,8 +118,7 @@ class ClipJobConfig:
     video_codec: VideoCodec = "jpeg"
     rebuild: bool = False
     only_failed: bool = False
-    add_new: bool = False  # sources that the plan does not have come into new shards behind the old ones
-    replace_changed: bool = False  # so do those that are others now, and their old clips go
+    growth: Growth = Growth()
     score: tuple[str, ...] | None = None  # scores that are written with the shards; () = all, None = none
     weights_yamnet: Path | None = None  # of the score `tags`: see ScoreJobConfig
 
@@ -106,12 +126,10 @@ class ClipJobConfig:
         require_one_of("video_codec", self.video_codec, VIDEO_CODECS)
         if self.weights_yamnet is not None and self.score is None:
             raise ArgumentError(f"weights_yamnet = {self.weights_yamnet}: only scores need it; give `score`")
-        for name in ("only_failed", "add_new", "replace_changed"):
-            if self.rebuild and getattr(self, name):
-                raise ArgumentError(
-                    f"{name} = True: it keeps what was written, and rebuild=True starts over; give one of "
-                    f"them"
-                )
+        if self.rebuild:
+            self.growth.require_none(_NOT_WITH_REBUILD)
+            if self.only_failed:
+                raise ArgumentError(f"only_failed = True: {_NOT_WITH_REBUILD}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +137,7 @@ class EncodeJobConfig:
     """What the encode job is asked to do.
 
     Raises:
-        ArgumentError: a value out of range.
+        ArgumentError: a value out of range, or two that exclude each other.
     """
 
     source: FromClips | FromMedia
@@ -131,10 +149,18 @@ class EncodeJobConfig:
     batch_size: int | None = None  # None = found by trying
     compile: bool | None = None  # None = where there is a GPU
     rebuild: bool = False
+    growth: Growth = Growth()  # of media: the plan of finished clips is followed as it is
 
     def __post_init__(self) -> None:
         if self.batch_size is not None:
             require_whole("batch_size", self.batch_size, least=1)
+        if self.rebuild:
+            self.growth.require_none(_NOT_WITH_REBUILD)
+        if isinstance(self.source, FromClips):
+            self.growth.require_none(
+                "it goes with media; finished clips are added to by `avprep clip`, and encoded by the same "
+                "command as before"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

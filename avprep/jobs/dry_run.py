@@ -1,4 +1,5 @@
-"""The dry run: the plan as the job would make it, counted, and what a few of its clips cost.
+"""The dry run: the plan, or what is added to one, as the job would make it, counted; and what a few of its
+clips cost.
 
 Nothing is written.
 """
@@ -14,14 +15,16 @@ from statistics import fmean
 
 import numpy as np
 
-from avprep.jobs.clip import planned_source, score_run, source_of
+from avprep.jobs.clip import output_header, planned_source, score_run, source_of
 from avprep.jobs.config import ClipJobConfig
-from avprep.jobs.output import Stop, stopping_in_order
+from avprep.jobs.growth import find_update
+from avprep.jobs.output import Stop, require_same, stopping_in_order
 from avprep.jobs.planner import Planner
 from avprep.jobs.progress import Progress
 from avprep.jobs.workers import LazyRunner, MeasureStage, clip_quarantine, tell_lost, watchdog_s
+from avprep.shards.layout import PLAN_FILE
 from avprep.shards.ledger import Sums, status_of
-from avprep.shards.plan import PlanRow
+from avprep.shards.plan import PlanReader, PlanRow
 from avprep.shards.store import open_store
 from avprep.stages.tasks import Cost, ShardTask
 
@@ -36,6 +39,7 @@ class DryRun:
 
     counts: PlanCounts
     costs: tuple[Cost, ...]  # of sources that were sampled, each as often as it has clips
+    dropped: int | None = None  # rows that leave the plan that is there; None = a plan of its own was counted
 
     @property
     def seconds_per_clip(self) -> list[float]:
@@ -56,19 +60,37 @@ class DryRun:
 
 
 def dry_run(config: ClipJobConfig, progress: Progress) -> DryRun:
-    """Plans as the job would, and clips a few of the sources in memory.
+    """Plans as the job would, and clips a few of the sources in memory. Where the config has growth, and the
+    output a plan, only what would be added to it is counted.
 
     Raises:
+        JobError: the output was begun with another field.
         MediaGone: the folder of the media is empty or does not answer.
         Stopped: after SIGINT or SIGTERM.
     """
     with stopping_in_order() as stop, ExitStack() as stack:
         runner = LazyRunner(stack, config.source.runner)
         sample = _Sample()
-        counts = PlanCounts(sample.watched(Planner(config.source, runner, stop, progress).shards()))
+        shards, dropped = _shards(config, Planner(config.source, runner, stop, progress), progress)
+        counts = PlanCounts(sample.watched(shards))
         costs = tuple(_measured(sample.sources, config, runner, stop, progress))
         stop.check()
-    return DryRun(counts, costs)
+    return DryRun(counts, costs, dropped)
+
+
+def _shards(
+    config: ClipJobConfig, planner: Planner, progress: Progress
+) -> tuple[Iterator[list[PlanRow]], int | None]:
+    """The rows that the job would plan, and how many of those that are there would go."""
+    store = open_store(config.out)
+    if not config.growth or not store.exists(PLAN_FILE):
+        return planner.shards(), None
+    require_same(store, output_header(config))
+    plan = PlanReader(store)
+    update = find_update(plan, config.source, config.growth, store.uri)
+    for message in update.left.messages():
+        progress.say(message)
+    return planner.grown(plan, update.new, update.dropped), len(plan.keys_of(update.dropped))
 
 
 class PlanCounts:

@@ -39,6 +39,7 @@ from avprep.shards.store import Store, open_store
 from avprep.shards.writer import write_header
 from avprep.stages.encode import EncodeResult, EncodeTask, EncodeWorker
 from avprep.stages.encoder import EncoderFactory, find_batch_size
+from avprep.stages.without_clips import without_clips
 
 
 def run_encode_job(config: EncodeJobConfig, progress: Progress) -> EncodeReport:
@@ -53,7 +54,7 @@ def run_encode_job(config: EncodeJobConfig, progress: Progress) -> EncodeReport:
         Stopped: after SIGINT or SIGTERM, when the shards in hand are done.
         OSError: the output cannot be written.
     """
-    store, clips = open_store(config.out), open_input(config.source)
+    store, clips = open_store(config.out), open_input(config.source, config.growth)
     _check_spec(config, clips)
     with lock(store), stopping_in_order() as stop:
         if config.rebuild:
@@ -93,13 +94,16 @@ def _check_spec(config: EncodeJobConfig, clips: Input) -> None:
 
 
 def _todo(store: Store, plan: PlanReader, clips: Input, report: EncodeReport) -> list[int]:
-    """The shards to make; what stands is counted. A shard whose clips were made again since is made again."""
+    """The shards to make; what stands is counted. A shard whose clips were made again since is made again.
+    Clips that the plan no longer has are left out of what stands."""
     stand = set()
     for index in finished_shards(store):
         rows, record = read_ledger(store, index)
-        planned = plan.table(index)["key"].to_pylist()
-        if not clips.stands(index, record) or sorted(row.key for row in rows) != sorted(planned):
+        planned, there = set(plan.table(index)["key"].to_pylist()), {row.key for row in rows}
+        if not clips.stands(index, record) or not planned <= there:
             continue
+        if planned != there:
+            rows, record = without_clips(store, index, there - planned, report.header)
         report.sums.add(rows)
         report.latents.merge(LatentSums.from_json(record.extra[SUMS_ENTRY]))
         stand.add(index)

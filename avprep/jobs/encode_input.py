@@ -17,7 +17,8 @@ from avprep.errors import ArgumentError
 from avprep.execution import WorkerLost, available_cpus
 from avprep.execution.ray import map_in_order
 from avprep.jobs.clip import require_sources, shard_task, source_dataset, source_options
-from avprep.jobs.config import FromClips, FromMedia
+from avprep.jobs.config import FromClips, FromMedia, Growth
+from avprep.jobs.growth import update_plan
 from avprep.jobs.output import Stop
 from avprep.jobs.planner import Planner
 from avprep.jobs.progress import Progress
@@ -57,7 +58,7 @@ class Input(Protocol):
         """Before a rebuild removes latents: that they can be made anew. Raises MediaGone."""
 
     def plan(self, store: Store, stop: Stop, progress: Progress) -> PlanReader:
-        """The plan of the latents' output, made now where there is none."""
+        """The plan of the latents' output: made now where there is none, or brought up to date."""
 
     def stands(self, index: int, record: ShardRecord) -> bool:
         """Whether a finished shard is made of the clips that are there now."""
@@ -77,12 +78,12 @@ class Input(Protocol):
 MakeReader = Callable[[int, bool], tuple[ReadClips, AbstractContextManager | None]]
 
 
-def open_input(source: FromClips | FromMedia) -> Input:
+def open_input(source: FromClips | FromMedia, growth: Growth) -> Input:
     """
     Raises:
         ArgumentError: no finished output of the clip job.
     """
-    return ClipsInput(source) if isinstance(source, FromClips) else MediaInput(source)
+    return ClipsInput(source) if isinstance(source, FromClips) else MediaInput(source, growth)
 
 
 # --- clip shards -----------------------------------------------------------------------------------------
@@ -174,8 +175,9 @@ class MediaInput:
 
     name = "clips cut with these options"
 
-    def __init__(self, source: FromMedia) -> None:
+    def __init__(self, source: FromMedia, growth: Growth) -> None:
         self._source, self.root, self.spec = source, str(source.root), source.clip.spec
+        self._growth = growth
 
     def header(self) -> dict[str, Any]:
         return {"options": source_options(self._source), "dataset": source_dataset(self._source)}
@@ -186,7 +188,9 @@ class MediaInput:
     def plan(self, store: Store, stop: Stop, progress: Progress) -> PlanReader:
         with ExitStack() as stack:  # the Ray of the planning ends before the encoders' begins
             runner = LazyRunner(stack, self._source.runner)
-            return Planner(self._source, runner, stop, progress, kept_in=store).plan_once(store)
+            planner = Planner(self._source, runner, stop, progress, kept_in=store)
+            plan, _ = update_plan(store, planner, self._source, self._growth, progress)
+        return plan
 
     def stands(self, index: int, record: ShardRecord) -> bool:
         return True

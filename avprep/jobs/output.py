@@ -130,10 +130,7 @@ def open_output(store: Store, header: dict[str, Any], *, root: str, rebuild: boo
     begun = store.exists(HEADER_FILE)
     if begun:
         found = read_header(store)
-        if kind_of(found) != kind_of(header):
-            raise JobError(
-                f"out = {store.uri}: it holds {kind_of(found)}, not {kind_of(header)}; give another folder"
-            )
+        _require_kind(store, found, header)
         if not rebuild:
             _refuse_differences(store, found, header)
             return fingerprint
@@ -145,6 +142,13 @@ def open_output(store: Store, header: dict[str, Any], *, root: str, rebuild: boo
     entries = {"fingerprint": fingerprint, "root": root}
     write_header(store, header | entries | ({REBUILDING: True} if rebuild else {}))
     return fingerprint
+
+
+def require_same(store: Store, header: dict[str, Any]) -> None:
+    """Raises JobError where an output that is there was begun with another header: a run would refuse it."""
+    found = read_header(store)
+    _require_kind(store, found, header)
+    _refuse_differences(store, found, json.loads(json.dumps(header)))
 
 
 def end_rebuild(store: Store) -> None:
@@ -159,6 +163,13 @@ def _clear(store: Store) -> None:
     folders = (LEDGER_FOLDER, SHARDS_FOLDER, CUTS_FOLDER)
     for name in [*chain.from_iterable(map(store.names, folders)), *OUTPUT_FILES]:
         store.remove(name)
+
+
+def _require_kind(store: Store, found: dict[str, Any], header: dict[str, Any]) -> None:
+    if kind_of(found) != kind_of(header):
+        raise JobError(
+            f"out = {store.uri}: it holds {kind_of(found)}, not {kind_of(header)}; give another folder"
+        )
 
 
 def _refuse_differences(store: Store, found: dict[str, Any], header: dict[str, Any]) -> None:

@@ -71,7 +71,8 @@ class Planner:
             return plan
         kept = ([row for row in plan.rows(i) if row.source not in dropped] for i in range(plan.shards))
         shards = chain(kept, [] if first is None else [first], grown)
-        write_plan(store, shards, plan.history().grown(plan.shards))
+        history = plan.history()
+        write_plan(store, shards, history.rewritten() if first is None else history.grown(plan.shards))
         return PlanReader(store)
 
     def grown(

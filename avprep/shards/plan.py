@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from avprep.reasons import Reason
 from avprep.shards.integrity import sha256_of
 from avprep.shards.layout import PLAN_FILE, ShardError
 from avprep.shards.parquet import ParquetRows, naming
@@ -89,6 +90,7 @@ class PlannedSpan(NamedTuple):
     caption: str
     version: str
     events: str  # '' = its clips do not start at events; elsewhere labels and caption are empty
+    fault: str  # of a row of a list that names no source: why
 
 
 @dataclass(frozen=True)
@@ -247,11 +249,12 @@ class PlanReader:
         in several shards."""
         last = None
         columns = ("source", "span_start_s", "span_stop_s", "labels", "caption", "version", "events")
-        for table in self._tables(*columns):
+        for table in self._tables(*columns, "reason", "detail"):
             rows = (column.to_pylist() for column in table.columns)
-            for path, start_s, stop_s, labels, caption, version, events in zip(*rows, strict=True):
-                labels, caption = ((), "") if events else (labels, caption)
-                span = PlannedSpan(path, start_s, stop_s, tuple(labels), caption, version, events)
+            for *place, labels, caption, version, events, reason, detail in zip(*rows, strict=True):
+                labels, caption = ((), "") if events else (tuple(labels), caption)
+                fault = detail if reason == Reason.BAD_ROW else ""
+                span = PlannedSpan._make((*place, labels, caption, version, events, fault))
                 if span != last:
                     yield span
                 last = span

@@ -13,7 +13,7 @@ from pathlib import Path
 from avprep.datasets import list_dataset
 from avprep.datasets.source import DatasetOptions
 from avprep.execution import PoolConfig, RunnerConfig
-from avprep.jobs.config import EncodeJobConfig, FromClips, FromMedia, PlanOptions
+from avprep.jobs.config import EncodeJobConfig, FromClips, FromMedia, Growth, PlanOptions
 from avprep.jobs.encode import run_encode_job
 from avprep.jobs.progress import EncodeReport, Progress
 from avprep.shards.layout import read_header
@@ -54,6 +54,7 @@ def encode(
     address: str | None = None,
     batch_size: int | None = 2,
     rebuild: bool = False,
+    growth: Growth | None = None,
     said: list[str] | None = None,
     **options: bool,
 ) -> EncodeReport:
@@ -67,6 +68,7 @@ def encode(
         batch_size=batch_size,
         compile=False,
         rebuild=rebuild,
+        growth=growth or Growth(),
     )
     return run_encode_job(config, quiet(said))
 

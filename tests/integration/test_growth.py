@@ -19,7 +19,9 @@ from click.testing import CliRunner, Result
 import avprep
 from avprep.cli import main
 from avprep.errors import ArgumentError
+from avprep.jobs.config import Growth
 from avprep.jobs.output import JobError
+from avprep.jobs.progress import EncodeReport
 from avprep.shards.layout import PLAN_FILE
 from avprep.shards.ledger import read_ledgers
 from avprep.shards.plan import SCHEMA, PlanReader
@@ -28,7 +30,7 @@ from avprep.shards.tar import read_shard
 from avprep.spec import ClipSpec
 from tests.avprep.media.flash_click import write_flash_click
 from tests.fake_encoder import OpenFake
-from tests.integration.encode_driver import encode
+from tests.integration.encode_driver import encode, media_source
 
 SPEC = ClipSpec(size=32)
 FAKE = OpenFake(SPEC)
@@ -283,6 +285,94 @@ def test_sources_that_went_are_named_and_their_clips_stay(files, tmp_path):
     said = clip(root, out, "--add-new", "--replace-changed")
     assert "not there any more: 1 files of the plan (x/0.mp4); their clips stay" in said
     assert digest(out) == before
+
+
+# --- a dry run ---------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_of_a_growth_counts_what_the_run_adds(files, tmp_path):
+    root, out = tmp_path / "media", tmp_path / "out"
+    put(root, part(files, 0))
+    clip(root, out)
+    put(root, part(files, 1) | {sorted(part(files, 0))[-1]: files["z/5.mp4"]})
+    before, plan = digest(out), PlanReader(open_store(out))
+    for options in (("--add-new",), ("--replace-changed",), ("--add-new", "--replace-changed")):
+        copy = tmp_path / "-".join(options)
+        shutil.copytree(out, copy)
+        said = clip(root, copy, *options, "--dry-run")
+        assert digest(copy) == before and "nothing was written" in said
+        clip(root, copy, *options)
+        grown = PlanReader(open_store(copy))
+        added = [row for shard in range(plan.shards, grown.shards) for row in grown.rows(shard)]
+        clips = sum(not row.reason for row in added)
+        assert f"added to the plan: {clips} clips of 1.6 s" in said
+        assert f"in {grown.shards - plan.shards} shards" in said
+        gone = plan.clips + len(added) - grown.clips
+        assert ("taken out of the plan" in said) == bool(gone)
+        assert f"taken out of the plan: {gone} clips" in said or not gone
+
+
+def test_a_dry_run_refuses_what_the_run_would(files, tmp_path):
+    root, out = tmp_path / "media", tmp_path / "out"
+    put(root, part(files, 0))
+    assert "plan: " in clip(root, out, "--add-new", "--dry-run") and not out.exists()  # a first run
+    clip(root, out)
+    for options, said in ((("--fps", 20), "spec.fps"), (("--only-failed",), "--only-failed keeps the plan")):
+        result = command(*clip_args(root, out, "--add-new", "--dry-run", *options))
+        assert result.exit_code != 0 and said in result.output
+
+
+# --- latents in one pass -----------------------------------------------------------------------------------
+
+
+def latents_of(root: Path, out: Path, **growth: bool) -> EncodeReport:
+    return encode(media_source(root, SPEC, 0), out, fake=FAKE, growth=Growth(**growth))
+
+
+def statistics(out: Path) -> dict:
+    stats = json.loads((out / "stats.json").read_text())
+    return {name: stats[name] for name in ("clips", "reasons", "latents", "labels")}
+
+
+def test_latents_of_media_grow_as_clips_do(files, tmp_path):
+    root, out, whole = tmp_path / "media", tmp_path / "out", tmp_path / "whole"
+    put(root, part(files, 0))
+    latents_of(root, out)
+    before = digest(out)
+    put(root, part(files, 1))
+    assert latents_of(root, out).made == 0 and digest(out) == before  # they are named, and not added
+    latents_of(root, out, add_new=True)
+    assert digest(out).items() > before.items()
+    put(root, {sorted(part(files, 0))[-1]: files["z/5.mp4"]})
+    gone = next(name for name in part(files, 1) if "broken" not in name)
+    (root / gone).unlink()
+    latents_of(root, out, replace_changed=True)
+    put(root, {gone: files[gone]})
+    latents_of(root, whole)
+    assert members(out) == members(whole) and outcomes(out) == outcomes(whole)
+    assert statistics(out) == statistics(whole)
+    assert command("verify", out, "--deep").exit_code == 0
+
+
+def test_what_stands_is_not_encoded_again_for_clips_that_go(files, tmp_path):
+    root, out = tmp_path / "media", tmp_path / "out"
+    put(root, files)
+    latents_of(root, out)
+    put(root, {"x/0.mp4": files["z/2.mp4"]})
+    report = latents_of(root, out, replace_changed=True)
+    assert report.made == 1 and report.made_sums.planned == 3  # the clips of that file
+
+
+def test_growth_goes_with_media_and_not_with_a_rebuild(files, tmp_path):
+    root = tmp_path / "media"
+    put(root, part(files, 0))
+    clip(root, tmp_path / "clips")
+    with pytest.raises(ArgumentError, match="^add_new = True: it goes with media"):
+        encode(tmp_path / "clips", tmp_path / "latents", fake=FAKE, growth=Growth(add_new=True))
+    with pytest.raises(ArgumentError, match="^replace_changed = True: it keeps what was written"):
+        source = media_source(root, SPEC, 0)
+        growth = Growth(replace_changed=True)
+        encode(source, tmp_path / "latents", fake=FAKE, growth=growth, rebuild=True)
 
 
 # --- scores and selections ---------------------------------------------------------------------------------

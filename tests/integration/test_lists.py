@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from avprep.cli import main
 from avprep.shards.ledger import LedgerRow, read_ledgers
+from avprep.shards.plan import PlanReader
 from avprep.shards.store import open_store
 
 pytestmark = pytest.mark.timeout(120)
@@ -71,14 +72,62 @@ def test_a_row_that_names_no_file_is_never_opened_as_one(clip_root, out):
     assert_every_row_has_its_reason(rows_of(out))
 
 
-def test_a_mended_row_is_added(clip_root, out):
+def mend(out: Path, **rows: str) -> None:
+    """`line3`: the row of that line."""
+    lines = list(ROWS)
+    for line, row in rows.items():
+        lines[int(line.removeprefix("line")) - 1] = row
+    (out.parent / "list.csv").write_text("\n".join(lines))
+
+
+def outcomes(out: Path) -> dict[tuple[str, float], tuple[str, str, str]]:
+    rows = [row for _, rows, _ in read_ledgers(open_store(out)) for row in rows]
+    found = {(row.source, row.start_s): (row.status, row.reason, row.detail) for row in rows}
+    assert len(found) == len(rows) == PlanReader(open_store(out)).clips
+    return found
+
+
+@pytest.mark.parametrize("growth", ["--add-new", "--replace-changed"])
+def test_a_mended_row_becomes_its_clip(growth, clip_root, out):
     clip(clip_root, out)
-    rows = list(ROWS)
-    rows[2] = "alpha/scene 0.mp4,1.7,3.4,dog,"
-    (out.parent / "list.csv").write_text("\n".join(rows))
-    said = clip(clip_root, out, "--add-new")
-    assert said.exit_code == 0 and "not there any more: 1 files of the plan (list.csv:3)" in said.output
-    ledger = [row for _, rows, _ in read_ledgers(open_store(out)) for row in rows]
-    written = sorted((row.source, row.start_s) for row in ledger if row.status == "written")
-    assert written == [("alpha/scene 0.mp4", 0.0), ("alpha/scene 0.mp4", 1.7)]
-    assert "new since" not in clip(clip_root, out).output
+    mend(out, line3="alpha/scene 0.mp4,1.7,3.4,dog,", line4="beta/scene 1.mp4,0,1.7,rain,")
+    said = clip(clip_root, out).output
+    assert "2 rows of the list that named no file or span (list.csv:3, list.csv:4); --add-new or" in said
+    assert clip(clip_root, out, growth).exit_code == 0
+    assert clip(clip_root, out.parent / "whole").exit_code == 0
+    assert outcomes(out) == outcomes(out.parent / "whole")
+    assert outcomes(out)["alpha/scene 0.mp4", 1.7][0] == "written"
+    again = clip(clip_root, out).output
+    assert "since the plan" not in again and "nothing to do" in again
+    verified = CliRunner().invoke(main, ["verify", str(out), "--deep"])
+    assert verified.exit_code == 0, verified.output
+
+
+def test_replace_changed_adds_no_row_that_was_not_mended(clip_root, out):
+    clip(clip_root, out)
+    last = ROWS[-1] + "\nbeta/scene 1.mp4,0,1.7,rain,"
+    mend(out, line3="alpha/scene 0.mp4,1.7,3.4,dog,", line7=last)
+    clip(clip_root, out, "--replace-changed")
+    sources = {source for source, _ in outcomes(out)}
+    assert "list.csv:3" not in sources and "beta/scene 1.mp4" not in sources
+    assert ("alpha/scene 0.mp4", 1.7) in outcomes(out)
+
+
+def test_a_row_that_is_taken_out_of_the_list_goes_and_shards_stay_as_they_are(clip_root, out):
+    clip(clip_root, out)
+    shards = {path: path.read_bytes() for path in (out / "shards").iterdir()}
+    mend(out, line5="")
+    said = clip(clip_root, out, "--add-new").output
+    assert "5 planned = 1 written, 1 filtered, 3 failed" in said
+    assert {path: path.read_bytes() for path in (out / "shards").iterdir()} == shards
+    history = PlanReader(open_store(out)).history()
+    assert (len(history.generations), history.revision) == (1, 1)  # nothing was added
+
+
+def test_another_fault_of_a_row_is_in_the_ledger_after_replace_changed(clip_root, out):
+    clip(clip_root, out)
+    mend(out, line3="alpha/scene 0.mp4,5,4,dog,")
+    assert "files (list.csv:3); --replace-changed" in clip(clip_root, out).output
+    clip(clip_root, out, "--replace-changed")
+    detail = "line 3 of list.csv: start 5 is not before stop 4"
+    assert outcomes(out)["list.csv:3", 0.0] == ("failed", "bad_row", detail)

@@ -15,14 +15,14 @@ from avprep.cli.options import MEDIA_NAMES, from_options, option
 from avprep.datasets.source import DatasetOptions
 from avprep.errors import ArgumentError
 from avprep.execution import PoolConfig
-from avprep.jobs.config import ClipJobConfig, EncodeJobConfig, FromMedia, PlanOptions, runner_config
+from avprep.jobs.config import ClipJobConfig, EncodeJobConfig, FromMedia, Growth, PlanOptions, runner_config
 from avprep.spec import ClipSpec
 from avprep.stages.options import ClipOptions, DecodeOptions, EncodeOptions, InvertOptions
 
 MEDIA = (ClipSpec, DatasetOptions, PlanOptions, ClipOptions, FromMedia)
 OWNERS = {
-    "clip": (*MEDIA, ClipJobConfig),
-    "encode": (*MEDIA, EncodeOptions, EncodeJobConfig, PoolConfig),
+    "clip": (*MEDIA, ClipJobConfig, Growth),
+    "encode": (*MEDIA, EncodeOptions, EncodeJobConfig, Growth, PoolConfig),
     "decode": (DecodeOptions,),
     "invert-audio": (InvertOptions,),
 }

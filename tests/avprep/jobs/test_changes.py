@@ -10,7 +10,7 @@ import pytest
 
 from avprep.datasets.source import Event, Source, caption_of
 from avprep.jobs.changes import Changes, find_changes
-from avprep.jobs.config import FromMedia, PlanOptions
+from avprep.jobs.config import FromMedia, Growth, PlanOptions
 from avprep.jobs.events import digest_of
 from avprep.media.source import file_version
 from avprep.shards.clips import clip_key
@@ -66,7 +66,7 @@ def test_each_kind_of_change_is_told_from_the_others(root):
         "another size or time than when planned",
         "other labels, captions or spans than planned",
     ]
-    assert found.after(add_new=True, replace_changed=True) == Changes(gone=["c"], same=2)
+    assert found.after(Growth(add_new=True, replace_changed=True)) == Changes(gone=["c"], same=2)
 
 
 def test_a_file_of_the_same_size_and_another_time_is_another(root):
@@ -79,6 +79,37 @@ def test_a_source_that_is_not_listed_is_gone_though_its_file_is_there(root):
     assert changes(root, [row(root, Source(path="a"))], [Source(path="b")]) == Changes(
         [Source(path="b")], gone=["a"]
     )
+
+
+def bad_row(line: int, fault: str = "no path") -> Source:
+    return Source(path=f"list.csv:{line}", line=line, fault=fault)
+
+
+def planned_bad_row(root: Path, line: int) -> PlanRow:
+    return replace(row(root, bad_row(line)), reason="bad_row", detail="no path")
+
+
+def test_rows_of_a_list_that_are_mended_are_told_from_files_that_went(root):
+    planned = [row(root, Source(path="a")), *(planned_bad_row(root, line) for line in (2, 3, 4))]
+    mended = Source(path="b", line=3)
+    listed = [Source(path="a", line=1), bad_row(2), mended, Source(path="c", line=9)]
+    found = changes(root, planned, listed)
+    assert found == Changes([mended, Source(path="c", line=9)], mended=["list.csv:3", "list.csv:4"], same=2)
+    assert found.new_on_mended_lines() == [mended]
+    assert [message.split(":")[0] for message in found.messages()][1:] == [
+        "mended or removed since the plan was made"
+    ]
+    for growth in (Growth(add_new=True), Growth(replace_changed=True)):
+        assert found.after(growth).mended == []
+    # Each is one of the planned rows that a limit counts.
+    assert changes(root, planned, listed, limit=4).new == found.new
+    assert changes(root, planned, listed, limit=2).new == []
+
+
+def test_a_row_with_another_fault_is_a_change(root):
+    found = changes(root, [planned_bad_row(root, 2)], [bad_row(2, "start 3 is not before stop 2")])
+    assert found == Changes(relisted=["list.csv:2"], same=1)
+    assert changes(root, [planned_bad_row(root, 2)], [bad_row(2)]) == Changes(same=1)
 
 
 def test_spans_of_a_file_are_sources_of_their_own(root):

@@ -44,7 +44,7 @@ def test_every_shard_is_read_back_in_any_order(store, sizes, rows_a_group, data)
     broken = [row for rows in shards for row in rows if row.reason]
     assert plan.unmade() == {row.key: (row.shard, "corrupt") for row in broken}
     assert plan.keys_of({"1.mp4"}) == {row.key for row in (shards[1] if len(shards) > 1 else ())}
-    spans = [(f"{i}.mp4", None, None, (f"label {i % 2}",), "", "", "") for i in range(len(sizes))]
+    spans = [(f"{i}.mp4", None, None, (f"label {i % 2}",), "", "", "", "") for i in range(len(sizes))]
     assert list(plan.spans()) == spans
 
 
