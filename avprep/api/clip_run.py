@@ -86,7 +86,7 @@ def clip_dataset(
         clips_per_source: at most, spread over the source; None = all.
         limit: clips in all; None = all.
         shard_size: clips per shard.
-        crop: 'center', 'pad' or 'stretch'.
+        crop: 'center', 'pad', 'stretch' or 'auto', which is 'center' between the black bars of the source.
         video_codec: how frames are stored: 'jpeg', 'raw' or 'h264'.
         drop_silent_db: leaves out clips whose RMS is below, dB of full scale.
         drop_static: leaves out clips whose frames change less on average, levels of 255.

@@ -15,7 +15,8 @@ from avprep.checks import require_number, require_one_of, require_spec, require_
 from avprep.credentials import require_no_credentials
 from avprep.dsp.mel import mel_stack
 from avprep.errors import ArgumentError
-from avprep.media.crop import CROPS, Crop
+from avprep.media.bars import bars_of_source
+from avprep.media.crop import CROPS, NO_BARS, Crop
 from avprep.media.decode import FailedClip as LostClip
 from avprep.media.decode import RawClip
 from avprep.media.decode import read_clips as read_raw_clips
@@ -70,7 +71,8 @@ def read_clips(
         spec: what a clip is.
         starts: where the clips begin, in seconds, ascending; each is rounded to a sample of
             `spec.sample_rate`. None: the file is probed, and all clips that fit are read.
-        crop: 'center', the largest centred square; 'pad', all of the picture between black bars; 'stretch'.
+        crop: 'center', the largest centred square; 'pad', all of the picture between black bars; 'stretch';
+            'auto', the largest centred square between the black bars that the source has.
         stride_s: seconds from one clip's start to the next's; None = a clip's length. Not with `starts`.
         clips: at most so many, spread over the file; None = all. Not with `starts`.
         timeout_s: the time that reading may take, without what the caller does between clips; None = any.
@@ -140,8 +142,9 @@ def _raw_clips(
     path: str, starts: list[int], spec: ClipSpec, crop: Crop, deadline: Deadline
 ) -> Iterator[RawClip | LostClip]:
     if starts:
+        bars = bars_of_source(path, deadline=deadline) if crop == "auto" else NO_BARS
         with open_source(path) as source:
-            yield from read_raw_clips(source, starts, spec=spec, crop=crop, deadline=deadline)
+            yield from read_raw_clips(source, starts, spec=spec, crop=crop, bars=bars, deadline=deadline)
 
 
 def _clip(raw: RawClip, spec: ClipSpec) -> Clip:

@@ -152,7 +152,8 @@ _MEDIA_OPTIONS = (
         "crop",
         "--crop",
         type=click.Choice(CROPS),
-        help="The largest centred square, all of it between black bars, or all of it stretched.",
+        help="The largest centred square, all of it between black bars, all of it stretched, or the largest "
+        "centred square between the black bars that the source has.",
     ),
     option(
         FromMedia,

@@ -11,7 +11,7 @@ from typing import Any
 
 from avprep.cli.group import Refused
 from avprep.execution.child import Child, ChildDied
-from avprep.media.crop import CROPS, Crop
+from avprep.media.crop import CROPS, Bars, Crop
 from avprep.media.decode import FailedClip
 from avprep.media.limits import Deadline
 from avprep.reasons import MediaError, Reason
@@ -51,7 +51,8 @@ def try_again(store: Store, key: str) -> Outcome:
     try:
         # In a process of its own: a clip that is tried may be one that crashes it.
         with closing(Child()) as child:
-            found = child.call(partial(_read_one, row.start, spec, crop), str(path))
+            bars = None if row.bars is None else Bars(*row.bars)
+            found = child.call(partial(_read_one, row.start, spec, crop, bars), str(path))
     except MediaError as error:
         return Outcome(False, f"{place}: {error}")
     except ChildDied as death:
@@ -81,9 +82,9 @@ def _stated_origin(header: dict[str, Any], shard: int) -> tuple[Any, Any]:
     return header["root"], header["options"]["crop"]
 
 
-def _read_one(start: int, spec: ClipSpec, crop: Crop, path: str) -> str:
+def _read_one(start: int, spec: ClipSpec, crop: Crop, bars: Bars | None, path: str) -> str:
     """Reads one clip. Returns what was found; raises MediaError for what keeps it from being one."""
-    clip = next(read_source(path, [start], spec=spec, crop=crop, deadline=Deadline(None)))
+    clip = next(read_source(path, [start], spec=spec, crop=crop, bars=bars, deadline=Deadline(None)))
     if isinstance(clip, FailedClip):
         raise clip.error
     return f"{clip.sound.sounding_s:.3f} s of sound, residual {clip.residual_ms:.1f} ms"

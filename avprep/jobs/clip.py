@@ -22,6 +22,7 @@ from avprep.jobs.planner import Planner
 from avprep.jobs.progress import ClipReport, Progress, keep_stats
 from avprep.jobs.score import ScoreRun
 from avprep.jobs.workers import ClipStage, LazyRunner, clip_quarantine, tell_lost, watchdog_s
+from avprep.media.crop import Bars
 from avprep.media.source import require_media
 from avprep.reasons import MediaError, Reason
 from avprep.shards.integrity import forget_damaged
@@ -215,6 +216,7 @@ def planned_source(rows: list[PlanRow]) -> PlannedSource:
         starts=tuple(row.start for row in rows),
         texts=tuple(ClipText(tuple(row.labels), row.caption, row.caption_from) for row in rows),
         verdict=MediaError(Reason.of(first.reason), first.detail) if first.reason else None,
+        bars=None if first.bars is None else Bars(*first.bars),
     )
 
 

@@ -156,6 +156,7 @@ class Planner:
             source_timeout_s=self._source.source_timeout_s,
             detector=self._cuts.detector,
             known=self._cuts.known(paths),
+            with_bars=self._source.clip.crop == "auto",
         )
 
 

@@ -223,6 +223,7 @@ def _row(
         source_height=info.height if info else None,
         source_fps=info.fps if info else None,
         source_s=float(sum(part.stop_s - part.start_s for part in info.parts)) if info else None,
+        bars=probed.bars,
         caption_from="source" if source.caption else "labels" if labels else "",
     )
 

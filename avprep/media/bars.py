@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from avprep.media.crop import GRID, NO_BARS, Bars
+
 if TYPE_CHECKING:
     from avprep.media.limits import Deadline
     from avprep.media.timeline import Part
-
-SIDE = 256  # pixels of the pictures of `bars_of_source`
 
 BLACK = 24  # 8-bit luma: bars of compressed video, full range, lie at 0 to about 20
 _LIT = 2 * BLACK
@@ -32,20 +32,6 @@ _LIT_SHARE = 0.6  # of the line inside a bar that is lit in some picture
 _SOFT = 2  # pixels that scaling and compression blur at a bar's edge
 _SAMPLED = 16  # pictures of a source
 _UNEVEN_SHARE = 0.02  # of the picture's side by which two opposite bars may differ
-
-
-class Bars(NamedTuple):
-    """Pixels of each bar, counted from its edge of the picture; 0 where there is none."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    def share(self, height: int, width: int) -> float:
-        """The share of a picture's area that the bars cover."""
-        inside = (height - self.top - self.bottom) * (width - self.left - self.right)
-        return 1 - inside / (height * width)
 
 
 def bars_of(pictures: np.ndarray) -> Bars:
@@ -62,7 +48,7 @@ def bars_of(pictures: np.ndarray) -> Bars:
     top, bottom = _pair(brightest)
     left, right = _pair(brightest[top : len(brightest) - bottom].T)
     if not (top or left):
-        return Bars(0, 0, 0, 0)
+        return NO_BARS
     # Rows are judged again without the columns of the pillars, which are dark in every row.
     top, bottom = _pair(brightest[:, left : brightest.shape[1] - right])
     return Bars(top, bottom, left, right)
@@ -89,7 +75,7 @@ def _bar(brightest: np.ndarray) -> int:
 def bars_of_source(
     path: str | os.PathLike[str], *, parts: Sequence[Part] | None = None, deadline: Deadline | None = None
 ) -> Bars:
-    """The bars of a source, in pixels of its picture stretched to SIDE x SIDE, as it is shown.
+    """The bars of a source, in pixels of its picture stretched to GRID x GRID, as it is shown.
 
     Sixteen pictures are looked at, evenly spread over the source; over long stretches the file is skipped.
 
@@ -107,6 +93,6 @@ def bars_of_source(
 
     deadline = deadline or Deadline(None)
     parts = probe(path, deadline).parts if parts is None else parts
-    shown = bounded(sampled_pictures(path, spread_instants(parts, _SAMPLED), side=SIDE, deadline=deadline))
+    shown = bounded(sampled_pictures(path, spread_instants(parts, _SAMPLED), side=GRID, deadline=deadline))
     luma = [np.asarray(Image.fromarray(picture.pixels).convert("L")) for picture in shown]
-    return bars_of(np.stack(luma)) if luma else Bars(0, 0, 0, 0)
+    return bars_of(np.stack(luma)) if luma else NO_BARS

@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 
 from avprep.media.aperture import read_aperture
-from avprep.media.crop import Crop
+from avprep.media.crop import NO_BARS, Bars, Crop
 from avprep.media.frames import FrameFitter
 from avprep.media.limits import Deadline
 from avprep.media.packets import Demuxer
@@ -38,6 +38,7 @@ class RawClip:
     frame_times_s: list[float]  # when each frame began to be shown, seconds of the source's time
     residual_ms: float  # the longest that a frame had been shown at its instant (negative: early)
     sound: ClipSound
+    bars: Bars = NO_BARS  # of the source, that were cut away
 
 
 @dataclass(frozen=True)
@@ -55,30 +56,40 @@ def read_clips(
     spec: ClipSpec,
     crop: Crop,
     deadline: Deadline,
+    bars: Bars = NO_BARS,
     counts: Counter[str] | None = None,
 ) -> Iterator[RawClip | FailedClip]:
     """The clips at ascending `starts` (samples since the source's time 0), in order.
+
+    `bars`: of the source, that are cut away before the crop.
 
     Raises:
         MediaError: the whole source ends here (time limit).
     """
     read = 0
     try:
-        for clip in _Reader(source, spec, crop, deadline, is_plain=False).read(starts):
+        for clip in _Reader(source, spec, crop, bars, deadline, is_plain=False).read(starts):
             yield clip
             read += 1
     except Doubt:
         if counts is not None:
             counts[PLAIN] += 1
         with open_source(source.path) as again:
-            yield from _Reader(again, spec, crop, deadline, is_plain=True).read(starts[read:])
+            yield from _Reader(again, spec, crop, bars, deadline, is_plain=True).read(starts[read:])
 
 
 class _Reader:
     """One way through a source."""
 
     def __init__(
-        self, source: OpenSource, spec: ClipSpec, crop: Crop, deadline: Deadline, *, is_plain: bool
+        self,
+        source: OpenSource,
+        spec: ClipSpec,
+        crop: Crop,
+        bars: Bars,
+        deadline: Deadline,
+        *,
+        is_plain: bool,
     ) -> None:
         self._source, self._spec, self._is_plain = source, spec, is_plain
         self._demuxer = Demuxer(source, deadline)
@@ -87,6 +98,7 @@ class _Reader:
             crop=crop,
             sample_aspect_ratio=source.video.sample_aspect_ratio,
             aperture=read_aperture(source.path, stream_id=source.video.id, stream_index=source.video.index),
+            bars=bars,
         )
 
     def read(self, starts: Sequence[int]) -> Iterator[RawClip | FailedClip]:
@@ -138,6 +150,7 @@ class _Reader:
             frame_times_s=[round(float(clock.seconds(picture.pts)), 6) for picture in shown],
             residual_ms=self._residual_ms(start, shown, clock),
             sound=sound.clip(start),
+            bars=self._fitter.bars,
         )
 
     def _residual_ms(self, start: int, shown: list[Picture], clock: Clock) -> float:

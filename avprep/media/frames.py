@@ -16,7 +16,7 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
 from avprep.media.aperture import Aperture
-from avprep.media.crop import Crop
+from avprep.media.crop import GRID, NO_BARS, Bars, Crop
 
 _SCALER = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 _MAX_ASPECT = 16  # a sample aspect ratio outside 1/16..16 means a broken header, and is ignored
@@ -34,7 +34,9 @@ class FrameFitter:
     """Fits frames of one source to `size` x `size` RGB.
 
     crop: 'center' keeps the largest centred square, 'pad' keeps the whole picture between black bars,
-    'stretch' fills the square. All three count in display pixels: the sample aspect ratio is applied.
+    'stretch' fills the square. All count in display pixels: the sample aspect ratio is applied. 'auto' is
+    'center'.
+    bars: of the source (`Bars`); whatever the crop, they are cut away before it.
     aperture: the pixels of the stored picture that its container says are not shown. One that leaves
     nothing of a frame is ignored.
     An interlaced frame is two pictures half a frame apart; the one shown first, to which its PTS belongs, is
@@ -49,9 +51,11 @@ class FrameFitter:
         crop: Crop,
         sample_aspect_ratio: Fraction | None,
         aperture: Aperture | None = None,
+        bars: Bars = NO_BARS,
     ) -> None:
         self.size = size
         self.crop = crop
+        self.bars = bars
         sar = Fraction(sample_aspect_ratio or 1)
         self.sar = sar if Fraction(1, _MAX_ASPECT) <= sar <= _MAX_ASPECT else Fraction(1)
         self.aperture = aperture or Aperture(0, 0, 0, 0)
@@ -67,7 +71,8 @@ class FrameFitter:
         """
         _settle_colours(frame)
         frame.pts = None  # timing is settled already; the graph must not reorder or drop by it
-        picture = _oriented(self._scale(frame), _display_matrix(frame))
+        orientation = _orientation(_display_matrix(frame))
+        picture = _oriented(self._scale(frame, _as_stored(self.bars, orientation)), orientation)
         if self.crop != "pad":
             return picture
         padded = np.zeros((self.size, self.size, 3), np.uint8)
@@ -75,8 +80,8 @@ class FrameFitter:
         padded[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
         return padded
 
-    def _scale(self, frame: VideoFrame) -> np.ndarray:
-        """The picture as stored, uint8 (height, width, 3); its size is `_scaled`'s."""
+    def _scale(self, frame: VideoFrame, bars: Bars) -> np.ndarray:
+        """The picture as stored, uint8 (height, width, 3); its size is `_scaled`'s. `bars`: as stored."""
         key = (
             frame.width,
             frame.height,
@@ -84,10 +89,11 @@ class FrameFitter:
             frame.interlaced_frame,
             frame.colorspace,
             frame.color_range,
+            bars,
         )
         key_before, graph = self._graph or (None, None)
         if graph is None or key != key_before:
-            graph = self._build(frame)
+            graph = self._build(frame, bars)
         self._graph = None  # a graph that fails may hold frames back; it is not used again
         graph.vpush(frame)
         scaled = graph.vpull()
@@ -96,7 +102,7 @@ class FrameFitter:
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
         return rows[:, : scaled.width * 3].reshape(scaled.height, scaled.width, 3)
 
-    def _build(self, frame: VideoFrame) -> Graph:
+    def _build(self, frame: VideoFrame, bars: Bars) -> Graph:
         """buffer -> [one field] -> [crop] -> scale to planar RGB -> rgb24, for such frames.
 
         With full chroma the scaler's vector code writes planar RGB only; straight to rgb24 it takes three
@@ -114,7 +120,7 @@ class FrameFitter:
             # Fields of whole chroma rows: rows left over belong to one field only, or to none.
             steps.append(("crop", f"{frame.width}:{2 * whole.height}:0:0:exact=1"))
             steps += [("separatefields", ""), ("select", "not(mod(n,2))")]  # the second comes with the next
-        shown = self._shown(frame, whole, fields)
+        shown = _between(bars, self._shown(frame, whole, fields))
         steps += _crop_and_scale(
             whole, self._kept(shown, sar), align, self._scaled(shown.width * sar, Fraction(shown.height))
         )
@@ -131,7 +137,7 @@ class FrameFitter:
 
     def _kept(self, shown: _Box, sar: Fraction) -> _Box:
         """The part of the shown picture that the crop keeps."""
-        if self.crop != "center":
+        if self.crop in ("pad", "stretch"):
             return shown
         side = min(shown.width * sar, Fraction(shown.height))
         width = max(1, min(shown.width, round(side / sar)))
@@ -156,6 +162,14 @@ class _Box(NamedTuple):
     y: int
     width: int
     height: int
+
+
+def _between(bars: Bars, shown: _Box) -> _Box:
+    """The picture between its bars, without pixels that are partly bar; bars that leave none are ignored."""
+    top, bottom = (-(-shown.height * bar // GRID) for bar in (bars.top, bars.bottom))
+    left, right = (-(-shown.width * bar // GRID) for bar in (bars.left, bars.right))
+    width, height = shown.width - left - right, shown.height - top - bottom
+    return _Box(shown.x + left, shown.y + top, width, height) if min(width, height) > 0 else shown
 
 
 def _chroma_grid(pixels: VideoFormat) -> tuple[int, int]:
@@ -263,19 +277,34 @@ def _display_matrix(frame: VideoFrame) -> tuple[float, float, float, float]:
     return a, b, c, d
 
 
-def _oriented(picture: np.ndarray, matrix: tuple[float, float, float, float]) -> np.ndarray:
-    """The picture (height, width, 3) turned and mirrored as `_display_matrix` says: a view.
+class _Orientation(NamedTuple):
+    """How a stored picture is shown: its axes are swapped, then it is mirrored."""
 
-    Of the eight ways that keep pixels on their grid, the nearest is taken; a matrix that flattens the picture
-    is ignored.
-    """
+    is_swapped: bool
+    down: int  # the step between rows: -1 = from the bottom up
+    across: int  # likewise between columns
+
+
+def _orientation(matrix: tuple[float, float, float, float]) -> _Orientation:
+    """Of the eight ways that keep pixels on their grid, the nearest to `_display_matrix`; a matrix that
+    flattens the picture is ignored."""
     a, b, c, d = matrix
     if a * d == b * c:
-        return picture
+        return _Orientation(False, 1, 1)
     across, down = math.hypot(a, b), math.hypot(c, d)
-    if abs(a) / across + abs(d) / down >= abs(b) / across + abs(c) / down:
-        to_right, to_bottom = a, d
-    else:
-        picture = picture.swapaxes(0, 1)
-        to_right, to_bottom = c, b
-    return picture[:: 1 if to_bottom > 0 else -1, :: 1 if to_right > 0 else -1]
+    is_swapped = abs(a) / across + abs(d) / down < abs(b) / across + abs(c) / down
+    to_right, to_bottom = (c, b) if is_swapped else (a, d)
+    return _Orientation(is_swapped, 1 if to_bottom > 0 else -1, 1 if to_right > 0 else -1)
+
+
+def _oriented(picture: np.ndarray, orientation: _Orientation) -> np.ndarray:
+    """The picture (height, width, 3) turned and mirrored: a view."""
+    turned = picture.swapaxes(0, 1) if orientation.is_swapped else picture
+    return turned[:: orientation.down, :: orientation.across]
+
+
+def _as_stored(bars: Bars, orientation: _Orientation) -> Bars:
+    """Bars of a picture as it is shown, at the edges where they are stored."""
+    top, bottom = (bars.top, bars.bottom)[:: orientation.down]
+    left, right = (bars.left, bars.right)[:: orientation.across]
+    return Bars(left, right, top, bottom) if orientation.is_swapped else Bars(top, bottom, left, right)

@@ -26,6 +26,7 @@ from avprep.shards.store import Store
 
 MOST_ROWS = 1 << 32
 MOST_EMPTY_SHARDS = 1 << 20  # a plan may have more shards than rows: what changed sources leave is empty
+BARS_GRID = 256
 ROWS_A_GROUP = 1 << 14  # at least: each group costs memory in every reader and writer
 _REMEDY = "a rebuild plans anew"
 SCHEMA = pa.schema(
@@ -53,6 +54,9 @@ SCHEMA = pa.schema(
         ("caption_from", pa.string()),
         # Of a source whose clips start at events: a digest of what is listed of it. '' = they do not.
         ("events", pa.string()),
+        # Of a source whose black bars are cut away: top, bottom, left and right, in 256ths of its picture's
+        # height and width. Null = they were not looked for.
+        ("bars", pa.list_(pa.int32())),
     ]
 )
 _COLUMNS_OF_VERSIONS = (8, 11, 15, len(SCHEMA))  # a plan has the first columns, as many as its version knew
@@ -78,6 +82,7 @@ class PlanRow:
     source_s: float | None = None
     caption_from: str | None = None
     events: str = ""
+    bars: tuple[int, int, int, int] | None = None
 
 
 class PlannedSpan(NamedTuple):
@@ -186,7 +191,9 @@ class PlanReader:
         return all(table["caption_from"].null_count == 0 for table in islice(self._tables("caption_from"), 1))
 
     def rows(self, shard: int) -> list[PlanRow]:
-        return [PlanRow(**row) for row in self.table(shard).to_pylist()]
+        rows = self.table(shard).to_pylist()
+        with self._errors():
+            return [PlanRow(**row | {"bars": _bars(row["bars"])}) for row in rows]
 
     def table(self, shard: int) -> pa.Table:
         """The rows of a shard, with the columns of SCHEMA; empty where the plan has no such shard."""
@@ -282,6 +289,17 @@ class PlanReader:
             unknown = pa.repeat("", len(table)) if is_text else pa.nulls(len(table), field.type)
             table = table.append_column(field, unknown)
         return table.select(columns)
+
+
+def _bars(found: list[int | None] | None) -> tuple[int, int, int, int] | None:
+    """Raises ShardError for bars that leave nothing of a picture."""
+    if found is None:
+        return None
+    bars = [bar for bar in found if bar is not None and 0 <= bar < BARS_GRID]
+    if len(bars) != 4 or len(found) != 4 or max(bars[0] + bars[1], bars[2] + bars[3]) >= BARS_GRID:
+        raise ShardError(f"is damaged (bars {str(found)[:80]}); {_REMEDY}")
+    top, bottom, left, right = bars
+    return top, bottom, left, right
 
 
 def _shards_of_groups(metadata: pq.FileMetaData) -> list[tuple[int, int]]:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from avprep.dsp.mel import mel_stack
-from avprep.media.crop import Crop
+from avprep.media.bars import bars_of_source
+from avprep.media.crop import NO_BARS, Bars, Crop
 from avprep.media.decode import FailedClip, RawClip, read_clips
 from avprep.media.limits import Deadline, bounded
 from avprep.media.mux import encode_frames
@@ -196,7 +197,7 @@ class _ShardWork:
                 mel = mel_stack(torch.from_numpy(clip.sound.waveform), self.spec).numpy()
             yield MadeClip(
                 row=replace(row, residual_ms=clip.residual_ms),
-                header=_clip_header(source, clip, self.spec),
+                header=_clip_header(source, clip, self.task.options),
                 frames=clip.frames,
                 mel=mel,
                 waveform=clip_waveform(clip, self.spec),
@@ -220,6 +221,7 @@ class _ShardWork:
             source.starts,
             spec=self.spec,
             crop=self.task.options.crop,
+            bars=source.bars,
             deadline=deadline,
             counts=self.counts,
         )
@@ -246,17 +248,25 @@ def read_source(
     spec: ClipSpec,
     crop: Crop,
     deadline: Deadline,
+    bars: Bars | None = None,
     counts: Counter[str] | None = None,
 ) -> Iterator[RawClip | FailedClip]:
     """The clips of a file at ascending `starts`, as `read_clips` gives them, within the memory of a source.
+
+    `bars`: of the source, for the crop 'auto'; None: they are looked for now.
 
     Raises:
         MediaError: the file cannot be opened, or gives nothing more.
     """
 
     def read() -> Iterator[RawClip | FailedClip]:
+        cut_away = NO_BARS
+        if crop == "auto":
+            cut_away = bars_of_source(path, deadline=deadline) if bars is None else bars
         with open_source(path) as source:
-            yield from read_clips(source, starts, spec=spec, crop=crop, deadline=deadline, counts=counts)
+            yield from read_clips(
+                source, starts, spec=spec, crop=crop, bars=cut_away, deadline=deadline, counts=counts
+            )
 
     return bounded(read(), size_of=_bytes_of)
 
@@ -270,8 +280,8 @@ def clip_waveform(clip: RawClip, spec: ClipSpec) -> np.ndarray:
     return clip.sound.waveform[spec.samples_before : spec.samples_before + spec.samples]
 
 
-def _clip_header(source: PlannedSource, clip: RawClip, spec: ClipSpec) -> dict[str, object]:
-    text = source.text_of(clip.start)
+def _clip_header(source: PlannedSource, clip: RawClip, options: ClipOptions) -> dict[str, object]:
+    text, spec = source.text_of(clip.start), options.spec
     return {
         "source": source.path,
         "start_s": clip.start / spec.sample_rate,
@@ -285,6 +295,7 @@ def _clip_header(source: PlannedSource, clip: RawClip, spec: ClipSpec) -> dict[s
         "has_audio": clip.sound.sounding_s > 0,
         "sounding_s": clip.sound.sounding_s,
         **({"channels_cancel": True} if clip.sound.is_cancelled else {}),
+        **({"picture_box": clip.bars.picture_box()} if options.crop == "auto" else {}),
     }
 
 

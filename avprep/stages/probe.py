@@ -1,12 +1,14 @@
-"""A batch of sources in, what the plan must know of each out: its header, and its cuts if they are wanted."""
+"""A batch of sources in, what the plan must know of each out: its header; if wanted, its cuts and bars."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 
+from avprep.media.bars import bars_of_source
+from avprep.media.crop import Bars
 from avprep.media.limits import Deadline, bounded
 from avprep.media.probe import MediaInfo, probe
 from avprep.media.shots import CutDetector, find_cuts, open_detector
@@ -19,8 +21,8 @@ Guard = Callable[[], AbstractContextManager]
 
 
 def probe_batch(task: ProbeTask, *, guard: Guard = nullcontext) -> list[Probed]:
-    """For each path its version, its header and its cuts, or why it has none. `guard` is entered for each
-    path, and again for its cuts.
+    """For each path its version and its header, or why it has none. `guard` is entered for each path, and
+    again for its cuts and its bars.
 
     Raises:
         MediaGone: a source is missing, and so is the folder of all of them.
@@ -48,7 +50,8 @@ class _Batch:
         try:
             header = self._header(place)
             is_known = self._task.detector is None or (version and self._task.known.get(path) == version)
-            return Probed(version, header, None if is_known else self._cuts(place, header))
+            cuts = None if is_known else self._cuts(place, header)
+            return Probed(version, header, cuts, self._bars(place, header) if self._task.with_bars else None)
         except MediaError as error:
             if error.reason in (Reason.MISSING, Reason.UNREADABLE):
                 require_media(self._task.root)
@@ -61,9 +64,18 @@ class _Batch:
 
     def _cuts(self, place: str, header: MediaInfo) -> tuple[Cut, ...]:
         detector = self._detector  # loaded before the source's time begins
+        with self._looking_for("cuts") as deadline:
+            return tuple(find_cuts(place, detector, parts=header.parts, deadline=deadline))
+
+    def _bars(self, place: str, header: MediaInfo) -> Bars:
+        with self._looking_for("bars") as deadline:
+            return bars_of_source(place, parts=header.parts, deadline=deadline)
+
+    @contextmanager
+    def _looking_for(self, what: str) -> Iterator[Deadline]:
+        """Within the time of a source; a MediaError says what was looked for."""
         try:
             with self._guard():
-                deadline = Deadline(self._task.source_timeout_s)
-                return tuple(find_cuts(place, detector, parts=header.parts, deadline=deadline))
+                yield Deadline(self._task.source_timeout_s)
         except MediaError as error:
-            raise MediaError(error.reason, f"looking for cuts: {error.detail}") from error
+            raise MediaError(error.reason, f"looking for {what}: {error.detail}") from error

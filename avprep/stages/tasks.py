@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from avprep.media.crop import Bars
 from avprep.media.detectors import DetectorName
 from avprep.media.timeline import Cut
 from avprep.reasons import MediaError
@@ -38,6 +39,7 @@ class ProbeTask:
     verdicts: tuple[tuple[str, MediaError], ...] = ()
     detector: DetectorName | None = None  # of cuts; None: they are not looked for
     known: Mapping[str, str] = field(default_factory=dict)  # files whose cuts are known, and their versions
+    with_bars: bool = False  # black bars are looked for
 
     def trial(self, paths: tuple[str, ...]) -> ProbeTask:
         return replace(self, paths=paths)
@@ -53,6 +55,7 @@ class Probed:
     version: str  # see `avprep.media.source.file_version`
     header: MediaInfo | MediaError  # or why it has none
     cuts: tuple[Cut, ...] | None = None  # ascending; None: they were not looked for, or are known
+    bars: Bars | None = None  # None: they were not looked for
 
 
 class ClipText(NamedTuple):
@@ -71,6 +74,7 @@ class PlannedSource:
     starts: tuple[int, ...]  # samples, ascending; (0,) where `verdict` says there is none
     texts: tuple[ClipText, ...] = ()  # of each start; () = no clip has any
     verdict: MediaError | None = None  # known when the plan was made: broken, or too short
+    bars: Bars | None = None  # as the plan has them; None: it does not know them
 
     def text_of(self, start: int) -> ClipText:
         return self.texts[self.starts.index(start)] if self.texts else ClipText()

@@ -168,7 +168,7 @@ def stored(out: Path) -> list[dict[str, object]]:
     return sorted(found, key=lambda clip: (clip["source"], clip["start_s"]))
 
 
-@pytest.mark.parametrize("crop", ["center", "pad"])
+@pytest.mark.parametrize("crop", ["center", "pad", "auto"])
 def test_clips_in_memory_are_those_that_the_job_stores(scenes, tmp_path, crop):
     media, out = tmp_path / "media", tmp_path / "out"
     shutil.copytree(scenes, media)

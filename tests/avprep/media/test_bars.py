@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avprep.media.bars import Bars, bars_of, bars_of_source
+from avprep.media.bars import bars_of, bars_of_source
+from avprep.media.crop import Bars
 from avprep.media.mux import write_mp4
 from tests.avprep.scores.made import colour, texture
 

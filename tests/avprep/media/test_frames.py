@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from avprep.media.aperture import Aperture
-from avprep.media.frames import FrameFitter, _oriented
+from avprep.media.crop import NO_BARS, Bars
+from avprep.media.frames import FrameFitter, _orientation, _oriented
 from tests.conftest import shared_file
 
 
@@ -36,8 +37,10 @@ def fit(
     sar: Fraction | None = None,
     aperture: Aperture | None = None,
     size: int = 64,
+    bars: Bars = NO_BARS,
 ) -> np.ndarray:
-    return FrameFitter(size=size, crop=crop, sample_aspect_ratio=sar, aperture=aperture).fit(frame)
+    fitter = FrameFitter(size=size, crop=crop, sample_aspect_ratio=sar, aperture=aperture, bars=bars)
+    return fitter.fit(frame)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -231,7 +234,7 @@ def test_side_data_that_pyav_does_not_know_leaves_the_angle():
 def test_a_matrix_between_the_eight_goes_to_the_nearest(matrix):
     a, b, c, d = matrix
     small = np.arange(18).reshape(2, 3, 3)
-    shown = _oriented(small, matrix)
+    shown = _oriented(small, _orientation(matrix))
     if a * d == b * c:
         assert np.array_equal(shown, small)
         return
@@ -246,7 +249,51 @@ def test_a_matrix_between_the_eight_goes_to_the_nearest(matrix):
 def test_a_slanted_picture_is_turned_by_quarters(degrees, turns):
     small = np.arange(18).reshape(2, 3, 3)
     cos, sin = (round(65536 * f(math.radians(degrees))) for f in (math.cos, math.sin))
-    assert np.array_equal(_oriented(small, (cos, sin, -sin, cos)), np.rot90(small, turns))
+    shown = _oriented(small, _orientation((cos, sin, -sin, cos)))
+    assert np.array_equal(shown, np.rot90(small, turns))
+
+
+# Black bars of the source are counted in 256ths of the picture as it is shown.
+
+
+@pytest.mark.parametrize("matrix", ORIENTATIONS)
+def test_bars_are_cut_from_the_sides_at_which_they_are_shown(tmp_path, matrix):
+    """The shown picture, 128 x 96 or 96 x 128, is cut by NumPy at whole pixels."""
+    frame = first_frame(write_oriented(tmp_path / "turned.mp4", matrix))
+    upright = first_frame(write_oriented(tmp_path / "upright.mp4", (1, 0, 0, 1))).to_ndarray(format="rgb24")
+    shown = ORIENTATIONS[matrix](upright)
+    height, width = shown.shape[:2]
+    kept = shown[height // 8 : height - height // 4, width // 16 : width - width * 3 // 8]
+    expected = fit(av.VideoFrame.from_ndarray(np.ascontiguousarray(kept), format="rgb24"), "stretch")
+    assert psnr(fit(frame, "stretch", bars=Bars(32, 64, 16, 96)), expected) > 28
+
+
+@pytest.mark.parametrize(("crop", "shape"), [("auto", (64, 64)), ("center", (64, 64)), ("pad", (32, 64))])
+def test_the_crop_is_of_the_picture_between_the_bars(crop, shape):
+    """256 x 256 with a picture of 256 x 128 between bars above and below."""
+    whole = np.zeros((256, 256, 3), np.uint8)
+    whole[64:192] = 255
+    whole[64:192, 64:192] = (255, 0, 0)
+    frame = av.VideoFrame.from_ndarray(whole, format="rgb24")
+    out = fit(frame, crop, bars=Bars(64, 64, 0, 0))
+    lit = out.max(axis=2) > 128
+    assert (lit.any(axis=1).sum(), lit.any(axis=0).sum()) == shape
+    if crop != "pad":
+        assert (out == (255, 0, 0)).all(axis=2).mean() > 0.9
+
+
+@pytest.mark.parametrize("bars", [Bars(127, 128, 0, 0), Bars(0, 0, 200, 55)])
+def test_bars_that_leave_nothing_of_a_small_picture_are_ignored(bars):
+    assert np.array_equal(fit(picture(2, 2), "stretch", bars=bars), fit(picture(2, 2), "stretch"))
+
+
+def test_one_fitter_follows_frames_that_are_turned_otherwise(tmp_path):
+    turned = [first_frame(write_oriented(tmp_path / f"{m}.mp4", m)) for m in ((1, 0, 0, 1), (-1, 0, 0, -1))]
+    bars = Bars(96, 0, 0, 0)
+    fitter = FrameFitter(size=64, crop="stretch", sample_aspect_ratio=None, bars=bars)
+    together = [fitter.fit(frame).copy() for frame in turned]
+    turned = [first_frame(tmp_path / f"{m}.mp4") for m in ((1, 0, 0, 1), (-1, 0, 0, -1))]
+    assert all(np.array_equal(a, fit(b, "stretch", bars=bars)) for a, b in zip(together, turned, strict=True))
 
 
 # Crops that cut through chroma samples.

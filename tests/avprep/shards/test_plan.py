@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avprep.shards import plan as module
-from avprep.shards.layout import PLAN_FILE
+from avprep.shards.layout import PLAN_FILE, ShardError
 from avprep.shards.plan import SCHEMA, PlanReader, PlanRow, write_plan
 from avprep.shards.store import open_store
 
@@ -69,6 +71,23 @@ def test_a_plan_of_an_earlier_version_does_not_know_its_later_columns(store, col
     assert (row.key, list(row.labels), row.source_height, row.source_fps) == ("a", ["x"], None, None)
     assert row.version == ("v" if columns == 11 else "")
     assert old.values_of("source_height", pa.array(["a", "b"])).to_pylist() == [None, None]
+
+
+def test_bars_are_read_back_and_not_known_where_they_are_not(store):
+    row = PlanRow(key="a", shard=0, source="s", start=0, labels=(), caption="")
+    rows = [replace(row, bars=(33, 32, 0, 0)), replace(row, key="b")]
+    write_plan(store, [rows])
+    assert [row.bars for row in PlanReader(store).rows(0)] == [(33, 32, 0, 0), None]
+
+
+@pytest.mark.parametrize(
+    "bars", [(1, 2, 3), (), (1, 2, 3, 4, 5), (-1, 0, 0, 0), (128, 128, 0, 0), (0, 0, 300, 0)]
+)
+def test_bars_that_leave_no_picture_are_damage(store, bars: tuple[int, ...]):
+    row = PlanRow(key="a", shard=0, source="s", start=0, labels=(), caption="")
+    write_plan(store, [[replace(row, bars=bars)]])
+    with pytest.raises(ShardError, match=r"plan.parquet is damaged \(bars"):
+        PlanReader(store).rows(0)
 
 
 def test_values_are_in_the_order_of_the_keys(store):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from avprep.media.crop import NO_BARS
 from avprep.media.limits import Deadline
 from avprep.media.source import file_version
 from avprep.media.timeline import Cut
@@ -82,3 +83,16 @@ def test_a_source_whose_cuts_cannot_be_found_is_lost_for_that_reason(
     assert isinstance(a.header, MediaError) and a.header.reason is Reason.TIMEOUT
     assert a.header.detail == "looking for cuts: not done after the time limit of 60 s"
     assert b.cuts == ()
+
+
+def test_bars_are_looked_for_where_they_are_wanted(root: Path, monkeypatch: pytest.MonkeyPatch):
+    assert [one.bars for one in probe_batch(task(root))] == [None, None, None]
+    a, broken, _ = probe_batch(task(root, with_bars=True))
+    assert (a.bars, broken.bars) == (NO_BARS, None)
+
+    def too_slow(*_args, **_options):
+        raise MediaError(Reason.TIMEOUT, "not done")
+
+    monkeypatch.setattr("avprep.stages.probe.bars_of_source", too_slow)
+    lost = probe_batch(task(root, with_bars=True))[0].header
+    assert isinstance(lost, MediaError) and lost.detail == "looking for bars: not done"
