@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -53,7 +53,7 @@ class ScoredClip:
     @cached_property
     def grey(self) -> np.ndarray:
         """uint8 (T, H, W): the luma of the frames (BT.601 weights)."""
-        return np.stack([np.asarray(Image.fromarray(frame).convert("L")) for frame in self.frames])
+        return _joined(self.frames, lambda picture: picture.convert("L"))
 
     @cached_property
     def small_grey(self) -> np.ndarray:
@@ -90,5 +90,13 @@ def _reduced(pictures: np.ndarray, side: int) -> np.ndarray:
     """Means of whole square blocks, as large as leave `side` of them; what is left over at the right and the
     bottom is cut off."""
     factor = max(1, min(pictures.shape[1:3]) // side)
-    height, width = (length // factor for length in pictures.shape[1:3])
-    return np.stack([np.asarray(Image.fromarray(p).reduce(factor))[:height, :width] for p in pictures])
+    height, width = (length // factor * factor for length in pictures.shape[1:3])
+    return _joined(pictures[:, :height, :width], lambda picture: picture.reduce(factor))
+
+
+def _joined(pictures: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    """The pictures, changed as one picture in which they lie below each other: most of the time for a small
+    picture is Pillow's overhead. `change` must not mix rows of two pictures."""
+    rows = np.ascontiguousarray(pictures).reshape(-1, *pictures.shape[2:])
+    changed = np.asarray(change(Image.fromarray(rows)))
+    return changed.reshape(len(pictures), -1, *changed.shape[1:])

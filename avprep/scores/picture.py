@@ -30,7 +30,10 @@ def sharpness(clip: ScoredClip) -> dict[str, Value]:
     grey = clip.grey[::step].astype(np.int16)
     middle = grey[:, 1:-1, 1:-1]
     laplacian = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:] - 4 * middle
-    return {"sharpness": float(np.median(laplacian.var(axis=(1, 2), dtype=np.float64)))}
+    values = laplacian.reshape(len(laplacian), -1).astype(np.float64)
+    # The sums are of whole numbers, and exact. np.var makes a second copy, and takes three times as long.
+    variances = [row @ row / len(row) - (row.sum() / len(row)) ** 2 for row in values]
+    return {"sharpness": float(np.median(variances))}
 
 
 def frozen(clip: ScoredClip) -> dict[str, Value]:

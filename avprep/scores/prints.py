@@ -43,7 +43,7 @@ def audio_print(clip: ScoredClip) -> dict[str, Value]:
     A sound has the same print at any level, as long as neither the floor of the mel stack nor clipping
     changes its spectrum.
     """
-    bands = _band_levels(clip.mel)
+    bands = band_levels(clip.mel)
     if clip.mel.max() <= _SILENT:
         return {"audio_print": None}
     half = len(bands) // 2
@@ -60,14 +60,13 @@ def hamming(a: bytes, b: bytes) -> int:
     return (int.from_bytes(a) ^ int.from_bytes(b)).bit_count()
 
 
-def _band_levels(mel: np.ndarray) -> np.ndarray:
+def band_levels(mel: np.ndarray) -> np.ndarray:
     """float32 (columns, _BANDS + 2): the mel stack (T, n_mels, W) in time order, by means of its bands."""
-    columns = mel.astype(np.float32).transpose(0, 2, 1).reshape(-1, mel.shape[1])
     edges = np.linspace(0, mel.shape[1], _BANDS + 3).astype(int)
-    return np.stack(
-        [columns[:, a : max(b, a + 1)].mean(axis=1) for a, b in zip(edges[:-1], edges[1:], strict=True)],
-        axis=1,
-    )
+    # Of fewer mel bands than edges, a band with none of its own takes the next one: reduceat does so.
+    sums = np.add.reduceat(mel.astype(np.float32), edges[:-1], axis=1)
+    counts = np.maximum(np.diff(edges), 1).astype(np.float32)
+    return (sums / counts[:, None]).transpose(0, 2, 1).reshape(-1, len(counts))
 
 
 PHASH = Score(

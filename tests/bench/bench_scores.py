@@ -1,14 +1,19 @@
-"""What each score costs on one core: `python -m tests.bench.bench_scores CLIPS [--clips N]`.
+"""What each score costs on one core: `python -m tests.bench.bench_scores CLIPS [--clips N] [--root MEDIA]`.
 
 CLIPS is a finished output of `avprep clip`. Each row: clips per second of a score alone, with what it decodes
 not counted; then of all scores that need no network together, each shared picture computed once, without and
-with reading and decoding the shard.
+with reading and decoding the shard. With MEDIA, first: what those scores add to `avprep clip` of this folder,
+measured clip by clip in one run (`worker_seconds` of stats.json; the first clip's imports are in it).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -30,7 +35,10 @@ def main() -> None:
     parser.add_argument("clips")
     parser.add_argument("--clips", type=int, default=100, dest="count")
     parser.add_argument("--weights-yamnet", type=Path)
+    parser.add_argument("--root", type=Path)
     arguments = parser.parse_args()
+    if arguments.root:
+        _clip_and_score(arguments.root)
     torch.set_num_threads(1)
     _use_one_thread()
     opened, left_out = open_scores(SCORES, WeightPaths(yamnet=arguments.weights_yamnet))
@@ -48,6 +56,20 @@ def main() -> None:
     print(f"  and reading  {1 / (together + read_s):9,.1f} clips/s  {1000 * (together + read_s):7.2f} ms")
     for left in left_out:
         print(f"left out: {left.why}")
+
+
+def _clip_and_score(root: Path) -> None:
+    names = ",".join(score.name for score in SCORES if score.cost == "array")
+    with tempfile.TemporaryDirectory() as out:
+        media = ("--dataset", "folder", "--root", str(root), "--clips-per-source", "8")
+        command = (sys.executable, "-m", "avprep", "clip", *media, "--out", f"{out}/clips", "--workers", "0")
+        subprocess.run([*command, "--score", names], check=True)
+        stats = json.loads(Path(out, "clips", "stats.json").read_text())
+    clips, seconds = stats["clips"]["written"], stats["last_run"]["worker_seconds"]
+    score_s = seconds.pop("score")
+    clip_s = sum(seconds.values())
+    print(f"clip {clips / clip_s:.1f} clips/s, scores {clips / score_s:.1f} clips/s: {clip_s / score_s:.1f} times "
+          f"the rate; --score adds {score_s / clip_s:.0%} ({clips:,} clips; {seconds})")  # fmt: skip
 
 
 def _seconds(measure: Callable[[ScoredClip], object], spec, items: list[dict]) -> float:

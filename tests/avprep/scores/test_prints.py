@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avprep.scores.prints import AUDIO_PRINT, PHASH, hamming
+from avprep.scores.prints import AUDIO_PRINT, PHASH, band_levels, hamming
 from tests.avprep.scores.made import SPEC, clip_of, colour, noise, texture, values_of
 
 SIZE = SPEC.size
@@ -88,3 +88,15 @@ def test_hamming():
     assert hamming(b"\x00\xff", b"\x01\x0f") == 5 and hamming(b"ab", b"ab") == 0
     with pytest.raises(ValueError, match="1 and 2 bytes"):
         hamming(b"a", b"ab")
+
+
+@pytest.mark.parametrize("n_mels", [16, 34, 64, 128, 200])
+def test_bands_are_means_of_neighbouring_mel_bands_in_time_order(n_mels: int):
+    mel = np.random.default_rng(n_mels).uniform(-1, 1, (4, n_mels, 3)).astype(np.float16)
+    levels = band_levels(mel)
+    assert levels.shape == (4 * 3, 34)
+    edges = [int(i * n_mels / 34) for i in range(35)]
+    for column, found in enumerate(levels):
+        bands = mel[column // 3, :, column % 3].astype(np.float64)
+        expected = [bands[a : max(b, a + 1)].mean() for a, b in zip(edges, edges[1:], strict=False)]
+        assert found == pytest.approx(expected, abs=1e-6)
