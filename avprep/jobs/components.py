@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 
 def components(one: np.ndarray, other: np.ndarray, nodes: int) -> np.ndarray:
@@ -13,6 +11,10 @@ def components(one: np.ndarray, other: np.ndarray, nodes: int) -> np.ndarray:
     Args:
         one, other: int64 (pairs,): nodes that a pair connects, in [0, nodes).
     """
+    # Here: to import them takes as long as a selection of a hundred thousand clips.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(nodes, nodes))
     _, numbers = connected_components(graph, directed=False)
     _, firsts, places = np.unique(numbers, return_index=True, return_inverse=True)

@@ -25,10 +25,10 @@ from avprep.jobs.exclusion import is_excluded, read_ids
 from avprep.jobs.output import JobError
 from avprep.jobs.query import Term, parse_query
 from avprep.jobs.splits import by_source, joined_sources
-from avprep.scores.base import Column
+from avprep.scores.base import Column, Score
 from avprep.scores.catalogue import COLUMNS, SCORES
 from avprep.shards.layout import CLIPS
-from avprep.shards.ledger import finished_shards, read_ledger, read_record
+from avprep.shards.ledger import finished_shards, read_columns, read_record
 from avprep.shards.lock import lock
 from avprep.shards.outputs import header_of
 from avprep.shards.plan import PlanReader
@@ -43,7 +43,7 @@ from avprep.shards.selection import (
     write_selection,
 )
 from avprep.shards.store import Store, open_store
-from avprep.stages.stored_scores import stored_scores
+from avprep.stages.stored_scores import is_stored
 
 RANDOM = "random"
 _READERS = 8  # shards read at once: an object store answers each after a while
@@ -124,7 +124,7 @@ def _header(
         options=options,
         funnel=tuple(steps),
         fingerprint=str(clips.get("fingerprint", "")),
-        digest=digest_of(table["key"].to_pylist()),
+        digest=digest_of(table["key"].sort().to_pylist()),
     )
 
 
@@ -189,20 +189,22 @@ def _candidates(store: Store, columns: list[str]) -> pa.Table:
     """
     of_sources = [column.name for column in _OF_SOURCES if column.name in columns]
     columns = [name for name in columns if name not in of_sources]
-    schema = pa.schema([*SCHEMA, *(pa.field(name, TYPES[_COLUMNS[name].kind]) for name in columns)])
-    tables, lacking = [schema.empty_table()], Counter[str]()
+    owners = [score for score in SCORES if any(column.name in columns for column in score.columns)]
+    schema = pa.schema([SCHEMA.field("key"), *(pa.field(n, TYPES[_COLUMNS[n].kind]) for n in columns)])
+    tables, clips, lacking = [schema.empty_table()], [], Counter[str]()
     indices = finished_shards(store)
     with ThreadPoolExecutor(_READERS) as readers:
-        for missing, rows in readers.map(partial(_shard_rows, store, columns), indices):
+        for missing, rows in readers.map(partial(_shard_rows, store, schema, owners), indices):
             lacking.update(missing)
-            if rows is not None and not lacking:
-                tables.append(rows.cast(schema))
+            tables.append(rows)
+            clips.append(len(rows))
     if lacking:
         of_shards = ", ".join(f"{name} of {shards:,} shards" for name, shards in lacking.items())
         raise JobError(
             f"{store.uri}: of {len(indices):,} shards, scores are missing: {of_shards}; score first"
         )
-    table = pa.concat_tables(tables).sort_by("key")
+    shards = np.repeat(np.array(indices, np.int32), clips)
+    table = pa.concat_tables(tables).add_column(1, SCHEMA.field("shard"), pa.array(shards)).sort_by("key")
     if len(pc.unique(table["key"])) < len(table):
         raise JobError(f"{store.uri}: a key is there twice; verify the output")
     for name in of_sources:
@@ -210,22 +212,23 @@ def _candidates(store: Store, columns: list[str]) -> pa.Table:
     return table
 
 
-def _shard_rows(store: Store, columns: list[str], index: int) -> tuple[list[str], pa.Table | None]:
-    """The scores that a shard lacks, and its rows; none where it has no clip or lacks any."""
+def _shard_rows(
+    store: Store, schema: pa.Schema, owners: Sequence[Score], index: int
+) -> tuple[list[str], pa.Table]:
+    """Of the scores that have the schema's columns those that a shard lacks, and its rows; no rows where it
+    has no clip or lacks any."""
     record = read_record(store, index)
     if not record.name:
-        return [], None
-    if not columns:
-        keys = [row.key for row in read_ledger(store, index)[0] if row.status == "written"]
-        return [], pa.table({"key": keys, "shard": pa.array([index] * len(keys), pa.int32())})
-    found = read_scores_if_there(store, index, ["key", *columns])
-    stored = stored_scores(found[1] if found else None, record)
-    owners = [score.name for score in SCORES if any(c.name in columns for c in score.columns)]
-    missing = [name for name in owners if name not in stored]
+        return [], schema.empty_table()
+    if not owners:
+        rows = read_columns(store, index, "key", "status")
+        written = rows.filter(pc.equal(rows["status"], "written"))
+        return [], written.select(schema.names).replace_schema_metadata(None)
+    found = read_scores_if_there(store, index, schema.names)
+    missing = [score.name for score in owners if not is_stored(score, found[1] if found else None, record)]
     if missing or found is None:
-        return missing, None
-    rows = found[0].replace_schema_metadata(None)
-    return [], rows.add_column(1, "shard", pa.array(np.full(len(rows), index, np.int32)))
+        return missing, schema.empty_table()
+    return [], found[0].select(schema.names).replace_schema_metadata(None)
 
 
 # --- the steps -------------------------------------------------------------------------------------------
@@ -251,10 +254,17 @@ def _ordered(table: pa.Table, config: SelectConfig) -> pa.Table:
     if by is not None:
         keys = [(by, direction), ("key", "ascending")]  # nulls last
         return table.take(pc.sort_indices(table, sort_keys=keys))
-    salt = config.seed.to_bytes(8)
-    ranks = [hashlib.blake2b(k.encode(), digest_size=8, key=salt).digest() for k in table["key"].to_pylist()]
+    salted = hashlib.blake2b(digest_size=8, key=config.seed.to_bytes(8))
+    ranks = [_rank(salted, key) for key in table["key"].cast(pa.binary()).to_pylist()]
     numbers = np.frombuffer(b"".join(ranks), ">u8").astype(np.uint64)
     return table.take(pa.array(np.argsort(numbers, kind="stable")))
+
+
+def _rank(salted: hashlib.blake2b, key: bytes) -> bytes:
+    """The hash of seed and key. To copy the one of the seed takes half as long as to make it."""
+    copy = salted.copy()
+    copy.update(key)
+    return copy.digest()
 
 
 def _without_excluded(

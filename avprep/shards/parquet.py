@@ -92,15 +92,21 @@ class ParquetRows:
 
     def _check_claims(self, most_rows: int) -> None:
         """Raises ShardError for rows, values or codecs that no file of this size, written here, has."""
-        rows, groups = self.metadata.num_rows, range(self.metadata.num_row_groups)
+        rows = self.metadata.num_rows
         if rows > min(most_rows, self._size):
             raise ShardError(f"claims {rows:,} rows in {self._size:,} bytes; {self._remedy}")
-        if sum(self.metadata.row_group(i).num_rows for i in groups) != rows:
+        groups = [self.metadata.row_group(i) for i in range(self.metadata.num_row_groups)]
+        if sum(group.num_rows for group in groups) != rows:
             raise ShardError(f"is damaged (its row groups do not have its {rows:,} rows); {self._remedy}")
-        for chunk in (self.metadata.row_group(i).column(j) for i in groups for j in range(self._columns)):
-            if chunk.compression not in _CODECS:
-                raise ShardError(f"is compressed by {chunk.compression}, not Snappy; {self._remedy}")
-        if (values := self._most_values(groups)) > _VALUES_PER_BYTE * self._size:
+        self._values: list[list[int]] = []  # by group and column
+        for group in groups:
+            self._values.append([])
+            for j in range(self._columns):
+                chunk = group.column(j)
+                if chunk.compression not in _CODECS:
+                    raise ShardError(f"is compressed by {chunk.compression}, not Snappy; {self._remedy}")
+                self._values[-1].append(chunk.num_values)
+        if (values := self._most_values(range(len(groups)))) > _VALUES_PER_BYTE * self._size:
             raise ShardError(f"claims {values:,} values in {self._size:,} bytes; {self._remedy}")
 
     @property
@@ -109,9 +115,7 @@ class ParquetRows:
 
     def _most_values(self, groups: Sequence[int]) -> int:
         """Of the column that has the most: a list has any number of them per row."""
-        columns = range(self._columns)
-        counts = (sum(self.metadata.row_group(i).column(j).num_values for i in groups) for j in columns)
-        return max(counts, default=0)
+        return max((sum(self._values[i][j] for i in groups) for j in range(self._columns)), default=0)
 
     def _dictionaries(self) -> pq.ParquetFile:
         """The file with its texts as dictionaries: what they take decoded is known before they are."""

@@ -4,19 +4,25 @@ Light: jobs import this, without torch."""
 
 from __future__ import annotations
 
+from avprep.scores.base import Score
 from avprep.scores.catalogue import SCORES
 from avprep.shards.ledger import ShardRecord
 from avprep.shards.scores import TYPES, ScoresRecord
 
 
 def stored_scores(stored: ScoresRecord | None, record: ShardRecord) -> dict[str, str]:
-    """The scores that are stored of this very shard with all of their columns, each with its weights'
-    SHA-256. None of them is, where the shard was made again with other bytes."""
-    if stored is None or stored.clips_sha256 != record.sha256:
+    """The scores that can be used, each with its weights' SHA-256."""
+    if stored is None:
         return {}
-    return {
-        score.name: stored.scores[score.name]
-        for score in SCORES
-        if score.name in stored.scores
+    return {s.name: stored.scores[s.name] for s in SCORES if is_stored(s, stored, record)}
+
+
+def is_stored(score: Score, stored: ScoresRecord | None, record: ShardRecord) -> bool:
+    """Whether a score is stored of this very shard with all of its columns. None is, where the shard was made
+    again with other bytes."""
+    return (
+        stored is not None
+        and stored.clips_sha256 == record.sha256
+        and score.name in stored.scores
         and all(stored.columns.get(column.name) == TYPES[column.kind] for column in score.columns)
-    }
+    )
