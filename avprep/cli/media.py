@@ -41,6 +41,7 @@ def listed_media(options: dict[str, Any], runner: RunnerConfig) -> FromMedia:
     if isinstance(cuts, CutList):
         _print_cut_list(cuts, sources)
     if options["missing"] is not None:
+        options["missing"].parent.mkdir(parents=True, exist_ok=True)  # in the folder of an output to come
         options["missing"].write_text("".join(f"{line}\n" for line in listing.missing), encoding="utf-8")
     return from_options(
         FromMedia,
