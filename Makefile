@@ -8,7 +8,7 @@ CLIPS ?= $(RUN)/clips
 LATENTS ?= $(RUN)/latents
 
 .PHONY: help setup demo generate train-mdsa train-dit test test-slow lint clean \
-        bench bench-clip bench-codecs bench-fuzz bench-faults bench-flat bench-scale bench-encode bench-loader \
+        bench bench-clip bench-cuts bench-codecs bench-fuzz bench-faults bench-flat bench-scale bench-encode bench-loader \
         bench-dit bench-joining bench-gpu readme
 .DEFAULT_GOAL := help
 
@@ -54,6 +54,9 @@ bench: bench-scale bench-encode bench-loader bench-dit ## the benchmarks that ne
 
 bench-clip: setup ## clips per second against ffmpeg, torchcodec, librosa (MEDIA=folder; needs ffmpeg)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_clip $(MEDIA)
+
+bench-cuts: setup ## what finding cuts and bars costs per minute of video (MEDIA=folder)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_cuts $(MEDIA)
 
 bench-codecs: setup ## frame codecs: bytes, ms to write and read, PSNR (MEDIA=folder)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_codecs $(MEDIA)

@@ -44,7 +44,8 @@ class ProbeStage:
     def __call__(self, task: ProbeTask) -> list[Probed]:
         from avprep.stages.probe import probe_batch  # av, in the worker alone
 
-        return probe_batch(task, guard=lambda: watchdog(self.watchdog_s))
+        limit_s = self.watchdog_s
+        return probe_batch(task, guard=lambda times: watchdog(None if limit_s is None else limit_s * times))
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,13 @@ SCHEMA = pa.schema(
         ("bars", pa.list_(pa.int32())),
     ]
 )
-_COLUMNS_OF_VERSIONS = (8, 11, 15, len(SCHEMA))  # a plan has the first columns, as many as its version knew
+_COLUMNS_OF_VERSIONS = (
+    8,
+    11,
+    15,
+    17,
+    len(SCHEMA),
+)  # a plan has the first columns, as many as its version knew
 _HISTORY = b"history"  # of the metadata
 
 

@@ -141,10 +141,9 @@ class _ShardWork:
         return tuple(self._opened_anew(source) for source in self.task.sources if source.path in again)
 
     def _opened_anew(self, source: PlannedSource) -> PlannedSource:
-        """What the plan knew to be broken is opened anew, unless it is no file or quarantined in this run. A
-        clip that contains a cut contains it whenever the source is read."""
-        is_final = source.verdict is not None and source.verdict.reason in (Reason.BAD_ROW, Reason.CUT)
-        if is_final or self.task.is_verdict_final or source.path in self.task.quarantined:
+        """What the plan knew to be broken is opened anew, unless it is no file or quarantined in this run."""
+        is_no_file = source.verdict is not None and source.verdict.reason is Reason.BAD_ROW
+        if is_no_file or self.task.is_verdict_final or source.path in self.task.quarantined:
             return source
         return replace(source, verdict=None)
 

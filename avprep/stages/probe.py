@@ -17,7 +17,12 @@ from avprep.media.timeline import Cut
 from avprep.reasons import MediaError, Reason
 from avprep.stages.tasks import Probed, ProbeTask
 
-Guard = Callable[[], AbstractContextManager]
+# Entered for work that may take the given number of times the time limit of a source.
+Guard = Callable[[float], AbstractContextManager]
+
+_LIMIT_PER_S = (
+    300.0  # seconds of video: cuts of longer ones may take that much longer; a network needs its time
+)
 
 
 def probe_batch(task: ProbeTask, *, guard: Guard = nullcontext) -> list[Probed]:
@@ -58,24 +63,25 @@ class _Batch:
             return Probed(version, error)
 
     def _header(self, place: str) -> MediaInfo:
-        with self._guard():
+        with self._guard(1.0):
             deadline = Deadline(self._task.source_timeout_s)
             return next(bounded(probe(p, deadline) for p in (place,)))
 
     def _cuts(self, place: str, header: MediaInfo) -> tuple[Cut, ...]:
         detector = self._detector  # loaded before the source's time begins
-        with self._looking_for("cuts") as deadline:
+        video_s = float(sum(part.stop_s - part.start_s for part in header.parts))
+        with self._looking_for("cuts", max(1.0, video_s / _LIMIT_PER_S)) as deadline:
             return tuple(find_cuts(place, detector, parts=header.parts, deadline=deadline))
 
     def _bars(self, place: str, header: MediaInfo) -> Bars:
-        with self._looking_for("bars") as deadline:
+        with self._looking_for("bars", 1.0) as deadline:
             return bars_of_source(place, parts=header.parts, deadline=deadline)
 
     @contextmanager
-    def _looking_for(self, what: str) -> Iterator[Deadline]:
-        """Within the time of a source; a MediaError says what was looked for."""
+    def _looking_for(self, what: str, times: float) -> Iterator[Deadline]:
+        """Within so many times the limit of a source; a MediaError says what was looked for."""
         try:
-            with self._guard():
-                yield Deadline(self._task.source_timeout_s)
+            with self._guard(times):
+                yield Deadline(self._task.source_timeout_s * times)
         except MediaError as error:
             raise MediaError(error.reason, f"looking for {what}: {error.detail}") from error

@@ -261,7 +261,7 @@ def test_the_time_limit_leaves_out_what_the_caller_does(ball, monkeypatch):
         ({"stride_s": 0}, "stride_s = 0 s is sample 0"),
         ({"stride_s": "1"}, "stride_s must be a number"),
         ({"clips": 0}, "clips must be a whole number, at least 1, not 0"),
-        ({"crop": "centre"}, "crop must be one of center, pad, stretch, not 'centre'"),
+        ({"crop": "centre"}, "crop must be one of center, pad, stretch, auto, not 'centre'"),
         ({"timeout_s": 0}, "timeout_s must be a number above 0, not 0"),
         ({"spec": 16}, "spec must be a ClipSpec, not 16"),
     ],

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from avprep.jobs.clip import run_clip_job
-from avprep.jobs.config import ClipJobConfig
+from avprep.jobs.config import ClipJobConfig, Growth
 from avprep.jobs.encode_input import MediaInput
 from avprep.jobs.output import Stop
 from avprep.jobs.progress import Progress
@@ -246,16 +246,29 @@ def test_the_latents_of_media_are_those_of_the_same_cuts(root: Path, tmp_path: P
         patch.setattr("avprep.cli.run_clip.run_clip_job", run)
         assert clip(root, out, "--cuts", "scenedetect").exit_code == 0
     latents.mkdir()
-    source = MediaInput(configs[0].source)
+    source = MediaInput(configs[0].source, Growth())
     source.plan(open_store(latents), Stop(StopSignal()), Progress())
     assert source.header()["options"]["cuts"].startswith("scenedetect ")
     assert (latents / "plan.parquet").read_bytes() == (out / "plan.parquet").read_bytes()
     assert (latents / "cuts").is_dir()
 
 
-def test_without_the_option_nothing_is_looked_for_and_nothing_kept(
+def test_a_rebuild_looks_again_or_takes_the_cuts_of_another_output(
     root: Path, tmp_path: Path, looked: list[str]
 ):
+    pytest.importorskip("scenedetect")
+    out = tmp_path / "out"
+    assert clip(root, out, "--cuts", "scenedetect").exit_code == 0
+    shutil.copytree(out / "cuts", tmp_path / "cuts")
+    looked.clear()
+    assert clip(root, out, "--cuts", "scenedetect", "--rebuild").exit_code == 0
+    assert len(looked) == 3
+    looked.clear()
+    assert clip(root, out, "--cuts", tmp_path / "cuts", "--rebuild").exit_code == 0
+    assert not looked and not list((out / "cuts").iterdir())
+
+
+def test_without_the_option_no_cuts_are_looked_for(root: Path, tmp_path: Path, looked: list[str]):
     assert clip(root, tmp_path / "out").exit_code == 0
     assert not looked and not (tmp_path / "out" / "cuts").exists()
     assert "cuts" not in json.loads((tmp_path / "out" / "spec.json").read_text())["options"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from avprep.media.timeline import Cut
 from avprep.reasons import MediaError, Reason
 from avprep.stages.probe import probe_batch
 from avprep.stages.tasks import ProbeTask
+from tests.avprep.jobs.test_planning import info
 from tests.avprep.media.flash_click import write_flash_click
 
 
@@ -96,3 +99,24 @@ def test_bars_are_looked_for_where_they_are_wanted(root: Path, monkeypatch: pyte
     monkeypatch.setattr("avprep.stages.probe.bars_of_source", too_slow)
     lost = probe_batch(task(root, with_bars=True))[0].header
     assert isinstance(lost, MediaError) and lost.detail == "looking for bars: not done"
+
+
+@pytest.mark.parametrize("video_s, times", [(60.0, 1.0), (1200.0, 4.0)])
+def test_the_cuts_of_a_long_source_may_take_longer(
+    root: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch, video_s: float, times: float
+):
+    limits, guards = [], []
+
+    def found(_place: str, *_args, deadline: Deadline, **_options):
+        limits.append(deadline.seconds)
+        return []
+
+    def guard(times: float):
+        guards.append(times)
+        return nullcontext()
+
+    monkeypatch.setattr("avprep.stages.probe.probe", lambda *_: info(video_s))
+    monkeypatch.setattr("avprep.stages.probe.find_cuts", found)
+    one = replace(task(root, detector="scenedetect"), paths=("a.mp4",))
+    probe_batch(one, guard=guard)
+    assert limits == [60.0 * times] and guards == [1.0, times]
