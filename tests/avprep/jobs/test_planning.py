@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from avprep.datasets.source import Event, Source
 from avprep.errors import ArgumentError
+from avprep.jobs.clip import planned_sources
 from avprep.jobs.config import PlanOptions
 from avprep.jobs.planning import broken_key, plan_shards, replanned, rows_again
 from avprep.media.probe import MediaInfo, Part
@@ -176,6 +177,31 @@ def test_a_source_of_which_no_event_is_left_says_so():
     assert (row.reason, row.detail) == ("no_event", "3 events, none within its pictures")
     ((row,),) = plan([Source(path="a", **EVENTS)], {"a": 1.0}, at_events=True)
     assert row.reason == "too_short"
+
+
+def test_what_ends_as_a_clip_starts_or_starts_as_it_ends_does_not_sound_in_it():
+    spans = ((0.5, 2.5, "before"), (2.5, 2.6, "at"), (4.1, 5.0, "after"), (4.0999, 4.2, "within"))
+    events = tuple(Event(start_s, stop_s, (label,)) for start_s, stop_s, label in spans)
+    source = Source(path="a", labels=("before", "at", "after", "within"), events=events)
+    assert placed(source, 10.0)[2.5] == ("at", "within")
+
+
+def test_a_source_is_read_once_whatever_its_clips_are_called():
+    (rows,) = plan([Source(path="a", **EVENTS)], {"a": 10.0}, at_events=True)
+    (source,) = planned_sources(rows)
+    assert source.starts == (40000, 134400)
+    assert [source.text_of(start).labels for start in source.starts] == [("dog", "cat"), ("cat", "rain")]
+
+
+def test_a_clip_at_an_event_lies_within_a_shot():
+    found = Probed("v", info(10.0), (Cut(3.75, 3.8), Cut(9.0, 9.04)))
+    events = (DOG, Event(9.02, 9.9, ("rain",)))
+    source = Source(path="a", labels=("dog", "rain"), events=events)
+    ((first, second),) = plan_shards(
+        [source], SPEC, PlanOptions(at_events=True), lambda sources: [(sources[0], found)]
+    )
+    assert (first.start / 16000, first.reason, first.labels) == (2.25, "", ("dog",))
+    assert (second.start / 16000, second.reason) == (8.4, "cut")
 
 
 def test_the_cap_is_spread_over_the_events():
