@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 import types
 from dataclasses import replace
@@ -169,6 +170,7 @@ def test_a_damaged_clip_shard_ends_with_one_and_is_named(clips, ckpt, tmp_path):
         ([], "either --clips"),
         (["--clips", "CLIPS", "--fps", "5"], "--fps goes with --dataset"),
         (["--clips", "CLIPS", "--list", "x.csv"], "--list goes with --dataset"),
+        (["--clips", "CLIPS", "--add-new"], "--add-new: it goes with media"),
         (["--clips", "CLIPS", "--batch-size", "many"], "neither a number of clips nor 'auto'"),
         (["--clips", "CLIPS", "--batch-size", "0"], "neither a number of clips nor 'auto'"),
         (["--clips", "nowhere"], "holds no spec.json"),
@@ -209,6 +211,25 @@ def test_the_fused_path_has_its_say_in_what_is_cut(clip_root, ckpt, tmp_path):
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "5 planned = " in done.output
+
+
+def test_the_fused_path_grows(clip_root, ckpt, tmp_path):
+    root = tmp_path / "media"
+    root.mkdir()
+    shutil.copy(clip_root / "alpha" / "scene 0.mp4", root / "a.mp4")
+    fused = ["encode", "--dataset", "folder", "--root", root, "--ckpt", ckpt, "--out", tmp_path / "out",
+             "--workers", 0, "--device", "cpu", "--batch-size", 8, "--clips-per-source", 2,
+             "--frames", TINY.frames, "--size", TINY.size, "--n-mels", TINY.n_mels,
+             "--n-fft", TINY.n_fft]  # fmt: skip
+    assert "2 planned = 2 written" in avprep(*fused).output
+    shutil.copy(clip_root / "beta" / "scene 0.mp4", root / "b.mp4")
+    said = avprep(*fused).output
+    assert "1 sources (b.mp4); --add-new adds them" in said and "2 planned = 2 written" in said
+    assert "4 planned = 4 written" in avprep(*fused, "--add-new").output
+    shutil.copy(clip_root / "beta" / "scene 1.mp4", root / "b.mp4")
+    assert "--replace-changed clips them anew" in avprep(*fused).output
+    said = avprep(*fused, "--replace-changed").output
+    assert "4 planned = 4 written" in said and "made 1 of 3 shards" in said
 
 
 def test_without_transformers_the_text_encoder_is_a_sentence(clips, ckpt, tmp_path, monkeypatch):

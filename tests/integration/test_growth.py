@@ -358,9 +358,16 @@ def test_what_stands_is_not_encoded_again_for_clips_that_go(files, tmp_path):
     root, out = tmp_path / "media", tmp_path / "out"
     put(root, files)
     latents_of(root, out)
-    put(root, {"x/0.mp4": files["z/2.mp4"]})
+    plan = PlanReader(open_store(out))
+    shards = [sorted({row.source for row in plan.rows(i) if not row.reason}) for i in range(plan.shards)]
+    changed, _ = next(sources for sources in shards if len(sources) == 2)
+    put(root, {changed: files["z/2.mp4" if changed != "z/2.mp4" else "z/5.mp4"]})
     report = latents_of(root, out, replace_changed=True)
     assert report.made == 1 and report.made_sums.planned == 3  # the clips of that file
+    latents_of(root, tmp_path / "whole")
+    assert members(out) == members(tmp_path / "whole")
+    assert statistics(out)["latents"] == statistics(tmp_path / "whole")["latents"]
+    assert command("verify", out, "--deep").exit_code == 0
 
 
 def test_growth_goes_with_media_and_not_with_a_rebuild(files, tmp_path):
