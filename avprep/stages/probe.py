@@ -20,9 +20,7 @@ from avprep.stages.tasks import Probed, ProbeTask
 # Entered for work that may take the given number of times the time limit of a source.
 Guard = Callable[[float], AbstractContextManager]
 
-_LIMIT_PER_S = (
-    300.0  # seconds of video: cuts of longer ones may take that much longer; a network needs its time
-)
+_LIMIT_PER_S = 300.0  # seconds of video in which cuts are looked for within the limit: a network is slow
 
 
 def probe_batch(task: ProbeTask, *, guard: Guard = nullcontext) -> list[Probed]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,16 @@ def test_a_run_that_is_killed_while_it_plans_finds_cuts_once(
     interrupted, uninterrupted = digest(out), digest(whole)
     assert interrupted["plan.parquet"] == uninterrupted["plan.parquet"]
     assert interrupted["shards/clips-000000.tar"] == uninterrupted["shards/clips-000000.tar"]
+
+
+def test_a_detector_that_is_not_installed_is_refused_before_anything_starts(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    refused = clip(root, tmp_path / "out", "--cuts", "scenedetect")
+    assert refused.exit_code == 2 and not (tmp_path / "out").exists()
+    said = "Error: --cuts scenedetect: PySceneDetect is not installed: pip install 'avprep[cuts]'\n"
+    assert refused.output == said
 
 
 def test_another_detector_or_list_is_refused_and_the_option_named(root: Path, tmp_path: Path):
