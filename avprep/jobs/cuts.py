@@ -114,7 +114,7 @@ class _FoundCuts:
 
     def _with_cuts(self, path: str, probed: Probed) -> Probed:
         before = self._before.get(path)
-        if probed.cuts is not None or before is None or before.version != probed.version:
+        if probed.cuts is not None or before is None:
             return probed
         return replace(probed, cuts=_cuts(before.cuts))
 

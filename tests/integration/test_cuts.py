@@ -88,6 +88,7 @@ def test_no_clip_of_joined_scenes_contains_a_cut(root: Path, tmp_path: Path, loo
     # Per shot, of clips 0.5 s apart: two fit, the third contains the cut; the last shot ends with the source.
     rows = [row for row in rows_of(out) if row.source in TRUE]
     assert sum(row.status == "written" for row in rows) == 2 * 4 * 2
+    assert [row.key for row in rows_of(out)] == sorted(row.key for row in rows_of(out))
     lost = [row for row in rows if row.status == "filtered"]
     assert {row.reason for row in lost} == {Reason.CUT} and len(lost) == 2 * 3
     assert [row.status for row in rows_of(out) if row.source == "flash.mp4"] == ["written"] * 5

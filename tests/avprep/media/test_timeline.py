@@ -220,4 +220,6 @@ def test_a_clip_may_begin_with_the_first_picture_of_a_shot_and_end_with_the_last
     span = {"start_s": Fraction(0), "stop_s": Fraction(32, 10), "spec": SPEC, "stride_samples": 25600}
     assert Fraction(1.6) > Fraction(8, 5)
     assert starts_in_shots(cuts=[Cut(1.56, 1.6)], **span) == ([0, 25600], [])
-    assert starts_in_shots(cuts=[Cut(3.1, 3.14)], **span) == ([0, 25600], [])
+    later = span | {"start_s": Fraction(8, 10), "stop_s": Fraction(24, 10)}
+    assert Fraction(2.3) < Fraction(23, 10)
+    assert starts_in_shots(cuts=[Cut(2.3, 2.34)], **later) == ([12800], [])
