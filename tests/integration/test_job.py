@@ -543,6 +543,7 @@ def test_reasons_are_told_in_full_and_name_no_option():
         assert "--" not in reason.meaning + reason.advice, "options belong to the command line"
     assert {reason.value for reason in FILTERED} == {
         "too_short",
+        "cut",
         "no_event",
         "silent",
         "static",
