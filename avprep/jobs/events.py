@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 from avprep.datasets.source import Source
 from avprep.spec import ClipSpec
@@ -22,21 +23,26 @@ class TimedEvents:
 
     @property
     def onsets_s(self) -> list[Fraction]:
-        return [self._in_file(event.start_s) for event in self.source.events]
+        return [start_s for start_s, _, _ in self._in_file]
 
     def labels_of(self, start: int, spec: ClipSpec) -> tuple[str, ...]:
         """Of the events that sound during the clip at a start, in samples; in the order of the source's."""
         start_s, stop_s = (Fraction(n, spec.sample_rate) for n in (start, start + spec.samples))
         sounding = {
             label
-            for event in self.source.events
-            if self._in_file(event.start_s) < stop_s and self._in_file(event.stop_s) > start_s
-            for label in event.labels
+            for event_start_s, event_stop_s, labels in self._in_file
+            if event_start_s < stop_s and event_stop_s > start_s
+            for label in labels
         }
         return tuple(label for label in self.source.labels if label in sounding)
 
-    def _in_file(self, seconds: float) -> Fraction:
-        return self.origin_s + in_microseconds(seconds)
+    @cached_property
+    def _in_file(self) -> list[tuple[Fraction, Fraction, tuple[str, ...]]]:
+        """Start, stop and labels of each event."""
+        return [
+            (self.origin_s + in_microseconds(start_s), self.origin_s + in_microseconds(stop_s), labels)
+            for start_s, stop_s, labels in self.source.events
+        ]
 
 
 def in_microseconds(seconds: float) -> Fraction:

@@ -123,7 +123,10 @@ def _numbered(rows: list[PlanRow], index: int) -> list[PlanRow]:
 
 def _source_rows(source: Source, probed: Probed, spec: ClipSpec, options: PlanOptions) -> list[PlanRow]:
     rows = _clip_rows(source, probed, spec, options)
-    return [replace(row, events=digest_of(source)) for row in rows] if options.at_events else rows
+    if not options.at_events:
+        return rows
+    digest = digest_of(source)
+    return [replace(row, events=digest) for row in rows]
 
 
 def _clip_rows(source: Source, probed: Probed, spec: ClipSpec, options: PlanOptions) -> list[PlanRow]:
