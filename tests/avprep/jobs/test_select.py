@@ -143,6 +143,28 @@ def test_scores_that_are_missing_or_stale_are_no_ground_for_a_selection(tmp_path
         select(out, "luma > 0")
 
 
+def test_a_selection_follows_what_lies_there_now(tmp_path):
+    """Nothing of an earlier selection is kept: shards made, scored or removed since count at once."""
+    out = write_clips(tmp_path / "clips", seed=0)
+    score_luma(out)
+    first = select(out, "luma > 0.2")[0]
+    assert 0 < len(first) < 12
+    write_clips(out, seed=1)  # other pictures under the same keys
+    score_luma(out)
+    rows = [row for i in range(3) for row in read_scores(open_store(out), i).to_pylist()]
+    bright = {row["key"] for row in rows if row["luma"] > 0.2}
+    assert set(select(out, "luma > 0.2")[0]) == bright != set(first)
+    in_shard = set(read_scores(open_store(out), 1)["key"].to_pylist())
+    (out / "ledger" / "000001.parquet").unlink()
+    assert set(select(out, "luma > 0.2")[0]) == bright - in_shard
+    keys, header = select(out, "luma > 1")
+    assert keys == [] and header.digest == digest_of([])
+
+
+def score_luma(out: Path) -> None:
+    run_score_job(ScoreJobConfig(clips=str(out), only=("luma",), runner=HERE), Progress())
+
+
 def test_another_selection_is_not_replaced_unless_asked(tmp_path):
     out = write_clips(tmp_path / "clips")
     select(out, limit=3, rebuild=False)
