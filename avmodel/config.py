@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from avprep.errors import AvprepError
+from avprep.errors import AvprepError, shown
 from avprep.spec import ClipSpec
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ class MDSAConfig:
         _check_fields(self, _MDSA_RANGES)
         for name, known in (("streams", STREAMS), ("kl", KL_TERMS), ("plane_positions", PLANE_POSITIONS)):
             if getattr(self, name) not in known:
-                raise ConfigError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+                raise ConfigError(
+                    f"{name} must be one of {', '.join(known)}, not {shown(getattr(self, name), 40)!r}"
+                )
         if self.plane_positions == "rotary" and self.plane_head_dim < 6:
             raise ConfigError(
                 f"plane_positions = 'rotary' needs dim of at least 24, not {self.dim}: in each of 4 heads, a "
@@ -185,7 +187,7 @@ class STDiTConfig:
             raise ConfigError(f"hidden {self.hidden} is no multiple of 4 (2-D positions)")
         dropout = self.caption_dropout
         if type(dropout) not in (int, float) or not 0 <= dropout < 1:
-            raise ConfigError(f"caption_dropout must be in [0, 1), not {self.caption_dropout}")
+            raise ConfigError(f"caption_dropout must be in [0, 1), not {shown(dropout, 40)}")
 
     def to_dict(self) -> dict[str, Any]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
@@ -228,14 +230,14 @@ def _check_fields(config: MDSAConfig | STDiTConfig, ranges: dict[str, tuple[int,
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.type == "bool" and not isinstance(value, bool):
-            raise ConfigError(f"{field.name} must be True or False, not {str(value)[:40]!r}")
+            raise ConfigError(f"{field.name} must be True or False, not {shown(value, 40)!r}")
         if field.name not in ranges:
             continue
         low, high = ranges[field.name]
         items = value if field.type.startswith("tuple") else (value,)
         is_sized = isinstance(items, tuple) and 0 < len(items) <= _LONGEST
         if not is_sized or any(type(n) is not int or not low <= n <= high for n in items):
-            raise ConfigError(f"{field.name} must be whole, from {low} to {high}, not {str(value)[:40]}")
+            raise ConfigError(f"{field.name} must be whole, from {low} to {high}, not {shown(value, 40)}")
 
 
 # Fields that came later, and what a checkpoint without them was trained with: not the default of today.

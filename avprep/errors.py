@@ -10,9 +10,23 @@ or `NAME needs ...`; elsewhere as in a call, NAME=VALUE, or in backquotes, `NAME
 
 from __future__ import annotations
 
+import unicodedata
+
+LONGEST = 240  # characters shown of one text
+_LONGEST_LINE = 900  # of a message
+
+# Control, format (direction overrides), surrogate, private, unassigned, and line separators.
+_ESCAPED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
 
 class AvprepError(Exception):
-    """The base of every error that says that something which was given cannot be used."""
+    """The base of every error that says that something which was given cannot be used.
+
+    Its message may quote a file: control characters other than line ends are escaped, long lines are cut.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(shown(line, _LONGEST_LINE) for line in Exception.__str__(self).split("\n"))
 
 
 class ArgumentError(AvprepError, ValueError):
@@ -22,4 +36,19 @@ class ArgumentError(AvprepError, ValueError):
 class ClipNotFound(AvprepError, KeyError):
     """A key that no clip of a dataset has."""
 
-    __str__ = Exception.__str__  # KeyError's is the repr of the message
+
+def shown(value: object, longest: int = LONGEST) -> str:
+    """A text as a message or a page shows it: escapes such as \\n for what has no glyph, cut at `longest`
+    characters.
+
+    HTML is not escaped here; the template engine does that.
+    """
+    text = str(value)
+    cut = text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return "".join(map(_visible, cut))
+
+
+def _visible(character: str) -> str:
+    if unicodedata.category(character) not in _ESCAPED:
+        return character
+    return character.encode("unicode_escape").decode("ascii")

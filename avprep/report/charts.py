@@ -17,8 +17,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from avprep.errors import shown
 from avprep.report.tally import Histogram
-from avprep.report.text import shown
 
 # What matplotlib draws in -> the class in the style sheet.
 _INK, _MARK = "#000000", "#ff0000"

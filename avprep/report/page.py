@@ -13,11 +13,11 @@ from typing import Any, Protocol
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from avprep.errors import shown
 from avprep.report.evaluation import Table
 from avprep.report.players import Player
 from avprep.report.selections import Selection
 from avprep.report.summary import Summary
-from avprep.report.text import shown
 from avprep.report.training import Picture
 from avprep.shards.ledger import LedgerRow
 

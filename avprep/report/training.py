@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from avprep.report.text import shown
+from avprep.errors import shown
 from avprep.shards.store import Store
 
 METRICS_FILE, BOARD_FOLDER = "metrics.jsonl", "tensorboard"
