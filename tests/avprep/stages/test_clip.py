@@ -190,7 +190,7 @@ def test_a_source_that_is_quarantined_is_not_opened(media, tmp_path):
         ({"drop_silent_db": 60.0}, "drop_silent_db must be at most 0 dB of full scale, not 60.0"),
         ({"drop_silent_db": float("nan")}, "drop_silent_db must be at most 0 dB of full scale, not nan"),
         ({"max_residual_ms": -1}, "max_residual_ms must be from 0 to inf, not -1"),
-        ({"crop": "centre"}, "crop must be one of center, pad, stretch, not 'centre'"),
+        ({"crop": "centre"}, "crop must be one of center, pad, stretch, auto, not 'centre'"),
     ],
 )
 def test_options_that_cannot_be_are_named(given, message):
