@@ -64,6 +64,7 @@ def test_peak_memory_counts_what_lives_and_forgets_what_died():
     assert (memory.live, memory.peak) == (0, 3 * 1024)
 
 
+@pytest.mark.slow
 def test_the_papers_flops():
     with FakeTensorMode():
         model = MDSA(PAPER)
@@ -74,6 +75,7 @@ def test_the_papers_flops():
     assert decode / 1e12 == pytest.approx(2.37, abs=0.005)
 
 
+@pytest.mark.slow
 def test_checkpointing_trades_flops_for_memory():
     config = dataclasses.replace(TINY, depth=4)
     flops = mdsa_flops(config)
@@ -107,6 +109,7 @@ def test_the_report_has_its_figures():
     assert report.count("MiB") == 4
 
 
+@pytest.mark.slow
 def test_the_papers_transformer_has_its_figures():
     config, layout = STDIT_PRESETS["paper"], PAPER.layout
     assert sum(stdit_parameters(config, layout).values()) == 437_056_192

@@ -322,6 +322,7 @@ def test_workers_give_the_same_bytes_and_stats(workers, clips, finished, tmp_pat
     assert digest(out) == digest(finished)
 
 
+@pytest.mark.slow
 def test_an_actor_that_is_killed_is_replaced_and_nothing_is_lost(clips, finished, tmp_path):
     said: list[str] = []
     fake = FAKE.but(kill_at=str(tmp_path / "killed"))
@@ -417,7 +418,8 @@ def test_the_fused_path_gives_the_bytes_of_two_steps(workers, clip_root, real_cl
     assert list(verify(open_store(tmp_path / "fused"))) == []
 
 
-@pytest.mark.parametrize("cpus", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cpus", [1, 2])
 def test_the_fused_path_does_not_hang_on_a_small_machine(cpus, clip_root, tmp_path):
     """Two actors and the decoders on one CPU, and an actor that is killed in mid-run."""
     command = drive(

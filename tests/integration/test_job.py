@@ -299,6 +299,7 @@ def test_only_failed_tries_again_and_gives_what_a_whole_run_would(clip_root, tmp
     assert {row.key: row.status for row in rows} == fresh
 
 
+@pytest.mark.slow
 def test_only_failed_opens_new_shards_for_what_no_longer_fits(clip_root, tmp_path):
     root = tmp_path / "media"
     shutil.copytree(clip_root, root)
@@ -706,7 +707,7 @@ def test_two_runs_on_one_output_are_one_too_many(clip_root, tmp_path):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_signal_finishes_what_is_in_hand_and_says_how_to_go_on(number, clip_root, tmp_path):
     out = tmp_path / "out"
     running = start(clip_root, out, workers=0)
@@ -722,6 +723,7 @@ def test_a_signal_finishes_what_is_in_hand_and_says_how_to_go_on(number, clip_ro
     assert digest(out) == digest(tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_killed_again_and_again_the_tree_is_the_same(clip_root, tmp_path):
     out = tmp_path / "out"

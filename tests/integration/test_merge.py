@@ -292,6 +292,7 @@ def test_embeddings_are_merged_where_one_encoder_made_them(tmp_path):
         merge(*outs, out=tmp_path / "d")
 
 
+@pytest.mark.slow
 def test_a_failed_clip_is_tried_again_where_its_own_media_lie(a, b, tmp_path):
     for out, root in ((a, "first"), (b, "second")):
         store = open_store(out)

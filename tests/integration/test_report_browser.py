@@ -152,7 +152,7 @@ def test_the_theme_is_the_systems_until_the_button_is_pressed(browser, address):
         assert page.evaluate(paper) == light
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_no_serious_fault(browser, address, theme):
     axe = pytest.importorskip("axe_core_python.sync_playwright", reason="axe-core-python is not installed")
     with opened(browser, address, color_scheme=theme) as page:

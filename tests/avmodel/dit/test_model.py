@@ -194,7 +194,7 @@ def test_under_autocast_the_velocity_is_float32():
     assert (v - model(*inputs)).abs().mean() < 0.05 * v.abs().mean()
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_graph_for_torch_compile(packed: bool):
     torch.compiler.reset()
     model = perturbed(tiny(classes=5, packed=packed), WIDE)

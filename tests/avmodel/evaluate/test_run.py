@@ -48,6 +48,7 @@ def test_a_side_is_at_no_distance_from_itself_and_at_some_from_others(clips, yam
     assert others["low"] < others["value"] < others["high"]
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(clips, yamnet):
     name, _, path = yamnet.partition("=")
     side = SideRequest(path=clips, mdsa=None, spec=TINY, crop="pad", device="cpu")

@@ -278,7 +278,8 @@ def test_a_float32_posterior_and_float32_pixels_under_autocast():
     assert all(clip.dtype == torch.float32 for clip in out.values())
 
 
-@pytest.mark.parametrize("recompute", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True])
 def test_forward_is_one_graph_for_the_compiler(recompute: bool):
     model, clips = MDSA(TINY, checkpoint_activations=recompute), clips_of(TINY)
     expected, _ = model(clips, sample=False)

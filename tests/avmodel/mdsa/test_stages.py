@@ -49,6 +49,7 @@ def test_the_parts_of_the_gradient_make_the_whole(clips, tmp_path):
     assert row["gradient_norm"] ** 2 == pytest.approx(parts, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_kl_term_from_the_first_step_keeps_the_means_inside(clips, tmp_path):
     """And leaves the log-variance, which stage 1 does not train, alone."""
     spread = {}
@@ -76,6 +77,7 @@ def test_the_average_of_stage_2_is_what_is_saved_and_evaluated(clips, tmp_path):
     assert same(state["model"], plain) and same(state["ema"], averaged)
 
 
+@pytest.mark.slow
 def test_an_average_is_resumed(clips, tmp_path):
     run = {"stage1_steps": 2, "ema": 0.9, "cooldown_steps": 0}
     train_mdsa(config(clips, tmp_path / "whole", **run, stage2_steps=4))

@@ -60,7 +60,7 @@ def test_every_ablation_trains_both_stages(clips, tmp_path, changes):
     assert (f"{stream}/gan" in last) == model.adversarial
 
 
-@pytest.mark.parametrize("stop", [1, 3, 5])
+@pytest.mark.parametrize("stop", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 5))])
 def test_an_interrupted_run_gives_the_losses_of_an_undisturbed_one(clips, tmp_path, stop, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     changes = {"accumulate": 2, "modality_dropout": 0.3, "loader_workers": 0}
@@ -101,6 +101,7 @@ def test_after_a_kill_what_the_checkpoint_does_not_know_is_run_again(clips, tmp_
     assert same(weights(parts), weights(whole))
 
 
+@pytest.mark.slow
 def test_it_learns(clips, tmp_path):
     result = train_mdsa(
         config(clips, tmp_path, stage1_steps=100, stage2_steps=0, batch_size=4, lr=3e-3, eval_every=100)
@@ -263,7 +264,9 @@ def test_clips_of_another_spec_are_a_sentence(clips, tmp_path):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("to_group", [False, True], ids=["alone", "group"])
+@pytest.mark.parametrize(
+    "to_group", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["alone", "group"]
+)
 def test_a_signal_ends_the_command_with_its_code_and_a_checkpoint(to_group, clips, tmp_path):
     """To its group as well, as timeout, systemd, Slurm and torchrun send it: the loaders are in it."""
     command = [sys.executable, "-m", "avmodel", *run_command(clips, tmp_path)]
@@ -279,6 +282,7 @@ def test_a_signal_ends_the_command_with_its_code_and_a_checkpoint(to_group, clip
     assert "run the same command again to resume" in told
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_two_processes_stay_in_step(clips, tmp_path):
     """torchrun on gloo: the weights are those of one process with the same clips a step, to rounding."""

@@ -68,8 +68,8 @@ def test_a_dit_of_10_and_20_more_steps_is_one_of_30(latents, tmp_path):
     ("short", "longer", "whole"),
     [
         ((4, 6), "--stage2-steps 26", (4, 26)),
-        ((10, 0), "--stage2-steps 20", (10, 20)),
-        ((10, 0), "--stage1-steps 16 --stage2-steps 14", (16, 14)),
+        pytest.param((10, 0), "--stage2-steps 20", (10, 20), marks=pytest.mark.slow),
+        pytest.param((10, 0), "--stage1-steps 16 --stage2-steps 14", (16, 14), marks=pytest.mark.slow),
     ],
 )
 def test_an_mdsa_of_10_and_20_more_steps_is_one_of_30(clips, tmp_path, short, longer, whole):
@@ -147,6 +147,7 @@ def test_an_option_of_another_type_in_the_checkpoint_is_refused(latents, tmp_pat
     assert done.exit_code == 2 and "its lr is" in done.output
 
 
+@pytest.mark.slow
 def test_a_state_of_version_0_1_is_resumed_with_the_batch_of_the_whole_step(clips, tmp_path):
     """There --batch-size was that of a micro-batch, and stage 1's steps were compared."""
     run = f"--clips {clips} --out {tmp_path} --device cpu"
@@ -191,6 +192,7 @@ def test_weights_of_a_trained_log_variance_are_kept_without_stage_1(clips, tmp_p
     assert a.any() and torch.allclose(a, b, atol=1e-20)
 
 
+@pytest.mark.slow
 def test_another_resolution_takes_the_weights_and_names_those_it_resized(tmp_path):
     small = write_clips(tmp_path / "small", sources=4)
     large = write_clips(tmp_path / "large", sources=4, spec=replace(TINY, size=32))

@@ -108,6 +108,7 @@ def test_an_mdsa_of_two_processes_has_the_losses_of_one_and_goes_on_with_either(
     assert_close(tmp_path / "one", tmp_path / "mixed", 9)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_damage_that_the_second_process_finds_ends_the_run_with_a_checkpoint(latents, tmp_path):
     """The damaged shard is in the second process's share of the checksums; its step is then not begun by

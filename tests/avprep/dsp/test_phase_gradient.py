@@ -197,6 +197,7 @@ def run_copy(folder: Path, **environment: str) -> tuple[int, str]:
     return int(hits), phases
 
 
+@pytest.mark.slow
 def test_machine_code_is_kept_and_made_anew_where_it_cannot_be(tmp_path):
     """Kept beside the module; with a damaged cache, or nowhere to keep it, compiled again."""
     shutil.copy(phase_gradient.__file__, tmp_path)

@@ -230,6 +230,7 @@ def test_no_usable_temporary_folder_is_a_message(monkeypatch):
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_sigterm_while_ray_starts_ends_the_command_with_143(temporary, clip_root, tmp_path):
     command = ["clip", "--dataset", "folder", "--root", clip_root, "--out", tmp_path / "out", "--workers", 1]
@@ -244,6 +245,7 @@ def test_a_sigterm_while_ray_starts_ends_the_command_with_143(temporary, clip_ro
     assert "Traceback" not in messages and not list(temporary.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_sigterm_during_a_run_is_answered_by_the_run_alone(temporary, capfd):
     """Ray's native handler would write its stack first, and end the process at the second signal."""

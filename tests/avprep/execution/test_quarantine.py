@@ -22,7 +22,7 @@ class Losses:
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("workers", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_a_part_that_kills_its_process_is_found_and_the_rest_is_done(workers, tmp_path):
     jobs = [
         Job(0, ("a", "b")),

@@ -57,7 +57,7 @@ def refuse(job: Job) -> None:
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_fault_of_the_machine_ends_the_run_as_itself(workers):
     with open_runner(RunnerConfig(workers=workers)) as runner:
         with pytest.raises(OSError, match="No space left") as raised:

@@ -92,6 +92,7 @@ def test_thirty_mutants_in_one_run(tmp_path):
     assert list(verify(open_store(tmp_path / "out"))) == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_billion_frames_take_no_more_memory_than_a_source_may(tmp_path):
     name = "sync_counter_5s.mp4"

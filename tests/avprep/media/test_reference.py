@@ -27,7 +27,7 @@ from tests.avprep.media.sequential import ExpectedClip, expected_clips, read_tim
 from tests.conftest import SHARED, shared_file
 
 SPEC = ClipSpec(size=32)
-_SLOW = {"long_360s_silent.mp4"}
+_SLOW = {"long_360s_silent.mp4", "tears_of_steel_70s.webm"}
 _NO_MEDIA = {".tsv", ".csv", ".parquet", ".jsonl"}
 
 

@@ -63,6 +63,7 @@ def test_batching_does_not_change_features(extractor: Extractor):
     np.testing.assert_array_equal(extractor(clips), np.concatenate(alone))
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_distance_of_one(extractor: Extractor):
     """Each takes every second clip; their moments are merged."""
     clips = made_clips(8)
