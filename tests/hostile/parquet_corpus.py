@@ -49,7 +49,7 @@ def _dictionary_bomb(data: bytes) -> bytes:
     text = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * 200_000]))
     columns = {"key": keys}
     for name, column in zip(first.column_names[1:], first.columns[1:], strict=True):
-        if pa.types.is_list(column.type):
+        if column.type == pa.list_(pa.string()):
             columns[name] = pa.ListArray.from_arrays(pa.array(range(rows + 1), pa.int32()), text)
         else:
             columns[name] = text if pa.types.is_string(column.type) else column.take(pa.array([0] * rows))
