@@ -25,7 +25,9 @@ FLOORS = {
     "avprep.dsp": ("avprep.spec",),
     "avprep.media": ("avprep.spec", "avprep.reasons", "avprep.dsp"),
     "avprep.scenes": ("avprep.spec", "avprep.reasons", "avprep.media", "avprep.shards.whole"),
-    "avprep.datasets": ("avprep.shards.layout",),  # the prompt of labels stands there, for avmodel too
+    # The prompt of labels stands in shards/layout, for avmodel too; lists may be parquet, whose footers are
+    # read in one place.
+    "avprep.datasets": ("avprep.shards.layout", "avprep.shards.footer"),
     "avprep.shards": ("avprep.spec", "avprep.reasons"),
     "avprep.scores": ("avprep.spec", "avprep.dsp", "avprep.media"),
     "avprep.stages": (

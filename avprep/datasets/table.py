@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from avprep.credentials import scrubbed
 from avprep.datasets.listing import is_utf8
 from avprep.datasets.source import LONGEST_TEXT, DatasetError
+from avprep.shards.footer import CODECS, MAGIC, RowGroup, read_footer, row_groups
 
 Cell = str | list[str | None] | None  # a list column of parquet or JSON; None = nothing is known
 Row = dict[str, Cell]
@@ -242,9 +243,10 @@ def _json_text(value: object) -> str | None:
 
 def _parquet_rows(path: Path, columns: Columns, notes: Counter[str]) -> Iterator[NumberedRow]:
     with open(path, "rb") as file:
-        plain = pq.ParquetFile(file, pre_buffer=False)
-        schema, metadata = plain.schema_arrow, plain.metadata
-        _check_claims(metadata, path.stat().st_size)
+        footer = read_footer(file)
+        metadata = pq.read_metadata(pa.BufferReader(MAGIC + footer))
+        _check_claims(metadata, row_groups(footer), path.stat().st_size)
+        schema = pq.ParquetFile(file, metadata=metadata, pre_buffer=False).schema_arrow
         places = _places(schema.names, columns, path, notes)
         wanted = {name: schema.field(place) for name, place in places.items()}
         as_text = {
@@ -268,19 +270,20 @@ def _parquet_rows(path: Path, columns: Columns, notes: Counter[str]) -> Iterator
                 )
 
 
-def _check_claims(metadata: pq.FileMetaData, size: int) -> None:
-    """Raises ValueError for rows, list items or texts that no list in a file of `size` bytes has: paths
-    differ, so that a row takes more than a fraction of a byte, however it is compressed."""
+def _check_claims(metadata: pq.FileMetaData, groups: Sequence[RowGroup], size: int) -> None:
+    """Raises ValueError for rows, list items, texts or codecs that no list in a file of `size` bytes has:
+    paths differ, so that a row takes more than a fraction of a byte, however it is compressed."""
     most_rows = _ALWAYS_READ + _ROWS_PER_BYTE * size
     if metadata.num_rows > most_rows:
         raise ValueError(f"it claims {metadata.num_rows:,} rows in {size:,} bytes")
-    for i in range(metadata.num_row_groups):
-        for j in range(metadata.num_columns):
-            chunk = metadata.row_group(i).column(j)
-            if chunk.num_values > _ITEMS_PER_ROW * most_rows:
-                raise ValueError(f"it claims {chunk.num_values:,} values in {size:,} bytes")
-            if chunk.total_uncompressed_size > _LONGEST_COLUMN + 4 * MAX_CELL * chunk.num_values:
-                raise ValueError(f"its column {chunk.path_in_schema[:50]!r} holds texts that are too long")
+    for group in groups:
+        for j, chunk in enumerate(group.columns):
+            if chunk.codec not in CODECS:
+                raise ValueError(f"its codec {chunk.codec} is none of parquet's")
+            if chunk.values > _ITEMS_PER_ROW * most_rows:
+                raise ValueError(f"it claims {chunk.values:,} values in {size:,} bytes")
+            if chunk.uncompressed_size > _LONGEST_COLUMN + 4 * MAX_CELL * chunk.values:
+                raise ValueError(f"its column {j + 1} holds texts that are too long")
 
 
 def _text_bytes(column: pa.Array) -> int:

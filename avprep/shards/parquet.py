@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from avprep.shards.footer import CODECS, MAGIC, FooterError, RowGroup, read_footer, row_groups
 from avprep.shards.layout import ShardError
 from avprep.shards.store import Store
 
-_CODECS = frozenset({"SNAPPY", "UNCOMPRESSED"})
+_CODECS = frozenset(number for number, name in CODECS.items() if name in ("SNAPPY", "UNCOMPRESSED"))
 _SNAPPY = 22  # bytes that one byte of Snappy may stand for
 _VALUES_PER_BYTE = 8  # of lists: a row, which takes 20 bytes, has fewer than 160 labels
 _MOST_NAMES, _LONGEST_NAME = 12, 30  # in a message
@@ -65,48 +66,54 @@ class ParquetRows:
         self._file, self._remedy = file, remedy
         with self._errors():
             self._size = file.seek(0, os.SEEK_END)
-            self._plain = pq.ParquetFile(file, pre_buffer=False)
-            self.metadata: pq.FileMetaData = self._plain.metadata
+            footer = read_footer(file)
+            self.groups: list[RowGroup] = row_groups(footer)
+            self._check_codecs()
+            self.metadata: pq.FileMetaData = pq.read_metadata(pa.BufferReader(MAGIC + footer))
+            self._plain = pq.ParquetFile(file, metadata=self.metadata, pre_buffer=False)
             self.schema: pa.Schema = self._plain.schema_arrow
             self._check_claims(most_rows)
         self._as_dictionaries: pq.ParquetFile | None = None
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows, with the columns of the schema or with these."""
-        return self.read_groups(range(self.metadata.num_row_groups), columns)
+        return self.read_groups(range(len(self.groups)), columns)
 
     def read_groups(self, groups: Sequence[int], columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of these row groups."""
-        names = None if columns is None else list(columns)
         with self._errors():
-            if self._most_values(groups) * self._size * _SNAPPY <= _FEW_BYTES:
-                # On this thread: one that Arrow still has when the process ends can take it down, exit code
-                # and all.
-                return self._plain.read_row_groups(groups, names, use_threads=False)
-            table = self._dictionaries().read_row_groups(groups, names, use_threads=False)
-            text, most = sum(map(_text_bytes, table.columns)), max(_MOST_TEXT, _TEXT_PER_BYTE * self._size)
-            if text > most:
-                raise ShardError(f"holds {text:,} bytes of text; at most {most:,} are read at once")
-            schema = pa.schema([self.schema.field(name) for name in table.column_names], self.schema.metadata)
-            return table.cast(schema)
+            table = self._decode(groups, None if columns is None else list(columns))
+            table.validate(full=True)  # its texts are UTF-8
+            return table
+
+    def _decode(self, groups: Sequence[int], names: list[str] | None) -> pa.Table:
+        if self._most_values(groups) * self._size * _SNAPPY <= _FEW_BYTES:
+            # On this thread: one that Arrow still has when the process ends can take it down, exit code
+            # and all.
+            return self._plain.read_row_groups(groups, names, use_threads=False)
+        table = self._dictionaries().read_row_groups(groups, names, use_threads=False)
+        text, most = sum(map(_text_bytes, table.columns)), max(_MOST_TEXT, _TEXT_PER_BYTE * self._size)
+        if text > most:
+            raise ShardError(f"holds {text:,} bytes of text; at most {most:,} are read at once")
+        schema = pa.schema([self.schema.field(name) for name in table.column_names], self.schema.metadata)
+        return table.cast(schema)
+
+    def _check_codecs(self) -> None:
+        """Raises ShardError for a codec that no file written here has."""
+        if others := {chunk.codec for group in self.groups for chunk in group.columns} - _CODECS:
+            names = ", ".join(CODECS.get(codec, f"codec {codec}") for codec in sorted(others)[:_MOST_NAMES])
+            raise ShardError(f"is compressed by {names}, not Snappy; {self._remedy}")
 
     def _check_claims(self, most_rows: int) -> None:
-        """Raises ShardError for rows, values or codecs that no file of this size, written here, has."""
+        """Raises ShardError for rows or values that no file of this size, written here, has."""
         rows = self.metadata.num_rows
         if rows > min(most_rows, self._size):
             raise ShardError(f"claims {rows:,} rows in {self._size:,} bytes; {self._remedy}")
-        groups = [self.metadata.row_group(i) for i in range(self.metadata.num_row_groups)]
-        if sum(group.num_rows for group in groups) != rows:
+        if sum(group.rows for group in self.groups) != rows or any(
+            len(group.columns) != self._columns for group in self.groups
+        ):
             raise ShardError(f"is damaged (its row groups do not have its {rows:,} rows); {self._remedy}")
-        self._values: list[list[int]] = []  # by group and column
-        for group in groups:
-            self._values.append([])
-            for j in range(self._columns):
-                chunk = group.column(j)
-                if chunk.compression not in _CODECS:
-                    raise ShardError(f"is compressed by {chunk.compression}, not Snappy; {self._remedy}")
-                self._values[-1].append(chunk.num_values)
-        if (values := self._most_values(range(len(groups)))) > _VALUES_PER_BYTE * self._size:
+        if (values := self._most_values(range(len(self.groups)))) > _VALUES_PER_BYTE * self._size:
             raise ShardError(f"claims {values:,} values in {self._size:,} bytes; {self._remedy}")
 
     @property
@@ -115,7 +122,9 @@ class ParquetRows:
 
     def _most_values(self, groups: Sequence[int]) -> int:
         """Of the column that has the most: a list has any number of them per row."""
-        return max((sum(self._values[i][j] for i in groups) for j in range(self._columns)), default=0)
+        return max(
+            (sum(self.groups[i].columns[j].values for i in groups) for j in range(self._columns)), default=0
+        )
 
     def _dictionaries(self) -> pq.ParquetFile:
         """The file with its texts as dictionaries: what they take decoded is known before they are."""
@@ -134,7 +143,7 @@ class ParquetRows:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, OSError, OverflowError, UnicodeDecodeError, FooterError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the machine's; Arrow's own OSErrors, of damaged files, have no number
             raise ShardError(f"is damaged ({' '.join(str(error).split())[:300]}); {self._remedy}") from error

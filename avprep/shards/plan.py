@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from avprep.reasons import Reason
+from avprep.shards.footer import RowGroup
 from avprep.shards.integrity import sha256_of
 from avprep.shards.layout import PLAN_FILE, ShardError
 from avprep.shards.parquet import ParquetRows, naming
@@ -173,7 +174,7 @@ class PlanReader:
             known = [pa.schema(list(SCHEMA)[:count]) for count in _COLUMNS_OF_VERSIONS]
             if not any(self._file.schema.equals(schema) for schema in known):
                 raise ShardError(f"has the columns {self._file.columns()}, not those of a plan")
-            spans = _shards_of_groups(self._file.metadata)
+            spans = _shards_of_groups(self._file.groups)
         self._firsts = [first for first, _ in spans]
         self.shards: int = spans[-1][1] + 1 if spans else 0
         self.clips: int = self._file.metadata.num_rows
@@ -273,7 +274,7 @@ class PlanReader:
                 last = span
 
     def _tables(self, *columns: str) -> Iterator[pa.Table]:
-        for group in range(self._file.metadata.num_row_groups):
+        for group in range(len(self._file.groups)):
             yield self._read(group, columns)
 
     def _read(self, group: int, columns: Sequence[str]) -> pa.Table:
@@ -308,17 +309,20 @@ def _bars(found: list[int | None] | None) -> tuple[int, int, int, int] | None:
     return top, bottom, left, right
 
 
-def _shards_of_groups(metadata: pq.FileMetaData) -> list[tuple[int, int]]:
+def _shards_of_groups(groups: Sequence[RowGroup]) -> list[tuple[int, int]]:
     """(first, last) shard of each row group, ascending. Raises ShardError where they are no plan's."""
-    column = SCHEMA.get_field_index("shard")
-    stated = [metadata.row_group(i).column(column).statistics for i in range(metadata.num_row_groups)]
-    if not all(span is not None and span.has_min_max for span in stated):
-        raise ShardError(f"does not say which shards its row groups hold; {_REMEDY}")
-    spans = [(span.min, span.max) for span in stated]
-    most = max(metadata.num_rows, MOST_EMPTY_SHARDS)
+    stated = [group.columns[SCHEMA.get_field_index("shard")] for group in groups]
+    spans = [(_stored_int32(chunk.least), _stored_int32(chunk.most)) for chunk in stated]
+    most = max(sum(group.rows for group in groups), MOST_EMPTY_SHARDS)
     if spans and (spans[0][0] < 0 or spans != sorted(spans) or spans[-1][1] >= most):
         raise ShardError(f"is damaged (shards in no order, or more of them than rows); {_REMEDY}")
     return spans
+
+
+def _stored_int32(value: bytes | None) -> int:
+    if value is None or len(value) != 4:
+        raise ShardError(f"does not say which shards its row groups hold; {_REMEDY}")
+    return int.from_bytes(value, "little", signed=True)
 
 
 def _history(found: bytes, shards: int) -> PlanHistory:

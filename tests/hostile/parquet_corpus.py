@@ -74,6 +74,19 @@ def _claims_rows(rows: int, *, in_groups: bool) -> Change:
     return change
 
 
+def _of_codec(number: int) -> Change:
+    """The footer says that the columns are compressed by another codec."""
+
+    def change(data: bytes) -> bytes:
+        size = int.from_bytes(data[-8:-4], "little")
+        pages, footer = data[: -8 - size], data[-8 - size :]
+        snappy = b"\x15" + _varint(1) + b"\x16"  # i32, and the number of values, an i64, behind it
+        assert snappy in footer
+        return pages + footer.replace(snappy, b"\x15" + _varint(number) + b"\x16", 1)
+
+    return change
+
+
 def _varint(value: int) -> bytes:
     """Zigzag, as Thrift writes whole numbers."""
     value, out = value << 1, b""
@@ -106,6 +119,8 @@ REFUSED: dict[str, Change] = {
     "2^62 rows claimed": _claims_rows(2**62, in_groups=True),
     "a key of 64 MB in zstd": _long_text("zstd", 64 << 20),
     "a key of 32 MB in gzip": _long_text("gzip", 32 << 20),
+    "a codec that there is not": _of_codec(9),
+    "a codec that it is not": _of_codec(2),
     "other columns": _other_columns,
     "empty": lambda data: b"",
     "without its end": lambda data: data[: len(data) // 2],
