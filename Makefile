@@ -8,7 +8,7 @@ CLIPS ?= $(RUN)/clips
 LATENTS ?= $(RUN)/latents
 
 .PHONY: help setup demo generate train-mdsa train-dit test test-slow lint clean \
-        bench bench-clip bench-cuts bench-codecs bench-fuzz bench-faults bench-flat bench-scale bench-encode bench-loader \
+        bench bench-clip bench-cuts bench-codecs bench-fuzz bench-faults bench-flat bench-report bench-scale bench-encode bench-loader \
         bench-dit bench-joining bench-gpu readme
 .DEFAULT_GOAL := help
 
@@ -69,6 +69,9 @@ bench-faults: setup ## kills, full disks, stopped workers over every command tha
 
 bench-flat: setup ## memory and open files of a worker over 3,000 sources, a driver over 2,000 shards (ARGS=options)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_flat $(ARGS)
+
+bench-report: setup ## time and memory of a report over 1,000,000 rows (ARGS=options)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_report $(ARGS)
 
 bench-scale: setup ## a plan of 2,000,000 sources, the driver's memory at 10,000 shards (ARGS=options)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_scale $(ARGS)

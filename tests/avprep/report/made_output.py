@@ -39,7 +39,7 @@ def write_output(out: Path, *, shards: int = 2, each: int = 6) -> Path:
     options = {"video_codec": "raw", "crop": "center"}
     header = clips_header(spec=SPEC.to_dict(), options=options, dataset={"name": "made", "split": None})
     write_header(store, header | {"fingerprint": "made", "root": "media"})
-    plan = [[_plan_row(s, i, each) for i in range(each)] for s in range(shards)]
+    plan = [plan_rows(index, each) for index in range(shards)]
     write_plan(store, plan)
     for index, rows in enumerate(plan):
         _write_shard(store, index, rows)
@@ -47,6 +47,11 @@ def write_output(out: Path, *, shards: int = 2, each: int = 6) -> Path:
     run = {"clips": shards * each, "elapsed_s": 2.0, "clips_per_s": 6.0, "worker_seconds": {"decode": 1.5}}
     write_stats(store, {"last_run": run})
     return out
+
+
+def plan_rows(shard: int, each: int) -> list[PlanRow]:
+    """Of one shard of `each` clips, as all shards before it."""
+    return [_plan_row(shard, place, each) for place in range(each)]
 
 
 def _plan_row(shard: int, place: int, each: int) -> PlanRow:
