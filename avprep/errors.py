@@ -38,14 +38,17 @@ class ClipNotFound(AvprepError, KeyError):
 
 
 def shown(value: object, longest: int = LONGEST) -> str:
-    """A text as a message or a page shows it: escapes such as \\n for what has no glyph, cut at `longest`
-    characters.
+    """A text as a message or a page shows it: printable, cut at `longest` characters.
 
     HTML is not escaped here; the template engine does that.
     """
     text = str(value)
-    cut = text if len(text) <= longest else f"{text[: longest - 1]}…"
-    return "".join(map(_visible, cut))
+    return printable(text if len(text) <= longest else f"{text[: longest - 1]}…")
+
+
+def printable(text: str) -> str:
+    """The text with escapes such as \\n for what has no glyph: names of files may clear a screen."""
+    return "".join(map(_visible, text))
 
 
 def _visible(character: str) -> str:

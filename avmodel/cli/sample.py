@@ -10,6 +10,7 @@ import click
 
 from avmodel.cli.options import device_option, option
 from avmodel.dit.options import SOLVERS, SampleOptions
+from avprep.errors import printable
 
 _option = partial(option, SampleOptions)
 _PATH = click.Path(path_type=Path)
@@ -63,5 +64,6 @@ def sample(**options: Any) -> None:
                 f"{options['dit']} does not say which labels occur together: one is drawn per clip", err=True
             )
         for made in run:
-            click.echo(f"{made.key}.mp4  {made.caption or ', '.join(made.labels) or '(no text)'}")
+            text = made.caption or ", ".join(made.labels) or "(no text)"
+            click.echo(f"{made.key}.mp4  {printable(text)}")
     click.echo(f"{run.count:,} clips in {options['out']}; sheet.png shows them")

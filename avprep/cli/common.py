@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from avprep.cli.group import Refused, with_options
+from avprep.errors import printable
 from avprep.reasons import Reason
 from avprep.shards.layout import ShardError, read_header
 from avprep.shards.ledger import STATUSES, Sums
@@ -69,7 +70,7 @@ def print_scores(report: ScoreReport, *, is_timed: bool) -> None:
     if report.problems:
         click.echo(f"{report.problems:,} clips lack a score: the column problems says why")
     for damage in report.damaged:
-        click.echo(f"DAMAGED {damage}")
+        click.echo(f"DAMAGED {printable(str(damage))}")
     if report.damaged:
         click.echo(
             f"{len(report.damaged):,} damaged clip shards have no scores. avprep verify names the damage; "

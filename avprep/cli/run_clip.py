@@ -14,6 +14,7 @@ from avprep.cli.job import reported_run
 from avprep.cli.media import listed_media
 from avprep.cli.options import from_options
 from avprep.datasets import DATASETS
+from avprep.errors import printable
 from avprep.jobs.clip import run_clip_job
 from avprep.jobs.config import ClipJobConfig, Growth, runner_config
 from avprep.jobs.dry_run import DryRun, dry_run
@@ -60,7 +61,7 @@ def _print_dry_run(made: DryRun, spec: ClipSpec, codec: VideoCodec) -> None:
         click.echo(f"taken out of the plan: {made.dropped:,} clips")
     if plan.clips:
         source, clips = plan.longest
-        click.echo(f"  at most {clips:,} of one source, {source}; --clips-per-source caps it")
+        click.echo(f"  at most {clips:,} of one source, {printable(source)}; --clips-per-source caps it")
     without = plan.sums.by_status
     click.echo(
         f"{plan.clips + plan.sums.planned:,} planned = {plan.clips:,} to make, "

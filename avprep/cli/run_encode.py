@@ -15,6 +15,7 @@ from avprep.cli.job import reported_run
 from avprep.cli.media import listed_media
 from avprep.cli.options import MEDIA_NAMES, from_options
 from avprep.dsp.device import choose_device
+from avprep.errors import printable
 from avprep.execution import PoolConfig
 from avprep.jobs.config import EncodeJobConfig, FromClips, FromMedia, Growth, runner_config
 from avprep.jobs.encode import run_encode_job
@@ -90,7 +91,7 @@ def _print_report(report: EncodeReport, out: str) -> None:
         )
     print_sums(report.sums)
     for damage in report.damaged:
-        click.echo(f"LEFT OUT {damage}")
+        click.echo(f"LEFT OUT {printable(str(damage))}")
     if report.damaged:
         click.echo(
             f"{len(report.damaged):,} damaged clip shards were left out. avprep verify names the "

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from avprep.errors import printable
+
 if TYPE_CHECKING:
     from avprep.shards.ledger import LedgerRow, Sums
     from avprep.shards.plan import PlanReader
@@ -55,7 +57,8 @@ def status(out: str, show_all: bool, key: str | None) -> None:
     for row in failed:
         told[row.reason] += 1
         if show_all or told[row.reason] <= _SHOWN:
-            click.echo(f"  failed {row.source} at {row.start_s:.3f} s, {row.reason}: {row.detail}")
+            failure = f"{row.source} at {row.start_s:.3f} s, {row.reason}: {row.detail}"
+            click.echo(f"  failed {printable(failure)}")
         elif told[row.reason] == _SHOWN + 1:
             click.echo(f"  ... more of {row.reason}: avprep status {out} --all")
     if failed and kind_of(read_header(store)) == "clips":
@@ -155,5 +158,5 @@ def _shown_damages(store: Store, deep: bool, shards: int) -> list[Damage]:
     with tqdm(total=shards, unit="shard", leave=False, disable=None) as bar:
         for damage in damages_of(store, lambda _: bar.update(), decode_h264=decode_frames if deep else None):
             found.append(damage)
-            tqdm.write(f"DAMAGED {damage}")
+            tqdm.write(f"DAMAGED {printable(str(damage))}")
     return found

@@ -14,8 +14,10 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from itertools import groupby
 
+from avprep.datasets.cut_list import CutList
 from avprep.errors import ArgumentError
 from avprep.jobs.config import ClipJobConfig, FromMedia
+from avprep.jobs.cuts import require_elsewhere
 from avprep.jobs.growth import update_plan
 from avprep.jobs.output import Stop, end_rebuild, open_output, stopping_in_order
 from avprep.jobs.planner import Planner
@@ -102,12 +104,15 @@ def source_dataset(source: FromMedia) -> dict[str, str | None]:
     return {"name": source.dataset, "split": source.split}
 
 
-def require_sources(source: FromMedia) -> None:
-    """Before a rebuild removes what is there: that it can be made anew.
+def require_sources(source: FromMedia, out: str) -> None:
+    """Before a rebuild removes the output: that it can be made anew.
 
     Raises:
         MediaGone: the folder of the media is empty or does not answer.
+        ArgumentError: the list of cuts lies in the output.
     """
+    if isinstance(source.cuts, CutList):
+        require_elsewhere(source.cuts, out)
     if not all(os.path.isabs(given.path) for given in source.sources):
         require_media(str(source.root))
 
@@ -117,7 +122,7 @@ def _open(store: Store, config: ClipJobConfig) -> str:
     if config.only_failed and not store.exists(HEADER_FILE):
         raise ArgumentError(f"only_failed = True: {config.out} holds no finished run to try again")
     if config.rebuild:
-        require_sources(config.source)
+        require_sources(config.source, config.out)
     root = str(config.source.root)
     return open_output(store, output_header(config), root=root, rebuild=config.rebuild)
 

@@ -15,7 +15,7 @@ from avprep.errors import ArgumentError
 from avprep.media.detectors import DETECTORS, Detector, DetectorName, DetectorUnavailable, installed_detector
 from avprep.media.timeline import Cut
 from avprep.shards.cuts import CutFiles, SourceCuts
-from avprep.shards.store import Store
+from avprep.shards.store import Store, is_remote
 from avprep.stages.tasks import Probed
 
 NO_CUTS = "none"
@@ -53,6 +53,16 @@ def require_named(cuts: CutList, sources: Sequence[Source]) -> int:
             f"root, as {sources[0].path!r}"
         )
     return named
+
+
+def require_elsewhere(cuts: CutList, out: str) -> None:
+    """Before a rebuild removes the output: that the list does not go with it.
+
+    Raises:
+        ArgumentError: it lies in the output.
+    """
+    if not is_remote(out) and cuts.path.resolve().is_relative_to(Path(out).resolve()):
+        raise ArgumentError(f"cuts = {cuts.path}: rebuild=True removes it with the output; copy it elsewhere")
 
 
 class SourcesCuts(Protocol):

@@ -58,7 +58,7 @@ def run_encode_job(config: EncodeJobConfig, progress: Progress) -> EncodeReport:
     _check_spec(config, clips)
     with lock(store), stopping_in_order() as stop:
         if config.rebuild:
-            clips.require_sources()
+            clips.require_sources(config.out)
         header = output_header(config, clips)
         fingerprint = open_output(store, header, root=clips.root, rebuild=config.rebuild)
         for damage in forget_damaged(store):

@@ -54,8 +54,8 @@ class Input(Protocol):
     def header(self) -> dict[str, Any]:
         """Of spec.json: what identifies the clips."""
 
-    def require_sources(self) -> None:
-        """Before a rebuild removes latents: that they can be made anew. Raises MediaGone."""
+    def require_sources(self, out: str) -> None:
+        """Before a rebuild removes the latents in `out`: that they can be made anew. Raises MediaGone."""
 
     def plan(self, store: Store, stop: Stop, progress: Progress) -> PlanReader:
         """The plan of the latents' output: made now where there is none, or brought up to date."""
@@ -132,7 +132,7 @@ class ClipsInput:
         header = {"fingerprint": self._header["fingerprint"], "plan": self._plan.history().identity}
         return header if self._keys is None else header | {"selection": self._selection}
 
-    def require_sources(self) -> None:
+    def require_sources(self, out: str) -> None:
         """They are whole: that was checked as they were opened."""
 
     def plan(self, store: Store, stop: Stop, progress: Progress) -> PlanReader:
@@ -182,8 +182,8 @@ class MediaInput:
     def header(self) -> dict[str, Any]:
         return {"options": source_options(self._source), "dataset": source_dataset(self._source)}
 
-    def require_sources(self) -> None:
-        require_sources(self._source)
+    def require_sources(self, out: str) -> None:
+        require_sources(self._source, out)
 
     def plan(self, store: Store, stop: Stop, progress: Progress) -> PlanReader:
         with ExitStack() as stack:  # the Ray of the planning ends before the encoders' begins

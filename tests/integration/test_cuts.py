@@ -280,6 +280,17 @@ def test_a_rebuild_looks_again_or_takes_the_cuts_of_another_output(
     assert not looked and not list((out / "cuts").iterdir())
 
 
+def test_a_rebuild_does_not_remove_the_list_that_it_is_given(root: Path, tmp_path: Path):
+    out, given = tmp_path / "out", tmp_path / "cuts.csv"
+    given.write_text("source,cut_s\na.mp4,1.6\n")
+    assert clip(root, out, "--cuts", given).exit_code == 0
+    shutil.move(given, out / "cuts.csv")
+    before = digest(out)
+    done = clip(root, out, "--cuts", out / "cuts.csv", "--rebuild")
+    assert done.exit_code == 2 and "--cuts" in done.output and "copy it elsewhere" in done.output
+    assert digest(out) == before
+
+
 def test_without_the_option_no_cuts_are_looked_for(root: Path, tmp_path: Path, looked: list[str]):
     assert clip(root, tmp_path / "out").exit_code == 0
     assert not looked and not (tmp_path / "out" / "cuts").exists()
