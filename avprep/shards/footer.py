@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 CODECS = {
     0: "UNCOMPRESSED",
@@ -36,6 +36,7 @@ _TRAILER = 8  # bytes at the end: the footer's length, and the magic
 _FIRST_READ = 1 << 16  # bytes of the end that are read at once: most footers
 _DEEPEST = 32  # structs and lists within one another: a footer has eight
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
+_FIXED = {_TRUE: 0, _FALSE: 0, _BYTE: 1, _DOUBLE: 8}  # bytes of a field; true and false are in its header
 _KIND_OF = {int: (_I32, _I64), bytes: (_BINARY,)}
 
 
@@ -43,8 +44,7 @@ class FooterError(ValueError):
     """What is read is no footer."""
 
 
-@dataclass(frozen=True)
-class ColumnChunk:
+class ColumnChunk(NamedTuple):
     """A column of a row group."""
 
     codec: int  # of CODECS, or a number that there is not
@@ -85,44 +85,54 @@ def row_groups(footer: bytes) -> list[RowGroup]:
     Raises:
         FooterError: the bytes are cut off, or are not those of a footer.
     """
-    groups: list[RowGroup] = []
+    reading = _RowGroups()
     try:
-        _read(footer[:-_TRAILER], 0, {4: partial(_read_list, read=partial(_read_group, groups))})
+        _read(footer[:-_TRAILER], 0, {4: reading.read_groups})
     except IndexError:
         raise FooterError("the footer is cut off") from None
-    return groups
+    return reading.groups
 
 
 Reader = Callable[[bytes, int, int], int]  # (data, position, kind) -> position behind
 
 
-def _read_group(groups: list[RowGroup], data: bytes, at: int) -> int:
-    found: dict[str, Any] = {}
-    group = RowGroup()
-    groups.append(group)
-    columns = partial(_read_list, read=partial(_read_chunk, group.columns))
-    at = _read(data, at, {1: columns, 3: partial(_read_value, found, "rows", int)})
-    group.rows = found.get("rows", -1)
-    if group.rows < 0:
-        raise FooterError("the footer holds a row group without its number of rows")
-    return at
+class _RowGroups:
+    """Gathers the row groups while a footer is read."""
 
+    def __init__(self) -> None:
+        self.groups: list[RowGroup] = []
+        self._found: dict[str, Any] = {}  # of the column, or of the row group, that is read
+        value = partial(partial, _read_value, self._found)
+        statistics = {5: value("most", bytes), 6: value("least", bytes)}
+        metadata = {
+            4: value("codec", int),
+            5: value("values", int),
+            6: value("uncompressed_size", int),
+            12: partial(_read_struct, readers=statistics),
+        }
+        self._of_chunk = {3: partial(_read_struct, readers=metadata)}
+        self._of_group = {1: partial(_read_list, read=self._read_chunk), 3: value("rows", int)}
+        self.read_groups = partial(_read_list, read=self._read_group)
 
-def _read_chunk(columns: list[ColumnChunk], data: bytes, at: int) -> int:
-    found: dict[str, Any] = {"least": None, "most": None}
-    value = partial(partial, _read_value, found)
-    statistics = {5: value("most", bytes), 6: value("least", bytes)}
-    metadata = {
-        4: value("codec", int),
-        5: value("values", int),
-        6: value("uncompressed_size", int),
-        12: partial(_read_struct, readers=statistics),
-    }
-    at = _read(data, at, {3: partial(_read_struct, readers=metadata)})
-    if "codec" not in found or min(found.get("values", -1), found.get("uncompressed_size", -1)) < 0:
-        raise FooterError("the footer holds a column without its codec or size")
-    columns.append(ColumnChunk(**found))
-    return at
+    def _read_group(self, data: bytes, at: int) -> int:
+        self.groups.append(group := RowGroup())
+        self._found.clear()
+        at = _read(data, at, self._of_group)
+        group.rows = self._found.pop("rows", -1)  # it stands behind the columns
+        if group.rows < 0:
+            raise FooterError("the footer holds a row group without its number of rows")
+        return at
+
+    def _read_chunk(self, data: bytes, at: int) -> int:
+        found = self._found
+        found.clear()
+        at = _read(data, at, self._of_chunk)
+        values, size = found.get("values", -1), found.get("uncompressed_size", -1)
+        if "codec" not in found or values < 0 or size < 0:
+            raise FooterError("the footer holds a column without its codec or size")
+        chunk = ColumnChunk(found["codec"], values, size, found.get("least"), found.get("most"))
+        self.groups[-1].columns.append(chunk)
+        return at
 
 
 def _read(data: bytes, at: int, readers: Mapping[int, Reader]) -> int:
@@ -179,25 +189,19 @@ def _skip(data: bytes, at: int, kind: int, depth: int) -> int:
     if kind == _BINARY:
         size, at = _varint(data, at)
         return at + size
-    if kind in (_TRUE, _FALSE):
-        return at  # the value is in the field's header
-    if kind in (_BYTE, _DOUBLE):
-        return at + (1 if kind == _BYTE else 8)
-    if depth > _DEEPEST:
-        raise FooterError("the footer is nested too deep")
     if kind == _STRUCT:
         return _skip_struct(data, at, depth + 1)
     if kind in (_LIST, _SET):
-        size, items, at = _list_header(data, at)
-        for _ in range(size):
-            at = _skip_item(data, at, items, depth + 1)
-        return at
+        return _skip_list(data, at, depth + 1)
     if kind == _MAP:
         return _skip_map(data, at, depth + 1)
+    if kind in _FIXED:
+        return at + _FIXED[kind]
     raise FooterError(f"the footer holds a field of kind {kind}")
 
 
 def _skip_struct(data: bytes, at: int, depth: int) -> int:
+    _check_depth(depth)
     while header := data[at]:
         at += 1
         if header < 16:
@@ -209,12 +213,30 @@ def _skip_struct(data: bytes, at: int, depth: int) -> int:
             while data[at] > 127:
                 at += 1
             at += 1
-        elif kind > _FALSE:
+        else:
             at = _skip(data, at, kind, depth)
     return at + 1
 
 
+def _skip_list(data: bytes, at: int, depth: int) -> int:
+    _check_depth(depth)
+    size, items, at = _list_header(data, at)
+    if items == _STRUCT:
+        for _ in range(size):
+            at = _skip_struct(data, at, depth + 1)
+    elif _I16 <= items <= _I64:
+        for _ in range(size):
+            while data[at] > 127:
+                at += 1
+            at += 1
+    else:
+        for _ in range(size):
+            at = _skip_item(data, at, items, depth)
+    return at
+
+
 def _skip_map(data: bytes, at: int, depth: int) -> int:
+    _check_depth(depth)
     size, at = _varint(data, at)
     if size:
         kinds, at = data[at], at + 1
@@ -230,6 +252,11 @@ def _skip_item(data: bytes, at: int, kind: int, depth: int) -> int:
     if after > len(data):
         raise IndexError
     return after
+
+
+def _check_depth(depth: int) -> None:
+    if depth > _DEEPEST:
+        raise FooterError("the footer is nested too deep")
 
 
 def _list_header(data: bytes, at: int) -> tuple[int, int, int]:
