@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
 from avprep.shards.layout import ShardError
@@ -28,6 +30,7 @@ def lock(store: Store) -> Iterator[None]:
 
     Raises:
         OutputInUse: another run holds it.
+        OSError: at the end of the block: another folder stands in the place of the one that was locked.
     """
     if not isinstance(store, LocalStore):
         yield
@@ -42,8 +45,18 @@ def lock(store: Store) -> Iterator[None]:
         file.flush()
         store.sweep()
         yield
+        _require_same(file, store.root)
         store.sweep()  # what workers that were lost had begun
         file.truncate(0)
+
+
+def _require_same(file: TextIO, root: Path) -> None:
+    """What was written before an output vanished (a disk that went and came back) is not in the folder that
+    has its place now: the run must not end as if it were."""
+    path = root / NAME
+    if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+        said = "it is not the folder that this run began to write into; run the same command again"
+        raise FileNotFoundError(errno.ENOENT, said, str(root))
 
 
 def _locked(file: TextIO) -> bool:

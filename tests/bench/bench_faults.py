@@ -75,7 +75,7 @@ COMMANDS = (
         "avprep",
         "decode --latents {root}/encode --ckpt {root}/train-mdsa/mdsa.pt --out {out} --limit 12 " + _CPU,
     ),
-    Command("score", "avprep", "score --clips {out} --only loudness --workers {workers}", copies="clip"),
+    Command("score", "avprep", "score {out} --only loudness --workers {workers}", copies="clip"),
 )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from avprep.shards import lock as module
-from avprep.shards.lock import OutputInUse, lock
+from avprep.shards.lock import NAME, OutputInUse, lock
 from avprep.shards.store import LocalStore
 
 
@@ -54,3 +54,26 @@ def test_the_children_of_a_killed_run_are_waited_for(tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with lock(LocalStore(str(tmp_path))):
         pass
+
+
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_another_folder_in_the_outputs_place_ends_the_run(tmp_path, is_begun):
+    """It vanished, was begun anew, and what was written there is lost as the first one comes back."""
+    out = tmp_path / "out"
+    with (
+        pytest.raises(OSError, match="not the folder that this run began to write into"),
+        lock(LocalStore(str(out))),
+    ):
+        out.rename(tmp_path / "elsewhere")
+        out.mkdir()
+        if is_begun:
+            (out / NAME).touch()
+        (out / ".a.tar.1.tmp").touch()
+    assert (out / ".a.tar.1.tmp").exists()  # nothing is removed there
+
+
+def test_an_output_that_goes_and_comes_back_is_the_same(tmp_path):
+    out = tmp_path / "out"
+    with lock(LocalStore(str(out))):
+        out.rename(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere").rename(out)
