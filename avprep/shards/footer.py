@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
+from avprep.errors import AvprepError
+
 CODECS = {
     0: "UNCOMPRESSED",
     1: "SNAPPY",
@@ -40,7 +42,7 @@ _FIXED = {_TRUE: 0, _FALSE: 0, _BYTE: 1, _DOUBLE: 8}  # bytes of a field; true a
 _KIND_OF = {int: (_I32, _I64), bytes: (_BINARY,)}
 
 
-class FooterError(ValueError):
+class FooterError(AvprepError, ValueError):
     """What is read is no footer."""
 
 
