@@ -173,9 +173,9 @@ class Campaign:
     def fill_disk(self, moment: int) -> Outcome:
         """On a disk that is full after a random number of bytes; then on one with room."""
         rng = Random(f"{self.command.name} disk {moment}")
-        whole = self.place.undisturbed / self.command.name
-        size = sum(path.stat().st_size for path in whole.rglob("*") if path.is_file())
-        with small_disk(self.place.out / "disk", 4096 * rng.randint(8, 8 + size // 4096)) as disk:
+        there = _pages(self.place.undisturbed / self.command.copies) if self.command.copies else 8
+        least, most = there, max(there, _pages(self.place.undisturbed / self.command.name))
+        with small_disk(self.place.out / "disk", 4096 * rng.randint(least, most)) as disk:
             self._begin(disk / "out")
             run = self._run(disk / "out")
             code = run.finish()
@@ -227,6 +227,11 @@ def report(outcomes: list[Outcome]) -> int:
         click.echo(f"{command}: {len(own)} runs; hit: {hits or 'none'}; {whole} whole, {differing} of them "
                    f"or of those that did not go on different")  # fmt: skip
     return sum(bool(outcome.difference) for outcome in outcomes)
+
+
+def _pages(folder: Path) -> int:
+    """Of 4096 bytes, that the folder takes on a tmpfs: at least one for each file and folder."""
+    return 8 + sum(1 + path.stat().st_size // 4096 for path in folder.rglob("*"))
 
 
 @click.command()
