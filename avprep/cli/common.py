@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -69,12 +70,18 @@ def print_scores(report: ScoreReport, *, is_timed: bool) -> None:
     click.echo(f"scored {report.clips:,} clips in {report.made:,} of {report.shards:,} shards{took}")
     if report.problems:
         click.echo(f"{report.problems:,} clips lack a score: the column problems says why")
-    for damage in report.damaged:
-        click.echo(f"DAMAGED {printable(str(damage))}")
-    if report.damaged:
+    print_damaged("DAMAGED", report.damaged, "have no scores", then="avprep score")
+
+
+def print_damaged(word: str, damaged: Sequence[object], outcome: str, *, then: str) -> None:
+    """The damaged shards of clips that a run met, each behind `word`, what became of them, and what to do:
+    `then` is the last command."""
+    for damage in damaged:
+        click.echo(f"{word} {printable(str(damage))}")
+    if damaged:
         click.echo(
-            f"{len(report.damaged):,} damaged clip shards have no scores. avprep verify names the damage; "
-            f"remove a damaged shard's ledger file, run the same avprep clip command and then avprep score."
+            f"{len(damaged):,} damaged clip shards {outcome}. avprep verify names the damage; remove a "
+            f"damaged shard's ledger file, run the same avprep clip command and then {then}."
         )
 
 

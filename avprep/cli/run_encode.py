@@ -9,13 +9,12 @@ import click
 from click.core import ParameterSource
 
 from avprep.cli.checkpoint import open_checkpoint
-from avprep.cli.common import exit_without_clips, print_sums
+from avprep.cli.common import exit_without_clips, print_damaged, print_sums
 from avprep.cli.group import Refused
 from avprep.cli.job import reported_run
 from avprep.cli.media import listed_media
 from avprep.cli.options import MEDIA_NAMES, from_options
 from avprep.dsp.device import choose_device
-from avprep.errors import printable
 from avprep.execution import PoolConfig
 from avprep.jobs.config import EncodeJobConfig, FromClips, FromMedia, Growth, runner_config
 from avprep.jobs.encode import run_encode_job
@@ -90,14 +89,7 @@ def _print_report(report: EncodeReport, out: str) -> None:
             f"{report.batch_size} clips a batch"
         )
     print_sums(report.sums)
-    for damage in report.damaged:
-        click.echo(f"LEFT OUT {printable(str(damage))}")
-    if report.damaged:
-        click.echo(
-            f"{len(report.damaged):,} damaged clip shards were left out. avprep verify names the "
-            f"damage; remove a damaged shard's ledger file, run the same avprep clip command and then "
-            f"this one."
-        )
+    print_damaged("LEFT OUT", report.damaged, "were left out", then="this one")
     click.echo(f"{out}: avprep status, avprep verify, avprep decode and plain webdataset read it")
 
 
