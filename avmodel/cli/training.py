@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from avmodel.cli.options import device_option, option
-from avmodel.training.options import TrainingEnd
+from avmodel.training.options import OPTIMIZERS, TrainingEnd
 from avprep.shards.damage import ON_DAMAGE
 
 POSITIVE = click.FloatRange(0, min_open=True)
@@ -35,6 +35,13 @@ def training_options(config: type, *, batch_help: str) -> Callable:
             help="Micro-batches per step and process: less memory.",
         ),
         option(config, "lr", type=POSITIVE, help="Learning rate."),
+        option(
+            config,
+            "optimizer",
+            type=click.Choice(OPTIMIZERS),
+            help="Muon trains the matrices inside the model, in fewer steps, and Adam the rest.",
+        ),
+        option(config, "muon_lr", type=POSITIVE, help="Learning rate of what Muon trains."),
         option(
             config,
             "cooldown_steps",

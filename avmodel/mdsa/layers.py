@@ -51,6 +51,16 @@ class SelfAttention(nn.Module):
         (q, k), v = self.positions(qkv[:, :, :2]).unbind(2), qkv[:, :, 2]
         return self.out(attend(q, k, v))  # (S,L,D)
 
+    def first(self, x: Tensor) -> Tensor:
+        """What `forward` gives for the first token, (S,1,D), of x (S,L,D), without the work for the others.
+        For layers without positions."""
+        assert isinstance(self.positions, nn.Identity)
+        inner = self.heads * self.head_dim
+        q_weight, kv_weight = self.qkv.weight.split((inner, 2 * inner))
+        q = F.linear(x[:, :1], q_weight).unflatten(-1, (self.heads, self.head_dim))  # (S,1,H,d)
+        k, v = F.linear(x, kv_weight).unflatten(-1, (2, self.heads, self.head_dim)).unbind(2)
+        return self.out(attend(q, k, v))  # (S,1,D)
+
 
 class CrossAttention(nn.Module):
     """Multi-head attention from x to a context, both normalised first; q, k and v without bias.
@@ -102,9 +112,12 @@ class TransformerLayer(nn.Module):
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, mlp), nn.GELU(), nn.Linear(mlp, dim))
 
-    def forward(self, x: Tensor) -> Tensor:  # (S,L,D)
-        x = x + self.attention(self.attention_norm(x))
-        return x + self.mlp(self.mlp_norm(x))  # (S,L,D)
+    def forward(self, x: Tensor, first: bool = False) -> Tensor:
+        """(S,L,D) -> (S,L,D); with `first` (S,1,D): the first token, without the work for the others."""
+        attention = self.attention.first if first else self.attention
+        attended = attention(self.attention_norm(x))
+        x = (x[:, :1] if first else x) + attended
+        return x + self.mlp(self.mlp_norm(x))
 
 
 def run_layer(layer: nn.Module, *inputs: Any, recompute: bool) -> Any:

@@ -43,8 +43,9 @@ class Projector(nn.Module):
     def forward(self, sequences: Tensor) -> Tensor:  # (S,L,D)
         token = self.token.expand(len(sequences), -1, -1)
         x = torch.cat([token, sequences], dim=1) + self.positions  # (S,1+L,D)
-        for layer in self.layers:
-            x = run_layer(layer, x, recompute=self.recompute)
+        for number, layer in enumerate(self.layers, 1):
+            is_last = number == len(self.layers)  # only the learned token is read behind it
+            x = run_layer(layer, x, is_last, recompute=self.recompute)
         return x[:, 0]  # (S,D)
 
 

@@ -34,6 +34,7 @@ from avmodel.mdsa.model import MDSA, Clips
 from avmodel.mdsa.options import LossWeights, MDSATrainingOptions
 from avmodel.training.checkpoints import check_weights, entry, load_checkpoint, load_optimizer, load_weights
 from avmodel.training.machine import DistributedContext, exchange_gradients
+from avmodel.training.muon import Muon, split_parameters
 from avmodel.training.optim import Ema, apply_step, clip_gradients, cool_down, warm_up
 from avmodel.training.options import TrainingEnd, identity_of
 from avmodel.training.source import choice_identity, shards_identity
@@ -99,7 +100,8 @@ class MDSATrainer(Trainer):
         self.discriminators = _discriminators(options, context)
         self.lpips = load_lpips(options.lpips).to(context.device) if options.lpips else None
         adam = partial(torch.optim.Adam, lr=options.lr, betas=(0.5, 0.9), fused=True)
-        self.optimizer = adam(self.model.parameters())
+        matrices, others = split_parameters(self.model, options.optimizer)
+        self.muon, self.optimizer = Muon(matrices, options.muon_lr), adam(others)
         # As a group, which may be empty: a model may train without discriminators.
         judges = {"params": list(self.discriminators.parameters())}
         self.d_optimizer = adam([judges])
@@ -141,6 +143,7 @@ class MDSATrainer(Trainer):
             "ema": self.ema.weights if self.ema else {},
             "discriminators": self.discriminators.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "muon": self.muon.state_dict(),
             "d_optimizer": self.d_optimizer.state_dict(),
         }
 
@@ -148,6 +151,8 @@ class MDSATrainer(Trainer):
         load_weights(self.model, entry(state, "model", dict, path), path)
         load_weights(self.discriminators, entry(state, "discriminators", dict, path), path)
         load_optimizer(self.optimizer, entry(state, "optimizer", dict, path), path)
+        if "muon" in state:  # not in version 0.1
+            load_optimizer(self.muon, entry(state, "muon", dict, path), path)
         load_optimizer(self.d_optimizer, entry(state, "d_optimizer", dict, path), path)
         if self.options.ema and self.step > self.options.stage1_steps:
             averaged = entry(state, "ema", dict, path)
@@ -280,10 +285,11 @@ class MDSATrainer(Trainer):
             trained, totals = [*trained, self.d_optimizer], [*totals, d_norms.total]
             losses.append(scalars["loss_d"])
         bad = self.guard.check(*losses, *totals)
-        rate = options.lr * warm_up(self.step, options.warmup_steps)
-        rate *= cool_down(self.step, options.cooldown_steps, options.last_step)
+        share = warm_up(self.step, options.warmup_steps)
+        share *= cool_down(self.step, options.cooldown_steps, options.last_step)
         for optimizer in trained:
-            apply_step(optimizer, rate, bad)
+            apply_step(optimizer, options.lr * share, bad)
+        apply_step(self.muon, options.muon_lr * share, bad)
         if self.ema is not None:
             self.ema.update(self.model)
         return bad

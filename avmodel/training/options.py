@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from avmodel.training.errors import CheckpointError, TrainingError
 from avprep.credentials import require_no_credentials_in
+from avprep.errors import shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from avprep.shards.damage import OnDamage
 
 Device = Literal["auto", "cpu", "cuda"]
+Optimizer = Literal["adam", "muon"]
+OPTIMIZERS: tuple[Optimizer, ...] = ("adam", "muon")
 Config = TypeVar("Config", bound="DataclassInstance")
 _KIND = "kind"
 _RUNTIME, _ADJUSTABLE = "runtime", "adjustable"
@@ -67,6 +70,8 @@ class TrainingOptions(ABC):
     batch_size: int  # samples per step, of all processes and micro-batches together
     accumulate: int = adjustable(1)  # micro-batches per step and process
     lr: float = 1e-4
+    optimizer: Optimizer = "adam"  # [paper: Adam]; muon: of the matrices inside the model, Adam for the rest
+    muon_lr: float = 0.02
     cooldown_steps: int = 0  # the last ones, over which the rate falls to 0
     clip_grad: float = 1.0  # largest gradient norm
     seed: int = 0
@@ -85,12 +90,16 @@ class TrainingOptions(ABC):
 
     def __post_init__(self) -> None:
         require_no_credentials_in(self)
-        for name in ("batch_size", "accumulate", "lr", "clip_grad", *_EVERY, "eval_clips", "keep"):
+        for name in ("batch_size", "accumulate", "lr", "muon_lr", "clip_grad", *_EVERY, "eval_clips", "keep"):
             if not getattr(self, name) > 0:
                 raise TrainingError(f"{name} must be above 0, not {getattr(self, name)}")
         for name in ("loader_workers", "cooldown_steps", "milestone_every"):
             if not getattr(self, name) >= 0:
                 raise TrainingError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if self.optimizer not in OPTIMIZERS:
+            raise TrainingError(
+                f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {shown(self.optimizer, 40)!r}"
+            )
         if not 0 <= self.holdout < 1:
             raise TrainingError(f"holdout must be at least 0 and below 1, not {self.holdout}")
 

@@ -71,7 +71,7 @@ def test_the_papers_flops():
         clips = {stream: torch.empty(1, n, 16, 256, 256) for stream, n in PAPER.channels.items()}
         latent = torch.empty(1, *PAPER.layout.shape)
         encode, decode = count_flops(lambda: model.encode(clips)), count_flops(lambda: model.decode(latent))
-    assert encode / 1e12 == pytest.approx(2.91, abs=0.005)
+    assert encode / 1e12 == pytest.approx(2.80, abs=0.005)  # 2.91 with what no projector reads
     assert decode / 1e12 == pytest.approx(2.37, abs=0.005)
 
 

@@ -24,6 +24,7 @@ from avmodel.mdsa.checkpoint import read_codec_header
 from avmodel.training.checkpoints import load_checkpoint, save_checkpoint
 from avmodel.training.errors import CheckpointError, LoaderError, TrainingError
 from avmodel.training.machine import DistributedContext
+from avmodel.training.muon import Muon
 from avprep.errors import ArgumentError
 from avprep.shards.layout import ShardError
 from avprep.shards.lock import lock
@@ -32,12 +33,12 @@ from tests.avmodel.dit.made_training import config, losses, rows, same, sample
 from tests.avmodel.made_latents import LEVELS, write_latents
 
 
-@pytest.mark.parametrize("stop", [0, 2, 4])
+@pytest.mark.parametrize(("stop", "optimizer"), [(0, "adam"), (2, "muon"), (4, "adam")])
 def test_an_interrupted_run_gives_the_losses_and_weights_of_an_undisturbed_one(
-    latents, tmp_path, stop, monkeypatch
+    latents, tmp_path, stop, optimizer, monkeypatch
 ):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train_dit(config(latents, whole))
+    train_dit(config(latents, whole, optimizer=optimizer))
     inner = module.DiTTrainer.train_step
 
     def until_stop(trainer, batches):
@@ -47,8 +48,8 @@ def test_an_interrupted_run_gives_the_losses_and_weights_of_an_undisturbed_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(module.DiTTrainer, "train_step", until_stop)
-        assert train_dit(config(latents, parts)).stopped_by == signal.SIGTERM
-    assert train_dit(config(latents, parts)).step == 6
+        assert train_dit(config(latents, parts, optimizer=optimizer)).stopped_by == signal.SIGTERM
+    assert train_dit(config(latents, parts, optimizer=optimizer)).step == 6
     assert losses(parts) == losses(whole)
     for name in ("dit.pt", "state.pt"):
         kind = KIND if name == "dit.pt" else module.STATE_KIND
@@ -105,10 +106,16 @@ def test_micro_batches_give_the_losses_of_the_whole(latents, tmp_path):
 
 
 def test_the_rate_falls_to_the_end(latents, tmp_path, monkeypatch):
-    rates, inner = [], module.apply_step
-    monkeypatch.setattr(module, "apply_step", lambda o, rate, bad: (rates.append(rate), inner(o, rate, bad)))
-    train_dit(config(latents, tmp_path, lr=6e-3, warmup_steps=2, cooldown_steps=3))
-    assert rates == pytest.approx([3e-3, 6e-3, 6e-3, 6e-3, 4e-3, 2e-3])
+    rates, inner = {}, module.apply_step
+
+    def apply_step(optimizer, rate, bad):
+        rates.setdefault(type(optimizer), []).append(rate)
+        inner(optimizer, rate, bad)
+
+    monkeypatch.setattr(module, "apply_step", apply_step)
+    train_dit(config(latents, tmp_path, lr=6e-3, muon_lr=0.6, warmup_steps=2, cooldown_steps=3))
+    shares = np.array([1 / 2, 1, 1, 1, 2 / 3, 1 / 3])
+    assert rates == {torch.optim.AdamW: pytest.approx(6e-3 * shares), Muon: pytest.approx(0.6 * shares)}
 
 
 def test_a_bad_batch_leaves_the_step_out(latents, tmp_path, monkeypatch):

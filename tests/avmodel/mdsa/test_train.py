@@ -60,10 +60,15 @@ def test_every_ablation_trains_both_stages(clips, tmp_path, changes):
     assert (f"{stream}/gan" in last) == model.adversarial
 
 
-@pytest.mark.parametrize("stop", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 5))])
-def test_an_interrupted_run_gives_the_losses_of_an_undisturbed_one(clips, tmp_path, stop, monkeypatch):
+@pytest.mark.parametrize(
+    ("stop", "optimizer"),
+    [(3, "muon"), *(pytest.param(n, "adam", marks=pytest.mark.slow) for n in (1, 3, 5))],
+)
+def test_an_interrupted_run_gives_the_losses_of_an_undisturbed_one(
+    clips, tmp_path, stop, optimizer, monkeypatch
+):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    changes = {"accumulate": 2, "modality_dropout": 0.3, "loader_workers": 0}
+    changes = {"accumulate": 2, "modality_dropout": 0.3, "loader_workers": 0, "optimizer": optimizer}
     train_mdsa(config(clips, whole, **changes))
     inner = module.MDSATrainer.train_step
 
