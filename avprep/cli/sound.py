@@ -81,7 +81,10 @@ def _mean_and_least(decibels: list[float]) -> str:
 @click.option("--n", type=click.IntRange(1), default=24, show_default=True, help="How many scenes.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same scenes.")
 @click.option("--seconds", type=click.FloatRange(1, 600), default=6.4, show_default=True, help="Of each.")
-def synth(out: Path, n: int, seed: int, seconds: float) -> None:
+@click.option(
+    "--workers", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes that draw."
+)
+def synth(out: Path, n: int, seed: int, seconds: float, workers: int) -> None:
     """Write procedural sounding scenes as mp4, a folder a class: class, event times and captions known."""
     from tqdm import tqdm
 
@@ -89,7 +92,9 @@ def synth(out: Path, n: int, seed: int, seconds: float) -> None:
 
     try:
         with tqdm(total=n, unit="scene") as bar:
-            write_scenes(out, n=n, seed=seed, seconds=seconds, on_scene=lambda _: bar.update())
+            write_scenes(
+                out, n=n, seed=seed, seconds=seconds, workers=workers, on_scene=lambda _: bar.update()
+            )
     except SynthError as error:
         raise Refused(str(error)) from error
     click.echo(f"{n} scenes in {out}: avprep clip --dataset manifest --root {out} --out CLIPS")

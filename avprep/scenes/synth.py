@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +63,7 @@ def write_scenes(
     size: int = 192,
     fps: int = 25,
     sample_rate: int = 44100,
+    workers: int = 1,
     on_scene: Callable[[Path], object] | None = None,
 ) -> list[Path]:
     """Writes scenes 0 to n - 1 of a seed, in turn one of each class; a larger n extends a smaller one.
@@ -74,6 +78,7 @@ def write_scenes(
         size: pixels, height and width; even, 32 to 1024.
         fps: frames per second, 5 to 120.
         sample_rate: Hz, one of AAC's.
+        workers: processes that draw; they change no byte. 1: this one draws.
         on_scene: called with each file as it is done.
 
     Returns:
@@ -89,6 +94,7 @@ def write_scenes(
         ("seconds", seconds, 1, 600),
         ("size", size, 32, 1024),
         ("fps", fps, 5, 120),
+        ("workers", workers, 1, 1024),
     ):
         if not low <= value <= high:
             raise SynthError(f"{name} must be from {low} to {high}, not {value}")
@@ -96,26 +102,42 @@ def write_scenes(
         raise SynthError(f"size must be even (4:2:0 video), not {size}")
     out_dir, timeline = Path(out_dir), Timeline(seconds, fps, size, sample_rate)
     paths, events = [], {}
-    for index in range(n):
-        scene = render_scene(index, seed=seed, timeline=timeline)
-        path = out_dir / scene.label / f"{scene.label}_{index:04d}.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_path(path) as partial:
-            write_mp4(
-                partial, scene.frames, scene.waveform, fps=fps, sample_rate=sample_rate, preset="superfast"
-            )
+    write = partial(_write_scene, out_dir=out_dir, seed=seed, timeline=timeline)
+    for path, event in _each(write, n, workers):
         paths.append(path)
-        events[path.relative_to(out_dir).as_posix()] = {
-            "class": scene.label,
-            "caption": scene.caption,
-            "events_s": [round(t, 6) for t in scene.events_s],
-            "seed": seed,
-            "index": index,
-        }
+        events[path.relative_to(out_dir).as_posix()] = event
         if on_scene is not None:
             on_scene(path)
     _write_lists(out_dir, events)
     return paths
+
+
+def _each(write: Callable[[int], tuple[Path, dict]], n: int, workers: int) -> Iterator[tuple[Path, dict]]:
+    """write(0), write(1) ... write(n - 1), in this order, by `workers` processes."""
+    if workers == 1:
+        yield from map(write, range(n))
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(write, range(n))
+
+
+def _write_scene(index: int, *, out_dir: Path, seed: int, timeline: Timeline) -> tuple[Path, dict]:
+    """Writes one scene. Returns its file, and its entry of events.json."""
+    scene = render_scene(index, seed=seed, timeline=timeline)
+    path = out_dir / scene.label / f"{scene.label}_{index:04d}.mp4"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fps, sample_rate = timeline.fps, timeline.sample_rate
+    with whole_path(path) as partial_path:
+        write_mp4(
+            partial_path, scene.frames, scene.waveform, fps=fps, sample_rate=sample_rate, preset="superfast"
+        )
+    return path, {
+        "class": scene.label,
+        "caption": scene.caption,
+        "events_s": [round(t, 6) for t in scene.events_s],
+        "seed": seed,
+        "index": index,
+    }
 
 
 def _write_lists(out_dir: Path, events: dict[str, dict]) -> None:

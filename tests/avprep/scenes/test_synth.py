@@ -200,6 +200,14 @@ def test_a_larger_n_extends_a_smaller_one(tmp_path: Path) -> None:
     assert [p.parent.name for p in many] == [*CLASSES, "ball", "rain"]
 
 
+def test_processes_change_neither_files_nor_their_order(tmp_path: Path) -> None:
+    options = {"n": 3, "seed": 1, "seconds": 1.0, "size": 32, "fps": 10}
+    one, two = (write_scenes(tmp_path / str(k), workers=k, **options) for k in (1, 2))
+    assert [p.relative_to(tmp_path / "1") for p in one] == [p.relative_to(tmp_path / "2") for p in two]
+    assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
+    assert (tmp_path / "1/events.json").read_bytes() == (tmp_path / "2/events.json").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("n", 0), ("seed", -1), ("seconds", 0.5), ("size", 33), ("size", 16), ("fps", 0)]
 )
