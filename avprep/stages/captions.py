@@ -64,11 +64,11 @@ def open_clip_text(path_or_name: str, device: str) -> TextEncoder:
         TextEncoderError: transformers is not installed, or the weights are not there.
     """
     try:
-        from transformers import CLIPTextModel, CLIPTokenizerFast
+        from transformers import AutoTokenizer, CLIPTextModel
     except ImportError as error:
         raise TextEncoderError("it needs transformers: pip install transformers") from error
     try:
-        tokenizer = CLIPTokenizerFast.from_pretrained(path_or_name)
+        tokenizer = AutoTokenizer.from_pretrained(path_or_name)
         model = CLIPTextModel.from_pretrained(path_or_name).eval().to(device)
     except (OSError, ValueError) as error:
         raise TextEncoderError(f"no CLIP text model there: {str(error).splitlines()[0]}") from error
