@@ -73,6 +73,11 @@ class Reason(StrEnum):
         "the source takes the process that decodes it down; it is quarantined",
         "convert it with ffmpeg, and report it: it is a fault of the decoder",
     )
+    UNFORESEEN = (
+        "unforeseen",
+        "a fault of avprep itself ended the reading of the source, which may be whole",
+        "report it with its detail, which names the place in the code; then try failed sources again",
+    )
     NOT_FINITE = (
         "not_finite",
         "the encoder gave NaN or infinity for the clip",

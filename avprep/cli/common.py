@@ -47,6 +47,26 @@ def exit_without_clips(sums: Sums, out: str) -> None:
     sys.exit(NO_CLIPS)
 
 
+FAULTS = 4  # exit code of a run that leaves an output with clips that failed by a fault of avprep
+
+
+def exit_with_faults(sums: Sums, out: str) -> None:
+    """Ends the program where clips of an output failed by a fault of avprep: to be called last.
+
+    Args:
+        sums: of the whole output.
+    """
+    count = sums.by_reason[Reason.UNFORESEEN]
+    if not count:
+        return
+    click.echo(
+        f"FAULTS OF AVPREP: {count:,} of {sums.planned:,} planned clips of {out} failed by one; their "
+        f"sources may be whole. avprep status {out} names the places in the code",
+        err=True,
+    )
+    sys.exit(FAULTS)
+
+
 def print_sums(sums: Sums) -> None:
     counts = ", ".join(f"{sums.by_status[status]:,} {status}" for status in STATUSES)
     click.echo(f"{sums.planned:,} planned = {counts}")
@@ -89,6 +109,7 @@ def print_damaged(word: str, damaged: Sequence[object], outcome: str, *, then: s
 _OPTIONS = {
     Reason.MISSING: "--only-failed",
     Reason.UNREADABLE: "--only-failed",
+    Reason.UNFORESEEN: "--only-failed",
     Reason.BAD_ROW: "--add-new",
     Reason.TIMEOUT: "--source-timeout",
     Reason.NO_EVENT: "--at-events",

@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from avprep.cli.common import exit_without_clips, print_reasons, print_scores, print_sums, readable_bytes
+from avprep.cli.common import (
+    exit_with_faults,
+    exit_without_clips,
+    print_reasons,
+    print_scores,
+    print_sums,
+    readable_bytes,
+)
 from avprep.cli.group import Refused
 from avprep.cli.job import reported_run
 from avprep.cli.media import listed_media
@@ -48,6 +55,7 @@ def run(options: dict[str, Any]) -> None:
     exit_without_clips(report.sums, out)
     if report.scored and report.scored.damaged:
         sys.exit(1)
+    exit_with_faults(report.sums, out)
 
 
 def _print_dry_run(made: DryRun, spec: ClipSpec, codec: VideoCodec) -> None:

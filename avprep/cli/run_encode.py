@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from avprep.cli.checkpoint import open_checkpoint
-from avprep.cli.common import exit_without_clips, print_damaged, print_sums
+from avprep.cli.common import exit_with_faults, exit_without_clips, print_damaged, print_sums
 from avprep.cli.group import Refused
 from avprep.cli.job import reported_run
 from avprep.cli.media import listed_media
@@ -42,6 +42,7 @@ def run(context: click.Context, options: dict[str, Any]) -> None:
     exit_without_clips(report.sums, config.out)
     if options["text_encoder"]:
         _embed_captions(open_store(config.out), options["text_encoder"])
+    exit_with_faults(report.sums, config.out)
 
 
 def _config(context: click.Context, options: dict[str, Any]) -> EncodeJobConfig:

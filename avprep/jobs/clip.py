@@ -18,6 +18,7 @@ from avprep.datasets.cut_list import CutList
 from avprep.errors import ArgumentError
 from avprep.jobs.config import ClipJobConfig, FromMedia
 from avprep.jobs.cuts import require_elsewhere
+from avprep.jobs.faults import FaultWatch
 from avprep.jobs.growth import update_plan
 from avprep.jobs.output import Stop, end_rebuild, open_output, stopping_in_order
 from avprep.jobs.planner import Planner
@@ -44,7 +45,8 @@ def run_clip_job(config: ClipJobConfig, progress: Progress) -> ClipReport:
         ScoreUnavailable: none of the scores that are asked for can run here.
         ShardError: a damaged file of the output.
         OutputInUse: another run holds the output.
-        JobError: a field differs from the one that the output was begun with.
+        JobError: a field differs from the one that the output was begun with, or every clip fails by a fault
+            of avprep.
         MediaGone: the folder of the media is empty or does not answer.
         Stopped: after SIGINT or SIGTERM, when the shards in hand are done.
         OSError: the output cannot be written.
@@ -237,7 +239,7 @@ def _results(
 def _make_shards(
     store: Store, results: Iterator[ShardResult], report: ClipReport, progress: Progress
 ) -> None:
-    started = time.monotonic()
+    started, watch = time.monotonic(), FaultWatch("clips")
     for result in results:
         report.made += 1
         report.seconds.add(result.seconds)
@@ -248,6 +250,8 @@ def _make_shards(
             report.scored.add(result.scored)
         progress.shard_done(result.sums, None)
         require_output(store)
+        faults = result.sums.by_reason[Reason.UNFORESEEN]
+        watch.count(result.sums.planned, faults, f"avprep status {store.uri} names the place in the code")
     report.elapsed_s = time.monotonic() - started
 
 

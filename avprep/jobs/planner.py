@@ -12,6 +12,7 @@ from avprep.datasets.source import Source
 from avprep.execution import Runner
 from avprep.jobs.config import FromMedia
 from avprep.jobs.cuts import cuts_of_sources
+from avprep.jobs.faults import FaultWatch
 from avprep.jobs.output import Stop
 from avprep.jobs.planning import DETECT_BATCH, PROBE_BATCH, broken_key, plan_shards, replanned, rows_again
 from avprep.jobs.progress import Progress
@@ -138,10 +139,12 @@ class Planner:
         limit_s = watchdog_s(self._source)
         run, on_lost = probe_quarantine(limit_s).map, tell_lost(self._progress)
         waiting: dict[int, list[Probed]] = {}
+        watch = FaultWatch("files")
         count = following = 0
         for task, found in run(self._runner, ProbeStage(limit_s), tasks, self._stop, on_lost):
             waiting[task.index] = self._cuts.completed(task.paths, found)
             count += len(found)
+            _watch_over(found, watch)
             self._progress.planning(count)
             while following in waiting:
                 yield from waiting.pop(following)
@@ -158,6 +161,12 @@ class Planner:
             known=self._cuts.known(paths),
             with_bars=self._source.clip.crop == "auto",
         )
+
+
+def _watch_over(found: list[Probed], watch: FaultWatch) -> None:
+    errors = (probed.header for probed in found)
+    faults = [e for e in errors if isinstance(e, MediaError) and e.reason is Reason.UNFORESEEN]
+    watch.count(len(found), len(faults), faults[-1].detail if faults else "")
 
 
 def _marked_as(plan: PlanReader, shards: Iterator[list[PlanRow]]) -> Iterator[list[PlanRow]]:

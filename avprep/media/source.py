@@ -21,6 +21,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from avprep.errors import AvprepError
+from avprep.media.blame import NOT_OF_FILES, blamed
 from avprep.media.timeline import Clock
 from avprep.reasons import MediaError, Reason
 
@@ -41,18 +42,6 @@ _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]",
 _SEEKABLE = ("mov", "matroska")
 # Its packets' stamps waver with the block size; only from the first on can they be counted (see `sound`).
 _UNSEEKABLE_AUDIO = ("vorbis",)
-
-# What a hostile file can make FFmpeg, or arithmetic on its numbers, raise. Inside `open_source` all of it is
-# blamed on the file: one file must not end a run of weeks.
-_UNFORESEEN = (
-    av.FFmpegError,
-    ArithmeticError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    MemoryError,
-)
 
 
 class MediaGone(AvprepError):
@@ -105,21 +94,24 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[OpenSource]:
     """Opens a media file for decoding on one thread.
 
     Raises:
-        MediaError: MISSING, UNREADABLE, NOT_MEDIA, NO_VIDEO or BAD_HEADER, with what was found; CORRUPT
-            for anything that reading it inside the `with` block raises.
+        MediaError: MISSING, UNREADABLE, NOT_MEDIA, NO_VIDEO or BAD_HEADER, with what was found; CORRUPT or
+            UNFORESEEN for what reading it inside the `with` block raises: see `blamed`.
     """
     path = os.path.abspath(path)
     _check_regular_file(path)
+    with blamed():
+        with _open_container(path) as container:
+            yield _choose_streams(path, container)
+
+
+def _open_container(path: str) -> InputContainer:
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
     try:
-        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
-    except (av.FFmpegError, ValueError) as error:
+        return av.open(f"file:{path}", options=options, metadata_errors="replace")
+    except NOT_OF_FILES:
+        raise
+    except av.FFmpegError as error:
         raise MediaError(Reason.NOT_MEDIA, _why_not_media(path, error)) from error
-    try:
-        with container:
-            yield _choose_streams(path, container)
-    except _UNFORESEEN as error:
-        raise MediaError(Reason.CORRUPT, f"cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _check_regular_file(path: str) -> None:
