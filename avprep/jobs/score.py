@@ -1,7 +1,7 @@
 """The score job: the scores of each finished clip shard that are not stored yet, or are stale, are computed.
 
 To resume, or to add a score, run it again: a score that is stored for a shard is computed again only where
-the shard was made again, or with other weights.
+the shard was made again, with other weights, or by another edition of the score.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LackingShard:
     index: int
     record: ShardRecord
     scores: tuple[str, ...]  # to compute
-    kept: Mapping[str, str]  # stored ones that stay, and the SHA-256 of their weights
+    kept: Mapping[str, str]  # stored ones that stay, by name: see `Score.identity`
 
 
 def run_score_job(config: ScoreJobConfig, progress: Progress) -> ScoreReport:
@@ -106,7 +106,9 @@ class ScoreRun:
                 continue
             self.report.shards += 1
             stored = stored_scores(read_scores_record(self.store, index), record)
-            missing = tuple(n for n in self.scoring.scores if is_rebuilt or stored.get(n) != self._weights(n))
+            missing = tuple(
+                n for n in self.scoring.scores if is_rebuilt or stored.get(n) != self._identity(n)
+            )
             if missing:
                 kept = {name: digest for name, digest in stored.items() if name not in missing}
                 found.append(LackingShard(index, record, missing, kept))
@@ -156,9 +158,8 @@ class ScoreRun:
             weights_sha256=self.scoring.weights_sha256,
         )
 
-    def _weights(self, name: str) -> str:
-        """The SHA-256 of the weights that a score has here; '' for a score without weights."""
-        return self.scoring.weights_sha256 if _SCORES[name].weights else ""
+    def _identity(self, name: str) -> str:
+        return _SCORES[name].identity(self.scoring.weights_sha256)
 
 
 def _written(store: Store, index: int) -> int:

@@ -27,6 +27,8 @@ Measure = Callable[[ScoredClip], dict[str, Value]]
 
 _TYPES: dict[Kind, type] = {"float": float, "int": int, "bool": bool, "bits": bytes, "text": str}
 
+_EDITION = " edition "  # between the hash of the weights and the number; the first edition has neither
+
 
 class ScoreError(AvprepError):
     """A score that cannot be computed: the message says what is wrong, and no number is given."""
@@ -92,6 +94,19 @@ class Score:
     modules: tuple[str, ...] = ()  # that must be installed, beside what avprep itself requires
     extra: str | None = None  # the extra of avprep that installs them
     weights: str | None = None  # the field of WeightPaths that must be given
+    edition: int = 1  # raised when its values change: stored ones of another edition are computed anew
+
+    def identity(self, weights_sha256: str) -> str:
+        """What is stored with its values, and differs where they may: the weights' hash and the edition.
+
+        weights_sha256: of the file of weights; it does not count for a score without any.
+        """
+        edition = f"{_EDITION}{self.edition}" if self.edition > 1 else ""
+        return f"{weights_sha256 if self.weights else ''}{edition}"
+
+    def is_of_edition(self, identity: str) -> bool:
+        """Whether values that are stored with this identity are of this edition, whatever the weights."""
+        return identity.partition(_EDITION)[1:] == self.identity("").partition(_EDITION)[1:]
 
     def require(self, paths: WeightPaths) -> None:
         """Raises ScoreUnavailable where a module is not installed or a weight file is not there."""

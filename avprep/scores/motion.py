@@ -14,6 +14,9 @@ def motion(clip: ScoredClip) -> dict[str, Value]:
     tenth of its width in a second. Noise gives below 0.01. The flow of a thing that moves before a flat
     background reaches around it, up to three times its area. Beyond a 15th of the width per frame the flow
     loses track and reads low; over a cut it is arbitrary. None: a clip of one frame.
+
+    `motion_peaks` counts the frames in which the flow rises above the flow around by 0.0005 widths per frame:
+    0 for a still picture, with or without noise.
     """
     lengths = clip.flow_lengths
     if not len(lengths):
@@ -33,9 +36,13 @@ def onsets(clip: ScoredClip) -> dict[str, Value]:
 def av_align(clip: ScoredClip) -> dict[str, Value]:
     """AV-Align of the clip: 1 where onsets and movement come together, 0 where never.
 
-    The arithmetic of `avmodel.metrics.av_align`, on small frames: the two agree closely, not exactly. One
-    clip has few events, so that the score of a single clip is coarse. None: no onset and no peak.
+    The arithmetic of `avmodel.metrics.av_align`, on small frames, and only peaks above the noise count (see
+    `motion`): on clear movements the two agree; where little moves the metric, as published, finds more. One
+    clip has few events, so that the score of a single clip is coarse. None: the picture has no peak of
+    movement, so that nothing in it can coincide with the sound.
     """
+    if not len(clip.motion_peaks):
+        return {"av_align": None}
     found = alignment(clip.onsets_s, clip.motion_peaks, clip.spec.fps)
     return {"av_align": None if found is None else found.align}
 
@@ -56,6 +63,7 @@ MOTION = Score(
     source="Farneback, Two-frame motion estimation based on polynomial expansion, SCIA 2003",
     modules=("cv2",),
     extra="tags",
+    edition=2,
 )
 ONSETS = Score(
     name="onsets",
@@ -74,4 +82,5 @@ AV_ALIGN = Score(
     source=_ALIGN,
     modules=("cv2",),
     extra="tags",
+    edition=2,
 )

@@ -2,7 +2,7 @@
 
 Columns: key, those of each score, and problems: why a score is null for a clip, 'SCORE: message' each. The
 metadata holds the SHA-256 of the clip shard, so that scores of a shard that was made again are known to be
-stale, and which scores are there, each with the SHA-256 of its weights.
+stale, and which scores are there, each with what decides its values: the SHA-256 of its weights, its edition.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ScoresRecord:
     """What a file of scores says of itself."""
 
     clips_sha256: str  # of the clip shard
-    scores: Mapping[str, str]  # those that are there: name to the SHA-256 of its weights, '' without any
+    scores: Mapping[str, str]  # those that are there: name to the hash of its weights and its edition
     columns: Mapping[str, pa.DataType]  # those of the scores
 
 

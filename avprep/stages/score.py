@@ -174,9 +174,9 @@ def write_rows(store: Store, task: ScoreTask, rows: list[Row]) -> ScoreResult:
     columns["key"] = list(task.keys)
     columns["problems"] = _problems(task, rows, kept)
     table = pa.table(columns, pa.schema([*fields, PROBLEMS]))
-    weights = dict(task.kept)
-    weights |= {s.name: task.weights_sha256 if s.weights else "" for s in SCORES if s.name in task.scores}
-    ordered = {score.name: weights[score.name] for score in SCORES if score.name in weights}
+    identities = dict(task.kept)
+    identities |= {s.name: s.identity(task.weights_sha256) for s in SCORES if s.name in task.scores}
+    ordered = {score.name: identities[score.name] for score in SCORES if score.name in identities}
     write_scores(store, task.index, table, clips_sha256=task.sha256, scores=ordered)
     return _result(task.index, rows)
 

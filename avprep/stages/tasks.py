@@ -143,7 +143,7 @@ class ScoreTask:
     sha256: str  # of the tar, by its ledger
     keys: tuple[str, ...]  # of its clips, in order
     scores: tuple[str, ...]  # to compute
-    kept: Mapping[str, str] = field(default_factory=dict)  # stored, with their weights' SHA-256
+    kept: Mapping[str, str] = field(default_factory=dict)  # stored ones, by name: see `Score.identity`
     weights_yamnet: Path | None = None
     weights_sha256: str = ""  # of that file
     verdicts: tuple[tuple[str, MediaError], ...] = ()  # clips found to take their process down

@@ -18,6 +18,7 @@ from avprep.shards.ledger import read_record
 from avprep.shards.lock import OutputInUse, lock
 from avprep.shards.scores import read_scores, read_scores_record, write_scores
 from avprep.shards.store import open_store
+from avprep.stages.stored_scores import stored_scores
 from tests.conftest import shared_file
 from tests.made_clips import write_clips
 
@@ -99,6 +100,18 @@ def test_weights_that_changed_are_computed_with_again_and_without_any_they_stay(
     write_scores(store, 0, read_scores(store, 0), clips_sha256=stored.clips_sha256, scores=older)
     assert score(out, "tags", weights_yamnet=yamnet).made == 1
     assert read_scores_record(store, 0).scores == {"luma": "", "tags": stored.scores["tags"]}
+
+
+def test_scores_of_an_earlier_edition_are_not_used_and_computed_again(out):
+    store = open_store(out)
+    score(out, "luma", "av_align")
+    now = read_scores_record(store, 0)
+    assert now.scores == {"luma": "", "av_align": " edition 2"}
+    older = {"luma": "", "av_align": ""}
+    write_scores(store, 0, read_scores(store, 0), clips_sha256=now.clips_sha256, scores=older)
+    assert stored_scores(read_scores_record(store, 0), read_record(store, 0)) == {"luma": ""}
+    assert score(out, "luma", "av_align").made == 1
+    assert read_scores_record(store, 0) == now
 
 
 def test_damaged_shards_are_left_alone_and_named(out):
