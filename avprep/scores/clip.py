@@ -17,9 +17,9 @@ from avprep.spec import ClipSpec
 Field = Literal["frames", "mel", "waveform", "json"]
 
 SMALL = 50  # pixels: the side of the small pictures is this or a little more
-# Picture widths per frame. Noise of 20 of 255 levels on a still picture gives maxima of up to 0.00044, a film
-# of a starry sky, another of a dark room and a bar chart 0.00041; a thing of a tenth of the width that moves
-# by a pixel of 256 gives 0.0005.
+# Picture widths per frame. Noise of 20 of 255 levels on a still picture gives maxima of up to 0.00044, films
+# that stand still but for their grain 0.00041. A thing of a tenth of the picture's width that moves by one
+# pixel of 256 gives 0.0005.
 LEAST_PEAK = 5e-4
 TINY = 16  # pixels: of the small pictures in colour
 

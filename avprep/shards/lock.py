@@ -26,13 +26,14 @@ class OutputInUse(ShardError):
 @contextmanager
 def lock(store: Store) -> Iterator[None]:
     """Holds the lock of a local output, which ends with its process, however that ends. Temporary files that
-    lost writers left are removed. An object store offers no lock: there this does nothing.
+    lost writers left are removed. An object store offers no lock: there only stale ones are removed.
 
     Raises:
         OutputInUse: another run holds it.
         OSError: at the end of the block: another folder stands in the place of the one that was locked.
     """
     if not isinstance(store, LocalStore):
+        store.sweep()
         yield
         return
     store.root.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from avprep.credentials import require_no_credentials, scrubbed
 from avprep.shards.layout import (
     CUTS_FOLDER,
     LEDGER_FOLDER,
+    OUTPUT_FILES,
     SCORES_FOLDER,
     SELECTIONS_FOLDER,
     SHARDS_FOLDER,
@@ -26,6 +28,7 @@ from avprep.shards.whole import is_temporary, remove_temporary, whole_file
 
 # That files are written into.
 _FOLDERS = ("", SHARDS_FOLDER, LEDGER_FOLDER, SCORES_FOLDER, SELECTIONS_FOLDER, CUTS_FOLDER)
+_STALE_NS = 24 * 3600 * 10**9  # no run takes so long over one object
 
 
 class Store(Protocol):
@@ -53,6 +56,10 @@ class Store(Protocol):
         """Bytes of each finished file of a folder, by name; {} where there is no such folder."""
 
     def remove(self, name: str) -> None: ...
+
+    def sweep(self) -> None:
+        """Removes the temporary files that killed runs left, and no other file. The caller holds the output's
+        lock, where there is one."""
 
 
 def is_remote(uri: str) -> bool:
@@ -113,7 +120,6 @@ class LocalStore:
         (self.root / name).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Removes the temporary files that a killed run left; the caller holds the output's lock."""
         for folder in _FOLDERS:
             remove_temporary(self.root / folder)
 
@@ -140,11 +146,11 @@ class ArrowStore:
             try:
                 with self._fs.open_output_stream(temporary) as file:
                     yield file
+                self._fs.move(temporary, path)
             except BaseException:
                 if self._fs.get_file_info(temporary).type != fs.FileType.NotFound:
                     self._fs.delete_file(temporary)
                 raise
-            self._fs.move(temporary, path)
 
     def open(self, name: str) -> BinaryIO:
         with self._errors_of(name):
@@ -159,19 +165,29 @@ class ArrowStore:
 
     def sizes(self, folder: str) -> dict[str, int]:
         prefix = f"{folder}/" if folder else ""
+        finished = (info for info in self._files(folder) if not _written_name(info))
+        return {f"{prefix}{info.base_name}": info.size or 0 for info in finished}
+
+    def _files(self, folder: str) -> list[fs.FileInfo]:
         with self._errors_of(folder):
             where = fs.FileSelector(f"{self._root}/{folder}".rstrip("/"), allow_not_found=True)
-            found = self._fs.get_file_info(where)
-        return {
-            f"{prefix}{info.base_name}": info.size or 0
-            for info in found
-            if info.type == fs.FileType.File and not is_temporary(f".{info.base_name}")
-        }
+            return [info for info in self._fs.get_file_info(where) if info.type == fs.FileType.File]
 
     def remove(self, name: str) -> None:
         if self.exists(name):
             with self._errors_of(name):
                 self._fs.delete_file(f"{self._root}/{name}")
+
+    def sweep(self) -> None:
+        """No lock keeps a second run out, so that only objects that are a day old are removed."""
+        before_ns = time.time_ns() - _STALE_NS
+        for folder in _FOLDERS:
+            for info in self._files(folder):
+                name = _written_name(info)
+                is_ours = name in OUTPUT_FILES if not folder else bool(name)
+                if is_ours and info.mtime_ns is not None and info.mtime_ns < before_ns:
+                    with self._errors_of(f"{folder}/{info.base_name}".lstrip("/")):
+                        self._fs.delete_file(info.path)
 
     @contextmanager
     def _errors_of(self, name: str) -> Iterator[None]:
@@ -184,3 +200,8 @@ class ArrowStore:
                 raise
             number = number or (errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EIO)
             raise OSError(number, scrubbed(str(error)), f"{self.uri}/{name}") from None
+
+
+def _written_name(info: fs.FileInfo) -> str:
+    """The name that an object will have once it is whole; '' for one that is: `ArrowStore.write`."""
+    return info.base_name.rsplit(".", 2)[0] if is_temporary(f".{info.base_name}") else ""

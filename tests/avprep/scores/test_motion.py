@@ -94,7 +94,7 @@ def test_a_steady_pan_has_no_peak_and_small_steps_of_the_camera_have():
     assert values_of(MOTION, clip_of(frames=steps))["motion_peaks"] == 2
 
 
-# Films in which nothing moves but grain, each with as many onsets as one that moves.
+# Films that stand still but for their grain; the last has one movement.
 @pytest.mark.parametrize(
     ("name", "expected"), [("attached_pic.mp4", 0), ("nasa_2v_audio.mp4", 0), ("meta_nonutf8.mp4", 1)]
 )

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+import time
+from types import SimpleNamespace
 
 import pytest
 
 from avprep.shards.layout import ShardError
+from avprep.shards.lock import lock
 from avprep.shards.store import open_store
 
 
@@ -74,6 +77,58 @@ def test_only_temporary_files_of_this_project_are_swept_and_only_where_it_writes
         ".folder.1.tmp",
         ".link.2.tmp",
     }
+
+
+DAY_S = 24 * 3600
+
+
+def aged(path, age_s: float):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"half")
+    os.utime(path, (time.time() - age_s,) * 2)
+
+
+def test_stale_objects_of_killed_runs_are_swept_from_an_object_store(tmp_path):
+    """No lock keeps a second run out, so that what is younger than a day may be in the making."""
+    stale = [
+        "spec.json.12.tmp",
+        "shards/clips-000000.tar.123.tmp",
+        "ledger/000000.parquet.7.tmp",
+        "scores/000000.parquet.7.tmp",
+        "selections/x.parquet.99999.tmp",
+        "cuts/000000.parquet.1.tmp",
+    ]
+    kept = [
+        "notes.2024.tmp",  # another's: no file of an output has that name
+        "shards/clips-000000.tar",
+        "shards/a.x12.tmp",
+        "shards/.12.tmp",
+        "shards/deep/clips-000000.tar.123.tmp",
+        "media/a.mp4.12.tmp",
+    ]
+    for name in [*stale, *kept]:
+        aged(tmp_path / name, DAY_S + 60)
+    aged(tmp_path / "shards" / "clips-000001.tar.5.tmp", DAY_S - 600)
+    with lock(open_store(f"file://{tmp_path}")):
+        left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*kept, "shards/clips-000001.tar.5.tmp"}
+
+
+def test_objects_without_a_time_are_not_swept(tmp_path, monkeypatch):
+    store = open_store(f"file://{tmp_path}")
+    aged(tmp_path / "spec.json.12.tmp", DAY_S + 60)
+    found = SimpleNamespace(base_name="spec.json.12.tmp", mtime_ns=None)
+    monkeypatch.setattr(store, "_files", lambda folder: [] if folder else [found])
+    store.sweep()
+    assert (tmp_path / "spec.json.12.tmp").exists()
+
+
+def test_an_object_that_cannot_get_its_name_leaves_nothing_behind(tmp_path):
+    store = open_store(f"file://{tmp_path}")
+    (tmp_path / "ledger" / "0" / "a folder").mkdir(parents=True)
+    with pytest.raises(OSError, match="ledger/0"), store.write("ledger/0") as file:
+        file.write(b"new")
+    assert store.names("ledger") == [] and not list(tmp_path.rglob("*.tmp"))
 
 
 def test_the_names_of_the_root_are_names_of_files(store):
