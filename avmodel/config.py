@@ -263,7 +263,9 @@ def _from_dict(cls: type, values: dict[str, Any]) -> Any:
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-def _mdsa(frames, size, patch, dim, depth, heads, head_dim, projector_depth, block) -> MDSAConfig:
+def _mdsa(
+    frames, size, patch, dim, depth, heads, head_dim, projector_depth, block, latent_channels
+) -> MDSAConfig:
     return MDSAConfig(
         frames=frames,
         size=size,
@@ -274,15 +276,16 @@ def _mdsa(frames, size, patch, dim, depth, heads, head_dim, projector_depth, blo
         head_dim=head_dim,
         projector_depth=projector_depth,
         block=block,
+        latent_channels=latent_channels,
     )
 
 
 DEFAULT_PRESET = "small"  # of a training
 MDSA_PRESETS = {
-    #               frames size patch  dim depth heads head_dim projector_depth  block
-    "paper": _mdsa(     16, 256,    8, 384,    8,    8,      64,              4, (4, 8, 8)),
-    "small": _mdsa(     16,  64,    8,  96,    2,    4,      24,              1, (4, 4, 4)),
-    "tiny":  _mdsa(      4,  16,    4,  16,    1,    2,       8,              1, (2, 2, 2)),
+    #               frames size patch  dim depth heads head_dim projector_depth  block   latent_channels
+    "paper": _mdsa(     16, 256,    8, 384,    8,    8,      64,              4, (4, 8, 8),             4),
+    "small": _mdsa(     16,  64,    8,  96,    1,    3,      32,              1, (4, 4, 4),            16),
+    "tiny":  _mdsa(      4,  16,    4,  16,    1,    2,       8,              1, (2, 2, 2),             4),
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The losses of the MDSA (paper eq 10-12; PVDM's losses/perceptual.py), for one modality at a time.
 
-    L   = pixel*mean|x - x_hat| + kl*KL + lpips*LPIPS + gamma*(g + fm*FM)        each modality times 0.5
+    L   = pixel*mean|x - x_hat| + mse*mean(x - x_hat)^2 + kl*KL + lpips*LPIPS + gamma*(g + fm*FM)
+                                                                                  each modality times 0.5
     g   = -mean D2(x_hat frame) - mean D3(x_hat)
     FM  = sum over the layers of D2 and D3 but the logits of mean|f(x_hat) - stop-gradient f(x)|
     L_D = mean relu(1 - D(x))/2 + mean relu(1 + D(x_hat))/2, for D2 and D3
@@ -122,13 +123,15 @@ def generator_loss(
             without the factor.
 
     Returns:
-        The weighted total, and the terms in it, detached and before their weights: l1, kl, lpips, gan, fm;
-        and the adaptive factor, where there is one.
+        The weighted total, and the terms in it, detached and before their weights: l1, mse, kl, lpips, gan,
+        fm; and the adaptive factor, where there is one.
 
     Raises:
         ValueError: an unknown kl, kl 'latent' without a posterior, or gamma without discriminators.
     """
     terms = {"l1": F.l1_loss(x_hat, x)}
+    if weights.mse:
+        terms["mse"] = F.mse_loss(x_hat, x)
     if kl == "latent":
         if posterior is None:
             raise ValueError("kl 'latent' needs the posterior's mu and logvar")
@@ -143,7 +146,14 @@ def generator_loss(
         if discriminators is None:
             raise ValueError(f"gamma {gamma} needs discriminators")
         terms |= _adversarial_terms(x, x_hat, frames, discriminators)
-    factor = {"l1": weights.pixel, "kl": weights.kl, "lpips": weights.lpips, "gan": 1.0, "fm": weights.fm}
+    factor = {
+        "l1": weights.pixel,
+        "mse": weights.mse,
+        "kl": weights.kl,
+        "lpips": weights.lpips,
+        "gan": 1.0,
+        "fm": weights.fm,
+    }
     others = _total(factor[name] * term for name, term in terms.items() if name not in ADVERSARIAL)
     total, shown = others, dict(terms)
     if gamma:

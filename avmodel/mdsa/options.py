@@ -25,7 +25,8 @@ BACKBONES: tuple[Backbone, ...] = ("vgg16", "squeezenet1_1", "alexnet")
 class LossWeights:
     """The weights of eq 10. g weighs 1, once it is on."""
 
-    pixel: float = 4.0  # [paper]
+    pixel: float = 4.0  # [paper] L1
+    mse: float = 0.0  # [paper: none] of the mean squared error, which is what PSNR measures
     kl: float = 6e-6  # [paper] in stage 2
     kl_stage1: float = 0.0  # [paper: no KL in stage 1] against saturated latents: as `kl`, from step 0 on
     lpips: float = 4.0  # [PVDM; eq 10 writes no weight, which is 1]

@@ -47,7 +47,7 @@ def test_a_fitted_preset_has_the_grid_the_blocks_and_the_latent_that_follow():
     config = fitted_mdsa(SMALL, frames=24, size=128)
     assert config.grid == 16
     assert config.block == (4, 4, 4)
-    assert config.layout.shape == (4, 6, 24, 16)
+    assert config.layout.shape == (16, 6, 24, 16)
     assert dataclasses.replace(config, frames=16, size=64) == SMALL
 
 
@@ -66,7 +66,7 @@ def test_a_shape_fits_or_is_refused_with_shapes_that_do(frames: int, size: int, 
     for found, wanted in zip(config.block, preset.block, strict=True):
         assert wanted / FARTHEST <= found <= wanted * FARTHEST
     grid, rows = size // preset.patch, max(size // preset.patch, frames)
-    assert config.layout.shape == (4, 6, rows, grid)
+    assert config.layout.shape == (preset.latent_channels, 6, rows, grid)
 
 
 @pytest.mark.parametrize(

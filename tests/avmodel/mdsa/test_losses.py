@@ -227,6 +227,13 @@ def test_every_weight_counts_its_own_term():
     assert _loss(x, x_hat, **options, weights=nothing)[0].item() == pytest.approx(0.5 * terms["gan"].item())
 
 
+def test_the_squared_error_is_a_term_where_it_has_a_weight():
+    x, x_hat = _clips()
+    total, terms = _loss(x, x_hat, weights=LossWeights(pixel=2, mse=12))
+    assert terms["mse"].item() == pytest.approx((x - x_hat).square().mean().item(), rel=1e-5)
+    assert total.item() == pytest.approx(0.5 * (2 * terms["l1"].item() + 12 * terms["mse"].item()), rel=1e-5)
+
+
 def test_the_adversarial_terms_are_the_formulas():
     x, x_hat = _clips()
     nets = _discriminators()
