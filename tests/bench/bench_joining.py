@@ -33,6 +33,8 @@ from avmodel.config import MDSAConfig
 from avmodel.mdsa.losses import kl_divergence
 from avmodel.mdsa.model import MDSA, Clips
 from avmodel.mdsa.options import LossWeights
+from avmodel.training.muon import Muon, split_parameters
+from avmodel.training.optim import apply_step
 from avprep.dsp.psnr import psnr
 
 MODEL = MDSAConfig(
@@ -50,6 +52,7 @@ MODEL = MDSAConfig(
 BATCH = 16  # clips
 HELD_OUT = 128  # clips
 RATE = 2e-3
+MUON_RATE = 0.02
 SILENCE = -1.0
 WEIGHTS = LossWeights()
 
@@ -140,20 +143,18 @@ def trained(variant: Variant, seed: int, steps: int) -> MDSA:
     torch.manual_seed(seed)
     model, generator = MDSA(variant.config), torch.Generator().manual_seed(1000 + seed)
     noise = torch.Generator().manual_seed(2000 + seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda k: min(1, (k + 1) / 20, 3 * (steps - k) / steps)
-    )
-    for _ in range(steps):
+    matrices, others = split_parameters(model, "muon")
+    muon, adam = Muon(matrices, MUON_RATE), torch.optim.Adam(others, lr=RATE, betas=(0.9, 0.99), fused=True)
+    for k in range(steps):
         clips = variant.scenes.draw(BATCH, generator)
         latent, posterior = reconstruct(model, variant, clips, sample=noise)
         out = model.decode(latent)
         loss = sum(WEIGHTS.pixel * F.l1_loss(out[s], clips[s]) for s in out)
         loss = loss + WEIGHTS.kl * kl_divergence(posterior.mean, posterior.logvar)
-        optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
-        schedule.step()
+        share = min(1, (k + 1) / 20, 3 * (steps - k) / steps)
+        apply_step(muon, MUON_RATE * share, torch.zeros(()))
+        apply_step(adam, RATE * share, torch.zeros(()))
     return model.eval()
 
 
@@ -240,7 +241,7 @@ def tables(done: dict[tuple[str, int], dict], seeds: int) -> list[str]:
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Holds runs.jsonl.")
-@click.option("--steps", type=click.IntRange(3), default=150, show_default=True)
+@click.option("--steps", type=click.IntRange(3), default=200, show_default=True)
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True)
 def main(out: Path, steps: int, seeds: int) -> None:
     done = runs(out, steps=steps, seeds=seeds, say=click.echo)
