@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from avmodel.cli.options import device_option, option
 from avmodel.dit.options import SOLVERS, SampleOptions
 from avprep.errors import printable
+
+if TYPE_CHECKING:
+    from avmodel.dit.sample import Sampling
 
 _option = partial(option, SampleOptions)
 _PATH = click.Path(path_type=Path)
@@ -48,22 +51,33 @@ _PATH = click.Path(path_type=Path)
 @_option("batch_size", type=click.IntRange(1), help="Clips at once.")
 @device_option(SampleOptions)
 def sample(**options: Any) -> None:
-    """Generate clips: mp4, wav, a contact sheet, and their latents as a shard."""
+    """Generate clips: mp4, wav, a contact sheet, and their latents in shards. Under torchrun the processes
+    share the work."""
     from avmodel.dit.sample import open_sampling
+    from avmodel.training.machine import is_first_process
 
+    is_first = is_first_process()
     with open_sampling(SampleOptions(**options)) as run:
+        if is_first:
+            _announce(run, options)
         if run.is_done:
-            click.echo(f"nothing to do: these {run.count:,} clips are in {options['out']}")
             return
-        if run.earlier:
-            click.echo(f"the {run.earlier:,} earlier samples in {options['out']} are replaced at the end")
-        if run.resumed:
-            click.echo(f"{run.resumed:,} of {run.count:,} clips are made already")
-        if run.draws_single_labels:
-            click.echo(
-                f"{options['dit']} does not say which labels occur together: one is drawn per clip", err=True
-            )
         for made in run:
             text = made.caption or ", ".join(made.labels) or "(no text)"
             click.echo(f"{made.key}.mp4  {printable(text)}")
-    click.echo(f"{run.count:,} clips in {options['out']}; sheet.png shows them")
+    if is_first:
+        click.echo(f"{run.count:,} clips in {options['out']}; sheet.png shows them")
+
+
+def _announce(run: Sampling, options: dict[str, Any]) -> None:
+    if run.is_done:
+        click.echo(f"nothing to do: these {run.count:,} clips are in {options['out']}")
+        return
+    if run.earlier:
+        click.echo(f"the {run.earlier:,} earlier samples in {options['out']} are replaced at the end")
+    if run.resumed:
+        click.echo(f"{run.resumed:,} of {run.count:,} clips are made already")
+    if run.draws_single_labels:
+        click.echo(
+            f"{options['dit']} does not say which labels occur together: one is drawn per clip", err=True
+        )

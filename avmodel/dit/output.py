@@ -47,6 +47,11 @@ def sample_rows(prompts: Sequence[Prompt], seed: int) -> list[SampleRow]:
     ]
 
 
+def shards_of(rows: Sequence[SampleRow]) -> list[Sequence[SampleRow]]:
+    """The clips of each shard."""
+    return [rows[first : first + SHARD_SIZE] for first in range(0, len(rows), SHARD_SIZE)]
+
+
 def part_in(folder: Path, request: dict[str, Any]) -> int:
     """The clips in the folder's finished shards, if they are of this very request; else 0."""
     try:
@@ -71,7 +76,7 @@ class SampleOutput:
         seed: int,
     ) -> None:
         self._folder, self._header, self._store = folder, header, open_store(folder)
-        self.shards = [rows[first : first + SHARD_SIZE] for first in range(0, len(rows), SHARD_SIZE)]
+        self.shards = shards_of(rows)
         (folder / REQUEST_FILE).write_text(json.dumps(request, indent=1, sort_keys=True))
         self._writer = OutputWriter(
             self._store,

@@ -1,11 +1,12 @@
-"""The process that trains: its device, and its rank under torchrun."""
+"""The process that trains or samples: its device, and its rank under torchrun."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from avprep.dsp.device import choose_device
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,21 @@ class DistributedContext:
     def agreed(self, number: int) -> int:
         """The largest of the processes' numbers. It goes through the CPU: no process waits for its GPU."""
         return int(self.max(torch.tensor(number)))
+
+    def from_first(self, value: Callable[[], T]) -> T:
+        """What `value` returns in the first process, in every process; the others do not call it."""
+        held = [value() if self.is_first else None]
+        if self.world > 1:
+            dist.broadcast_object_list(held)
+        return cast(T, held[0])
+
+    def gathered(self, own: T) -> list[T]:
+        """In the first process, what each process passed, in the order of their ranks; elsewhere nothing."""
+        if self.world == 1:
+            return [own]
+        held: list[T | None] = [None] * self.world
+        dist.gather_object(own, held if self.is_first else None)
+        return cast(list[T], held) if self.is_first else []
 
 
 def exchange_gradients(module: nn.Module, *, now: bool) -> AbstractContextManager[None]:

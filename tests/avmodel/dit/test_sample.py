@@ -209,7 +209,6 @@ def without_room_at(clip: int) -> Callable[..., None]:
 def test_a_killed_run_goes_on_after_its_last_whole_shard(trained, mdsa, tmp_path, monkeypatch):
     """Shards of two clips; the third fails. What was made is kept, and the result is that of one run."""
     monkeypatch.setattr(output, "SHARD_SIZE", 2)
-    monkeypatch.setattr(module, "SHARD_SIZE", 2)
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert sample(trained, mdsa, whole, "--n", "7").exit_code == 0
     inner = module.write_mp4
@@ -230,7 +229,6 @@ def test_a_killed_run_goes_on_after_its_last_whole_shard(trained, mdsa, tmp_path
 
 def test_another_request_does_not_go_on_with_what_a_killed_run_left(trained, mdsa, tmp_path, monkeypatch):
     monkeypatch.setattr(output, "SHARD_SIZE", 2)
-    monkeypatch.setattr(module, "SHARD_SIZE", 2)
     out = tmp_path / "out"
     with monkeypatch.context() as patched:
         patched.setattr(module, "write_mp4", without_room_at(4))
