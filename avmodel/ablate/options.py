@@ -12,7 +12,7 @@ from typing import Any
 from avmodel.config import DEFAULT_PRESET, MDSA_PRESETS, ConfigError, MDSAConfig
 from avmodel.mdsa.options import MDSATrainingOptions
 from avmodel.training.errors import TrainingError
-from avmodel.training.options import Device
+from avmodel.training.options import Device, Optimizer
 from avprep.credentials import require_no_credentials_in
 
 FULL = "full"
@@ -49,6 +49,7 @@ class AblationOptions:
     stage2_steps: int = 400  # with the KL term and the discriminators
     batch_size: int = MDSATrainingOptions.batch_size
     lr: float = 1e-3
+    optimizer: Optimizer = MDSATrainingOptions.optimizer
     disc_width: int = MDSATrainingOptions.disc_width
     holdout: float = 0.2  # share of sources that are measured
     loader_workers: int = 1
@@ -97,6 +98,7 @@ class AblationOptions:
             stage2_steps=self.stage2_steps,
             batch_size=self.batch_size,
             lr=self.lr,
+            optimizer=self.optimizer,
             disc_width=self.disc_width,
             holdout=self.holdout,
             seed=seed,

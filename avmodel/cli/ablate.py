@@ -13,6 +13,7 @@ from avmodel.ablate.options import VARIANTS, AblationOptions
 from avmodel.cli.options import device_option, option
 from avmodel.cli.training import POSITIVE, SHARE
 from avmodel.config import MDSA_PRESETS
+from avmodel.training.options import OPTIMIZERS
 
 _option = partial(option, AblationOptions)
 _PATH = click.Path(path_type=Path)
@@ -34,6 +35,7 @@ _PATH = click.Path(path_type=Path)
 @_option("stage2_steps", type=click.IntRange(0), help="Steps with KL and discriminators, after them.")
 @_option("batch_size", type=click.IntRange(1), help="Clips per step.")
 @_option("lr", type=POSITIVE, help="Learning rate.")
+@_option("optimizer", type=click.Choice(OPTIMIZERS), help="As of `avmodel train-mdsa`.")
 @_option("disc_width", type=click.IntRange(1), help="Channels of the discriminators' first layer.")
 @_option("holdout", type=SHARE, help="Share of sources that is not trained on but measured.")
 @_option("loader_workers", type=click.IntRange(0), help="Processes that read.")
@@ -68,7 +70,7 @@ def ablate(**options: Any) -> None:
 def _budget(asked: AblationOptions) -> str:
     return (
         f"preset {asked.preset}: {asked.stage1_steps:,} + {asked.stage2_steps:,} steps of "
-        f"{asked.batch_size} clips, learning rate {asked.lr:g}, {asked.seeds} seeds, "
+        f"{asked.batch_size} clips, {asked.optimizer} at learning rate {asked.lr:g}, {asked.seeds} seeds, "
         f"{100 * asked.holdout:g} % of sources held out"
     )
 
