@@ -10,11 +10,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from avprep.api.clips import read_clips
+from avprep.scenes.sketch import Timeline
+from avprep.scenes.synth import render_scene
 from avprep.scores.base import OpenScore, Score, WeightPaths, open_scores
 from avprep.scores.clip import ScoredClip
 from avprep.scores.speech import SPEECH_SHARE
 from avprep.scores.tags import TAGS
-from avprep.scores.text import TEXT_SHARE
+from avprep.scores.text import TEXT_SHARE, _is_text
 from tests.avprep.scores.made import SPEC, clip_of, noise
 from tests.conftest import shared_file
 
@@ -102,3 +104,29 @@ def test_text_of_known_area(text: OpenScore):
 def test_no_text_in_grey_nor_in_gravel(text: OpenScore):
     assert text(clip_of())["text_share"] == 0
     assert text(real_clip("water_mono.mp4", 0.0))["text_share"] == 0  # the detector alone takes it for text
+
+
+@pytest.mark.parametrize("index", [3, 63])
+def test_a_shape_that_fills_the_picture_is_no_character(text: OpenScore, index: int):
+    """These two drums are read as O and 6 with a confidence of 0.90 and 0.94; they cover the picture."""
+    timeline = Timeline(seconds=float(SPEC.seconds), fps=10, size=SPEC.size, sample_rate=SPEC.sample_rate)
+    frames = render_scene(index, seed=5, timeline=timeline).frames
+    assert text(clip_of(frames=frames))["text_share"] == 0
+
+
+def test_a_lone_character_counts_where_it_is_read_without_doubt():
+    assert _is_text("8", 0.999) and not _is_text(" 8 ", 0.95)
+    assert _is_text("80", 0.81)
+
+
+@pytest.mark.parametrize(
+    "name, start_s, low, high",
+    [
+        ("man_60fps.mp4", 11.2, 0, 0),  # a man, read as H
+        ("dogball.3gp", 4.8, 0, 0),  # a dog, read as 3
+        ("avi_countdown.avi", 4.8, 0.3, 0.5),  # a single digit, and a line at the edge
+        ("googlework_35s.mp4", 10.434, 0.05, 0.2),  # one word
+    ],
+)
+def test_text_of_real_films(text: OpenScore, name: str, start_s: float, low: float, high: float):
+    assert low <= text(real_clip(name, start_s))["text_share"] <= high
