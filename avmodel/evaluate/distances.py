@@ -20,13 +20,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avmodel.evaluate.observe import FEATURES, Rows
+from avmodel.evaluate.observe import FEATURES, TEXTS, Rows
 from avmodel.evaluate.report import Measurement
 from avmodel.metrics import MetricError
 from avmodel.metrics.av_align import Events, shuffled_baseline
 from avmodel.metrics.features import Extractor
 from avmodel.metrics.frechet import resampled_frechet
 from avmodel.metrics.mmd import Kernel, cubic_kernel, gaussian_kernel, median_distance, resampled_mmd2
+from avmodel.metrics.similarity import shuffled_similarity, similarity
 from avprep.dsp.av_align import alignment
 
 _NORMAL_95 = 1.96
@@ -139,6 +140,40 @@ def av_align_of(selections: list[Selection], side: str, fps: float) -> list[Meas
         )
         for name, title in _AV_ALIGN.items()
     ]
+
+
+def text_similarity(selections: list[Selection], extractor: Extractor, side: str) -> Measurement:
+    """The similarity of one side's sound with its texts, beside that with the texts of other clips.
+
+    Raises:
+        MetricError: no clip of this side has a text.
+    """
+    found, chance = [], []
+    counted = without = 0
+    for one in selections:
+        rows, times = getattr(one, side), getattr(one.times, side)
+        texts, sounds = rows[f"{TEXTS}{extractor.name}"], rows[f"{FEATURES}{extractor.name}"]
+        has_text = np.isfinite(texts).all(axis=1)
+        counted, without = int(has_text.sum()), int((~has_text).sum())
+        if not counted:
+            raise MetricError(f"no {side} clip has a caption or a label")
+        weights = times[:, has_text]
+        found.append(weights @ similarity(sounds[has_text], texts[has_text]) / np.maximum(weights.sum(1), 1))
+        if counted > 1:
+            chance.append(shuffled_similarity(sounds[has_text], texts[has_text]))
+    return measurement(
+        text_similarity_name(extractor.name),
+        found,
+        side=side,
+        better="higher",
+        clips=str(counted),
+        features=f"{extractor.name} {extractor.sha256[:12]}",
+        note=f"{_chance(chance)}; {without} clips without text left out",
+    )
+
+
+def text_similarity_name(features: str) -> str:
+    return f"{features}_text_audio"
 
 
 def clip_mean(name: str, selections: list[Selection], column: str, *, better: str, note: str) -> Measurement:

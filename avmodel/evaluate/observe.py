@@ -1,6 +1,7 @@
 """One pass over the clips of a side: what every metric needs of each, as arrays with a row per clip.
 
     features/NAME     float32 (n, width)    the mean over a clip's rows, where a network gives one per frame
+    texts/NAME        float32 (n, width)    of its text, where a network takes texts; NaN without one
     onsets            float64 (n, most)     seconds; NaN where there are fewer
     peaks             bool (n, T)           frames that more moves into than into their neighbours
     latent            float32 (n, C, P, rows, columns)    of a side of latents, for mutual information
@@ -28,12 +29,13 @@ from torch.nn import functional as F
 from avmodel.evaluate.options import Features
 from avmodel.evaluate.sides import LatentSide, Shown, Side, SideRequest
 from avmodel.metrics.av_align import audio_onsets, motion_peaks
-from avmodel.metrics.features import Clips, Extractor, load_extractor
+from avmodel.metrics.features import Clips, Extractor, TextExtractor, load_extractor
+from avmodel.metrics.similarity import sound_prompt
 from avprep.dsp.av_align import ONSET_RATE
 
 CHUNK = 8  # clips that a worker reads, decodes and returns at once
 _ONSET_HOP = 512  # samples at ONSET_RATE: no two onsets are nearer
-FEATURES = "features/"
+FEATURES, TEXTS = "features/", "texts/"
 
 Rows = dict[str, np.ndarray]
 Progress = Callable[[int], None]  # called with the number of clips just done
@@ -98,6 +100,8 @@ class Look:
             )
             for extractor in self.extractors:
                 rows[f"{FEATURES}{extractor.name}"] = extractor(clip)[0].mean(axis=0)
+                if isinstance(extractor, TextExtractor):
+                    rows[f"{TEXTS}{extractor.name}"] = _text_embedding(extractor, shown)
         if self._has_av_align:
             most = int(spec.seconds * ONSET_RATE) // _ONSET_HOP + 2
             rows["onsets"] = np.full(most, np.nan)
@@ -106,6 +110,11 @@ class Look:
             rows["peaks"] = np.zeros(len(shown.frames), bool)
             rows["peaks"][motion_peaks(shown.frames)] = True
         return rows
+
+
+def _text_embedding(extractor: TextExtractor, shown: Shown) -> np.ndarray:
+    text = shown.caption or sound_prompt(shown.labels)
+    return extractor.texts([text])[0] if text else np.full(extractor.width, np.nan, np.float32)
 
 
 class SideObserver:

@@ -12,7 +12,7 @@ import torch
 
 from avmodel.evaluate.observe import CHUNK, Look, Looks, Rows, stacked
 from avmodel.evaluate.options import LpipsFiles
-from avmodel.evaluate.sides import ClipSide, Shown
+from avmodel.evaluate.sides import ClipSide, shown
 from avmodel.mdsa.checkpoint import Codec, open_codec
 from avmodel.mdsa.lpips import LPIPS, load_lpips
 from avmodel.mdsa.options import LPIPSConfig
@@ -96,8 +96,8 @@ class ReconstructionObserver:
         rows |= {
             f"{PAIRS}{name}": values for name, values in self._sound_pairs(mel, decoded_mel, heard).items()
         }
-        originals = [Shown(item["frames"], item["waveform"]) for item in items]
-        made = [Shown(*pair) for pair in zip(decoded.numpy(), heard.numpy(), strict=True)]
+        originals = [shown(item, item["frames"], item["waveform"]) for item in items]
+        made = [shown(*parts) for parts in zip(items, decoded.numpy(), heard.numpy(), strict=True)]
         for prefix, clips in ((REFERENCE, originals), (GENERATED, made)):
             looked = stacked([self._look(shown, self._side) for shown in clips])
             rows |= {f"{prefix}{name}": values for name, values in looked.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,6 +17,8 @@ from avmodel.evaluate.distances import (
     distance_names,
     feature_distances,
     resamples,
+    text_similarity,
+    text_similarity_name,
 )
 from avmodel.evaluate.observe import Looks, Rows, SideObserverRequest, observe
 from avmodel.evaluate.options import EvaluationOptions
@@ -32,7 +35,7 @@ from avmodel.evaluate.reconstruction import (
 from avmodel.evaluate.report import Measurement, Report, not_computed
 from avmodel.evaluate.sides import ClipSide, FolderSide, LatentSide, Side, SideRequest
 from avmodel.metrics import MetricError
-from avmodel.metrics.features import Extractor, load_extractor, needed_file
+from avmodel.metrics.features import TEXT_NETWORKS, Extractor, TextExtractor, load_extractor, needed_file
 from avprep.spec import ClipSpec
 
 AV_ALIGN_PACKAGES = ("cv2", "librosa")
@@ -135,9 +138,22 @@ class _Run:
         rows = []
         for name in missing:
             needs = needed_file(name)
-            for metric in distance_names(name, needs.side):
-                rows.append(not_computed(f"{self.prefix}{metric}", needs.message))
+            rows += [
+                not_computed(f"{self.prefix}{metric}", needs.message)
+                for metric in distance_names(name, needs.side)
+            ]
+            if name in TEXT_NETWORKS:
+                rows.append(not_computed(text_similarity_name(name), needs.message))
         return rows
+
+    def of_side(self, selections: list[Selection], side: str, fps: float) -> list[Measurement]:
+        """What is measured of each side alone."""
+        texts = [
+            _or_reason(partial(text_similarity, selections, one, side), text_similarity_name(one.name), side)
+            for one in self.loaded
+            if isinstance(one, TextExtractor)
+        ]
+        return texts + _av_align_or_reason(selections, side, fps)
 
     def _loaded_names(self) -> set[str]:
         return {extractor.name for extractor in self.loaded}
@@ -178,7 +194,7 @@ class _Comparison(_Run):
         selections = self.selections(rows["generated"], rows["reference"])
         measured = self.distances(selections)
         for name, side in sides.items():
-            measured += _av_align_or_reason(selections, name, side.spec.fps)
+            measured += self.of_side(selections, name, side.spec.fps)
         if has_planes and isinstance(sides["reference"], LatentSide):
             measured += plane_information(rows["reference"][0]["latent"], sides["reference"].layout, seed=0)
         described = {name: _described(requests[name], side) for name, side in sides.items()}
@@ -242,7 +258,7 @@ class _Reconstructions(_Run):
         ]
         measured = pairs + self.distances(selections)
         for name in ("generated", "reference"):
-            measured += _av_align_or_reason(selections, name, side.spec.fps)
+            measured += self.of_side(selections, name, side.spec.fps)
         described = {"clips": {"path": str(options.reference), **side.fields.to_dict()}}
         return self.finished(measured, described)
 
@@ -263,6 +279,13 @@ def _av_align_or_reason(selections: list[Selection], side: str, fps: float) -> l
         return av_align_of(selections, side, fps)
     except MetricError as error:
         return [replace(not_computed("AV-Align", str(error)), side=side)]
+
+
+def _or_reason(measure: Callable[[], Measurement], name: str, side: str) -> Measurement:
+    try:
+        return measure()
+    except MetricError as error:
+        return replace(not_computed(name, str(error)), side=side)
 
 
 def missing_packages(names: tuple[str, ...]) -> list[str]:

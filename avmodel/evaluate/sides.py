@@ -63,6 +63,13 @@ class Shown(NamedTuple):
 
     frames: np.ndarray  # uint8 (T, H, W, RGB)
     waveform: np.ndarray  # float32 (samples,)
+    caption: str = ""
+    labels: tuple[str, ...] = ()
+
+
+def shown(item: dict[str, Any], frames: np.ndarray, waveform: np.ndarray) -> Shown:
+    """A clip with the text of the item that it was read from."""
+    return Shown(frames, waveform, item["caption"], tuple(item["labels"]))
 
 
 class Side(Protocol):
@@ -84,7 +91,9 @@ class ClipSide:
     kind = "clips"
 
     def __init__(self, path: Path) -> None:
-        self.data = ClipDataset(path, fields=("frames", "mel", "waveform"), decode_h264=decode_frames)
+        self.data = ClipDataset(
+            path, fields=("frames", "mel", "waveform", "labels", "caption"), decode_h264=decode_frames
+        )
         self.spec = self.data.spec
         options = self.data.headers[0].get("options")
         stored = options if isinstance(options, dict) else {}
@@ -95,7 +104,7 @@ class ClipSide:
 
     def read(self, positions: np.ndarray) -> list[Shown]:
         items = (self.data[int(position)] for position in positions)
-        return [Shown(item["frames"], item["waveform"]) for item in items]
+        return [shown(item, item["frames"], item["waveform"]) for item in items]
 
 
 class LatentSide:
@@ -105,7 +114,7 @@ class LatentSide:
 
     def __init__(self, path: Path, codec: Codec) -> None:
         self._codec = codec
-        self.data = LatentDataset(path, fields=("latent", "json"))
+        self.data = LatentDataset(path, fields=("latent", "labels", "caption"))
         self.spec = self.data.spec
         self.layout = layout_of(self.data.encoder)
         check_made_by(self.data.encoder, codec.header, "mdsa:", f"what {path} holds")
@@ -114,10 +123,11 @@ class LatentSide:
         self.videos = np.arange(len(self.data)) if is_sampled else _videos_of(self.data.keys)
 
     def read(self, positions: np.ndarray) -> list[Shown]:
-        stack = [torch.from_numpy(self.data[int(position)]["latent"]) for position in positions]
-        frames, mel = self._codec.decode(torch.stack(stack))
+        items = [self.data[int(position)] for position in positions]
+        stack = torch.stack([torch.from_numpy(item["latent"]) for item in items])
+        frames, mel = self._codec.decode(stack)
         waveforms = invert(mel, self.spec).waveform.numpy()
-        return [Shown(*pair) for pair in zip(frames.numpy(), waveforms, strict=True)]
+        return [shown(*parts) for parts in zip(items, frames.numpy(), waveforms, strict=True)]
 
 
 class FolderSide:

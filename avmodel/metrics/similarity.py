@@ -16,6 +16,8 @@ al., "TAVGBench", 2024 (AVHScore); Liu et al., "JavisDiT", 2025 (JavisScore).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from avmodel.metrics import MetricError
@@ -49,6 +51,23 @@ def javis_score(frames: np.ndarray, audio: np.ndarray, *, share: float = 0.4) ->
     per_frame = np.sort(similarity(frames, audio[:, None]), axis=1)
     lowest = max(1, round(share * per_frame.shape[1]))
     return per_frame[:, :lowest].mean(axis=1)
+
+
+def shuffled_similarity(a: np.ndarray, b: np.ndarray) -> float:
+    """The mean similarity of each row of a (n, d) and every other row of b (n, d): what pairs have by chance.
+
+    Raises:
+        MetricError: as `similarity`, or fewer than two pairs.
+    """
+    if len(a) < 2 or a.shape != b.shape:
+        raise MetricError(f"a shuffled baseline needs 2 pairs, not embeddings {a.shape} and {b.shape}")
+    a, b = _unit(a), _unit(b)
+    return float((a.sum(axis=0) @ b.sum(axis=0) - (a * b).sum()) / (len(a) * (len(a) - 1)))
+
+
+def sound_prompt(labels: Sequence[str]) -> str:
+    """The text of a sound with labels and no caption, as LAION-CLAP classifies sounds; '' without labels."""
+    return f"This is a sound of {', '.join(labels)}." if labels else ""
 
 
 def _unit(embeddings: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@
     squeezenet   video   T frames          512   SqueezeNet 1.1, torchvision's names: .pth, .safetensors, .npz
     i3d          video   1                 400   StyleGAN-V's TorchScript file
     yamnet       audio   1                1024   YAMNet's int8 arrays, .npz
+    clap         audio   1                 512   the folder of a CLAP, for transformers; takes texts too
 
 A distance carries the features' name: `FAD-yamnet` and `FD-squeezenet` are not the papers' FAD and FVD. Other
 packages add an extractor by an entry point in the group `avmodel.features`: a callable from a path to an
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import Literal
 
 from avmodel.metrics import MetricError
-from avmodel.metrics.features.base import Clips, Extractor, Published
+from avmodel.metrics.features.base import Clips, Extractor, Published, TextExtractor
+from avmodel.metrics.features.clap import PUBLISHED as CLAP
+from avmodel.metrics.features.clap import load_clap
 from avmodel.metrics.features.i3d import PUBLISHED as I3D
 from avmodel.metrics.features.i3d import load_i3d
 from avmodel.metrics.features.squeezenet import PUBLISHED as SQUEEZENET
@@ -29,9 +32,11 @@ from avmodel.metrics.features.yamnet import load_yamnet
 
 __all__ = [
     "NOT_SERVED",
+    "TEXT_NETWORKS",
     "Clips",
     "Extractor",
     "NeededFile",
+    "TextExtractor",
     "extractor_names",
     "load_extractor",
     "needed_file",
@@ -39,17 +44,18 @@ __all__ = [
 
 GROUP = "avmodel.features"
 _SERVED: dict[str, Callable[[Path], Extractor]] = {
+    "clap": load_clap,
     "i3d": load_i3d,
     "squeezenet": load_squeezenet,
     "yamnet": load_yamnet,
 }
+TEXT_NETWORKS = ("clap",)
 _VIDEO = ("i3d", "imagebind", "squeezenet")
 # No maintained library runs these from a file. Their checksums are not published where they are released.
 NOT_SERVED = {
     "audioclip": Published(
         "AudioCLIP-Full-Training.pt", "https://github.com/AndreyGuzhov/AudioCLIP/releases/tag/v0.1"
     ),
-    "clap": Published("model.safetensors", "https://huggingface.co/laion/clap-htsat-unfused"),
     "imagebind": Published(
         "imagebind_huge.pth", "https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth"
     ),
@@ -100,7 +106,7 @@ def needed_file(name: str) -> NeededFile:
     Raises:
         MetricError: an unknown name.
     """
-    served = {"i3d": I3D, "squeezenet": SQUEEZENET, "yamnet": YAMNET}
+    served = {"clap": CLAP, "i3d": I3D, "squeezenet": SQUEEZENET, "yamnet": YAMNET}
     side: Literal["video", "audio"] = "video" if name in _VIDEO else "audio"
     if name in served:
         return NeededFile(side, f"it needs {served[name]}")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from avmodel.metrics import MetricError
+from avprep.dsp.resample import resample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,15 @@ class Extractor(Protocol):
         ...
 
 
+@runtime_checkable
+class TextExtractor(Extractor, Protocol):
+    """A network that has texts and clips in one space."""
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings float32 (n, width)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Published:
     """A file of weights as its authors release it."""
@@ -56,3 +68,12 @@ def sha256_of(weights: Path, published: Published) -> str:
         raise MetricError(f"no weights at {weights}: they are {published}")
     with weights.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def waveforms_at(sample_rate: int, clips: Clips) -> np.ndarray:
+    """The clips' sound at this rate in Hz: float32 (n, samples)."""
+    if clips.sample_rate == sample_rate:
+        return clips.waveform
+    common = gcd(clips.sample_rate, sample_rate)
+    up, down = sample_rate // common, clips.sample_rate // common
+    return np.stack([resample(row, up, down) for row in clips.waveform])

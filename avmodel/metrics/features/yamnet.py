@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from math import gcd
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from avmodel.metrics.features.base import Clips, Published, sha256_of
+from avmodel.metrics.features.base import Clips, Published, sha256_of, waveforms_at
 from avprep.dsp import yamnet
-from avprep.dsp.resample import resample
 
 PUBLISHED = Published(
     "yamnet_int8.npz, made by avmodel.metrics.features.yamnet_file of the TFLite file",
@@ -31,11 +29,7 @@ class YamnetFeatures:
 
     @torch.no_grad()
     def __call__(self, clips: Clips) -> np.ndarray:
-        waveform = clips.waveform
-        if clips.sample_rate != yamnet.SAMPLE_RATE:
-            common = gcd(clips.sample_rate, yamnet.SAMPLE_RATE)
-            up, down = yamnet.SAMPLE_RATE // common, clips.sample_rate // common
-            waveform = np.stack([resample(row, up, down) for row in waveform])
+        waveform = waveforms_at(yamnet.SAMPLE_RATE, clips)
         # Clip by clip: the convolutions' rounding then does not depend on how clips are batched.
         rows = [self._net(torch.from_numpy(row))[1].mean(dim=0, keepdim=True) for row in waveform]
         return torch.stack(rows).numpy()

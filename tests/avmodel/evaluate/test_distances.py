@@ -15,7 +15,9 @@ from avmodel.evaluate.distances import (
     distance_names,
     feature_distances,
     resamples,
+    text_similarity,
 )
+from avmodel.metrics import MetricError
 from avmodel.metrics.frechet import frechet_distance
 from avmodel.metrics.mmd import cubic_kernel, kernel_audio_distance, kernel_video_distance, resampled_mmd2
 from avmodel.metrics.moments import Moments
@@ -144,3 +146,18 @@ def test_resamples_begin_with_the_clips_themselves_and_have_as_many():
     times: Times = resamples(12, 7, 30, 3)
     for side, n in ((times.generated, 12), (times.reference, 7)):
         assert side.shape == (31, n) and (side[0] == 1).all() and (side.sum(1) == n).all()
+
+
+def test_sounds_are_compared_with_their_own_texts_where_they_have_one():
+    """Similarities of 1 and 0; with the text of the other clip 0 and 1."""
+    sounds = np.array([[1.0, 0.0], [3.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    texts = np.array([[2.0, 0.0], [0.0, 1.0], [np.nan, np.nan], [np.nan, np.nan]], np.float32)
+    rows = {"features/clap": sounds, "texts/clap": texts}
+    one = Selection(generated=rows, reference=rows, times=resamples(4, 4, 20, 0))
+    found = text_similarity([one], Named("clap", "audio"), "generated")
+    assert found.metric == "clap_text_audio" and found.value == pytest.approx(0.5)
+    assert found.clips == "2" and "2 clips without text" in found.note
+    assert "shuffled baseline 0.500" in found.note and found.features == "clap abababababab"
+    rows["texts/clap"] = np.full((4, 2), np.nan, np.float32)
+    with pytest.raises(MetricError, match="no reference clip has a caption or a label"):
+        text_similarity([one], Named("clap", "audio"), "reference")

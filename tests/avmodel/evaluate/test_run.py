@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from avmodel.cli import main
-from avmodel.evaluate.observe import Looks, SideObserverRequest, observe, resized
+from avmodel.evaluate.observe import Look, Looks, SideObserverRequest, observe, resized
 from avmodel.evaluate.options import Features
 from avmodel.evaluate.sides import SideRequest
+from avmodel.metrics.features import Clips
 from avprep.report.evaluation import read_tables
 from avprep.shards.store import open_store
 from tests.conftest import shared_file
@@ -74,6 +75,63 @@ def test_a_network_without_its_file_gives_its_source_and_no_number(clips, tmp_pa
         assert rows[(metric, "both")]["value"] is None
     assert "bec6519f66ea534e" in rows[("FVD", "both")]["note"]
     assert "AudioCLIP-Full-Training.pt" in rows[("FAD-audioclip", "both")]["note"]
+
+
+def test_clap_without_its_folder_says_which_and_gives_no_number(clips, tmp_path):
+    done = run("--reference", clips, "--generated", clips, "--features", "clap", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    rows = measured(tmp_path)
+    for metric in ("FAD-clap", "KAD-clap", "clap_text_audio"):
+        row = rows[(metric, "both")]
+        assert row["value"] is None and "model.safetensors" in row["note"]
+        assert "laion/clap-htsat-unfused (checksum not known here)" in row["note"]
+
+
+class Echo:
+    """A network that embeds a text by its length and letters, and a sound by its level."""
+
+    name, width, sha256, side = "echo", 2, "0" * 64, "audio"
+
+    def __call__(self, clips: Clips) -> np.ndarray:
+        return np.stack([np.abs(clips.waveform).mean(1), clips.waveform.std(1)], axis=-1)[:, None]
+
+    def texts(self, texts: list[str]) -> np.ndarray:
+        self.heard = texts
+        return np.array([[len(text), len(set(text))] for text in texts], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("caption", "labels", "text"),
+    [
+        ("Rain falls.", ("Rain", "Roof"), "Rain falls."),
+        ("", ("Rain", "Roof"), "This is a sound of Rain, Roof."),
+        ("", (), None),
+    ],
+)
+def test_a_clip_is_compared_with_its_caption_or_else_its_labels(clips, caption, labels, text):
+    side = SideRequest(path=clips, mdsa=None, spec=TINY, crop="pad", device="cpu").open(batch_size=1)
+    clip = side.read(np.array([0]))[0]._replace(caption=caption, labels=labels)
+    network = Echo()
+    rows = Look([network], size=32, has_av_align=False)(clip, side)
+    assert rows.keys() == {"features/echo", "texts/echo"} and rows["texts/echo"].shape == (2,)
+    if text is None:
+        assert np.isnan(rows["texts/echo"]).all() and not hasattr(network, "heard")
+    else:
+        assert network.heard == [text] and rows["texts/echo"][0] == len(text)
+
+
+def test_each_side_has_its_own_similarity_of_sound_and_text(clips, videos, tmp_path, monkeypatch):
+    """A folder of files has no texts, which is said in place of a number."""
+    for module in ("avmodel.evaluate.observe", "avmodel.evaluate.run"):
+        monkeypatch.setattr(f"{module}.load_extractor", lambda name, weights: Echo())
+    sides = ("--reference", clips, "--generated", videos)
+    done = run(*sides, "--features", "echo=made", "--bootstrap", 0, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    rows = measured(tmp_path)
+    assert rows[("echo_text_audio", "generated")]["value"] is None
+    assert "no generated clip has a caption or a label" in rows[("echo_text_audio", "generated")]["note"]
+    reference = rows[("echo_text_audio", "reference")]
+    assert 0 < reference["value"] <= 1 and reference["clips"] == "24"
 
 
 def test_the_paper_s_rows_stand_under_ours_and_say_why_they_do_not_compare(clips, tmp_path):

@@ -32,6 +32,8 @@ def test_clips_are_shown_as_stored(clips: Path):
     shown = side.read(np.array([3, 11]))
     assert all(np.array_equal(s.frames, data[i].frames) for s, i in zip(shown, (3, 11), strict=True))
     assert shown[0].waveform.shape == (TINY.samples,)
+    assert [s.labels for s in shown] == [tuple(side.data[i]["labels"]) for i in (3, 11)]
+    assert shown[0].labels and shown[0].caption == ""
 
 
 def test_latents_are_decoded_by_the_mdsa_that_made_them(latents: Path, mdsa: Path):
@@ -41,6 +43,7 @@ def test_latents_are_decoded_by_the_mdsa_that_made_them(latents: Path, mdsa: Pat
     expected, _ = open_codec(mdsa, device="cpu", batch_size=2, compile=False).decode(latent)
     shown = side.read(np.array([5]))[0]
     assert np.array_equal(shown.frames, expected[0].numpy())
+    assert shown.labels == tuple(side.data[5]["labels"]) and shown.labels
     assert shown.waveform.shape == (TINY.samples,) and np.isfinite(shown.waveform).all()
 
 

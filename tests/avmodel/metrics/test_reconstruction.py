@@ -15,7 +15,7 @@ from avmodel.mdsa.options import LPIPSConfig
 from avmodel.metrics import MetricError
 from avmodel.metrics.lpips import lpips
 from avmodel.metrics.psnr import reconstruction_psnr
-from avmodel.metrics.similarity import frame_similarity, javis_score, similarity
+from avmodel.metrics.similarity import frame_similarity, javis_score, shuffled_similarity, similarity
 from avmodel.metrics.ssim import ssim
 from avprep.dsp.mel import mel_stack, pad_with_silence
 from avprep.spec import ClipSpec
@@ -122,6 +122,15 @@ def test_frame_similarity_is_the_mean_and_javis_score_the_mean_of_the_lowest():
     assert frame_similarity(frames, audio)[0] == pytest.approx((1 + 0.5 + 0 - 1 - 0.5) / 5)
     assert javis_score(frames, audio)[0] == pytest.approx((-1 - 0.5) / 2)
     assert javis_score(frames, audio, share=1)[0] == pytest.approx(frame_similarity(frames, audio)[0])
+
+
+def test_the_shuffled_similarity_is_that_of_all_other_pairs():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(5, 3)), rng.normal(size=(5, 3))
+    others = [similarity(a[i], b[j]) for i in range(5) for j in range(5) if i != j]
+    assert shuffled_similarity(a, b) == pytest.approx(np.mean(others))
+    with pytest.raises(MetricError, match="2 pairs"):
+        shuffled_similarity(a[:1], b[:1])
 
 
 def test_embeddings_that_cannot_be_compared_are_refused():
