@@ -125,6 +125,11 @@ def _model_options(command: Callable) -> Callable:
     help="Share of training clips in which one stream is silent or black.",
 )
 @_option(
+    "gradient_share_every",
+    type=_STEPS,
+    help="Steps between measurements of each loss term's share in the gradient. 0: never.",
+)
+@_option(
     "checkpoint_activations",
     "--checkpoint-activations/--keep-activations",
     help="Compute activations again in backward: less memory, a third more work.",

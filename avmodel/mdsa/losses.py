@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -95,6 +96,14 @@ def take_frames(clips: Tensor, index: Tensor) -> Tensor:
     return clips[torch.arange(len(clips), device=clips.device), :, index.to(clips.device)]
 
 
+class GeneratorLoss(NamedTuple):
+    """One modality's share of eq 10. Every value is a scalar."""
+
+    total: Tensor  # what the autoencoder trains on, summed over the modalities
+    terms: dict[str, Tensor]  # before their weights, detached: l1, mse, kl, lpips, gan, fm, and `adaptive`
+    weighted: dict[str, Tensor]  # the terms as they are in the total, which is their sum; with gradient
+
+
 def generator_loss(
     x: Tensor,
     x_hat: Tensor,
@@ -107,11 +116,11 @@ def generator_loss(
     discriminators: nn.Module | None,
     gamma: float,
     last_layer: Tensor | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """One modality's share of eq 10; the sum over the modalities is what the autoencoder trains on.
+) -> GeneratorLoss:
+    """The loss of one modality.
 
     Args:
-        x, x_hat: clips and their reconstructions.
+        x, x_hat: clips (B,C,T,H,W) and their reconstructions.
         frames: (B,) from `random_frames`.
         kl: which KL; 'none' in stage 1.
         posterior: (mu, logvar), batch first; needed by kl 'latent' alone.
@@ -122,47 +131,44 @@ def generator_loss(
         last_layer: the weight of the decoder's last layer, which gives gamma VQGAN's adaptive factor; None:
             without the factor.
 
-    Returns:
-        The weighted total, and the terms in it, detached and before their weights: l1, mse, kl, lpips, gan,
-        fm; and the adaptive factor, where there is one.
-
     Raises:
         ValueError: an unknown kl, kl 'latent' without a posterior, or gamma without discriminators.
     """
-    terms = {"l1": F.l1_loss(x_hat, x)}
+    terms = {"l1": F.l1_loss(x_hat, x)} | _kl_term(kl, x, x_hat, posterior)
     if weights.mse:
         terms["mse"] = F.mse_loss(x_hat, x)
-    if kl == "latent":
-        if posterior is None:
-            raise ValueError("kl 'latent' needs the posterior's mu and logvar")
-        terms["kl"] = kl_divergence(*posterior)
-    elif kl == "data":
-        terms["kl"] = data_kl(x, x_hat)
-    elif kl != "none":
-        raise ValueError(f"kl must be one of {', '.join(KL_TERMS)}, not {kl!r}")
     if lpips is not None:
         terms["lpips"] = lpips(_picture(take_frames(x, frames)), _picture(take_frames(x_hat, frames))).mean()
     if gamma:
         if discriminators is None:
             raise ValueError(f"gamma {gamma} needs discriminators")
         terms |= _adversarial_terms(x, x_hat, frames, discriminators)
-    factor = {
-        "l1": weights.pixel,
-        "mse": weights.mse,
-        "kl": weights.kl,
-        "lpips": weights.lpips,
-        "gan": 1.0,
-        "fm": weights.fm,
-    }
-    others = _total(factor[name] * term for name, term in terms.items() if name not in ADVERSARIAL)
-    total, shown = others, dict(terms)
-    if gamma:
-        adversarial = gamma * _total(factor[name] * terms[name] for name in ADVERSARIAL)
-        if last_layer is not None:
-            shown["adaptive"] = adaptive_factor(others, adversarial / gamma, last_layer)
-            adversarial = shown["adaptive"] * adversarial
-        total = others + adversarial
-    return weights.modality * total, {name: term.detach() for name, term in shown.items()}
+    factor = {"l1": weights.pixel, "mse": weights.mse, "kl": weights.kl, "lpips": weights.lpips}
+    factor |= {"gan": gamma, "fm": gamma * weights.fm}
+    weighted = {name: factor[name] * term for name, term in terms.items()}
+    shown = {name: term.detach() for name, term in terms.items()}
+    if gamma and last_layer is not None:
+        adversarial = _total(weighted[name] for name in ADVERSARIAL)
+        others = _total(term for name, term in weighted.items() if name not in ADVERSARIAL)
+        shown["adaptive"] = adaptive_factor(others, adversarial / gamma, last_layer)
+        weighted |= {name: shown["adaptive"] * weighted[name] for name in ADVERSARIAL}
+    weighted = {name: weights.modality * term for name, term in weighted.items()}
+    return GeneratorLoss(_total(weighted.values()), shown, weighted)
+
+
+def _kl_term(
+    kl: KlTerm, x: Tensor, x_hat: Tensor, posterior: tuple[Tensor, Tensor] | None
+) -> dict[str, Tensor]:
+    """{'kl': the term}; {} for 'none'."""
+    if kl == "none":
+        return {}
+    if kl == "data":
+        return {"kl": data_kl(x, x_hat)}
+    if kl != "latent":
+        raise ValueError(f"kl must be one of {', '.join(KL_TERMS)}, not {kl!r}")
+    if posterior is None:
+        raise ValueError("kl 'latent' needs the posterior's mu and logvar")
+    return {"kl": kl_divergence(*posterior)}
 
 
 def adaptive_factor(others: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Backbone = Literal["vgg16", "squeezenet1_1", "alexnet"]
 BACKBONES: tuple[Backbone, ...] = ("vgg16", "squeezenet1_1", "alexnet")
+_STEPS = ("stage1_steps", "stage2_steps", "disc_start", "disc_ramp", "warmup_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +81,13 @@ class MDSATrainingOptions(TrainingOptions):
     loader_workers: int = runtime(2)
     checkpoint_every: int = adjustable(500)
     eval_every: int = adjustable(250)
+    # Steps between measurements of each loss term's share in the gradient; 0: never.
+    gradient_share_every: int = adjustable(100)
     checkpoint_activations: bool = runtime(False)  # less memory, a third more work
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("stage1_steps", "stage2_steps", "disc_start", "disc_ramp", "warmup_steps"):
+        for name in (*_STEPS, "gradient_share_every"):
             if not getattr(self, name) >= 0:
                 raise TrainingError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0 <= self.ema < 1:

@@ -28,9 +28,10 @@ from avmodel.data import ClipBatch, ClipData, to_model
 from avmodel.mdsa.checkpoint import KIND, mdsa_payload, weights_hash
 from avmodel.mdsa.discriminators import Discriminators
 from avmodel.mdsa.evaluation import evaluate
-from avmodel.mdsa.losses import DiscriminatorStep, gamma_at, generator_loss, random_frames
+from avmodel.mdsa.gradient_shares import GradientShares
+from avmodel.mdsa.losses import DiscriminatorStep, GeneratorLoss, gamma_at, generator_loss, random_frames
 from avmodel.mdsa.lpips import load_lpips
-from avmodel.mdsa.model import MDSA, Clips
+from avmodel.mdsa.model import MDSA, Clips, Posterior
 from avmodel.mdsa.options import LossWeights, MDSATrainingOptions
 from avmodel.training.checkpoints import check_weights, entry, load_checkpoint, load_optimizer, load_weights
 from avmodel.training.machine import DistributedContext, exchange_gradients
@@ -186,7 +187,15 @@ class MDSATrainer(Trainer):
             self._disc_forward = self.context.parallel(self.discriminators)
 
     def train_step(self, batches: list[ClipBatch]) -> tuple[dict[str, Tensor], Tensor]:
-        """One step of the autoencoder and, once they are on, one of the discriminators."""
+        """One step of the autoencoder and, once they are on, one of the discriminators.
+
+        Args:
+            batches: micro-batches, on the CPU: frames uint8 (B,T,H,W,RGB) and mel stacks (B,T,n_mels,W).
+
+        Returns:
+            The scalars by name, () each, means over the micro-batches; and the guard's flag, () float32: 1 if
+            the step was left out. All on the device, which is not waited for.
+        """
         options = self.options
         if not self._is_ready or self.step == options.stage1_steps:
             self._start_stage()
@@ -235,30 +244,56 @@ class MDSATrainer(Trainer):
         self, clips: Clips, frames: Tensor, gamma: float, generator: torch.Generator, terms: dict[str, Tensor]
     ) -> Clips:
         """Adds one micro-batch's gradients and its terms; returns its reconstruction, detached."""
-        options, share = self.options, 1 / self.options.accumulate
-        kl, weights = self._kl()
+        share = 1 / self.options.accumulate
         with self.context.autocast():
-            in_stage2 = self.step >= options.stage1_steps
+            in_stage2 = self.step >= self.options.stage1_steps
             x_hat, posterior = self._forward(clips, sample=in_stage2, generator=generator)
-            total = torch.zeros((), device=self.context.device)
-            for i, stream in enumerate(clips):
-                loss, parts = generator_loss(
-                    clips[stream],
-                    x_hat[stream].float(),
-                    frames=frames,
-                    weights=weights,
-                    kl=kl,
-                    posterior=posterior.of_stream(i),
-                    lpips=self.lpips,
-                    gamma=gamma,
-                    discriminators=self.discriminators[stream] if gamma else None,
-                    last_layer=self._last_layer(stream),
-                )
-                total = total + loss
-                _add(terms, {f"{stream}/{name}": value for name, value in parts.items()}, share)
+            losses = {
+                stream: self._loss(stream, x, x_hat[stream].float(), frames, posterior.of_stream(i), gamma)
+                for i, (stream, x) in enumerate(clips.items())
+            }
+        total = torch.stack([loss.total for loss in losses.values()]).sum()
+        shares = self._gradient_shares(losses, posterior)
         (total * share).backward()
-        _add(terms, {"loss": total.detach()}, share)
+        for stream, loss in losses.items():
+            _add(terms, {f"{stream}/{name}": value for name, value in loss.terms.items()}, share)
+        _add(terms, {"loss": total.detach()} | (shares.read(share) if shares else {}), share)
         return {stream: value.detach().float() for stream, value in x_hat.items()}
+
+    def _loss(
+        self,
+        stream: str,
+        x: Tensor,
+        x_hat: Tensor,
+        frames: Tensor,
+        posterior: tuple[Tensor, Tensor],
+        gamma: float,
+    ) -> GeneratorLoss:
+        """The loss of one stream in this step. x, x_hat (B,C,T,S,S); mean and logvar (B,C,3,rows,columns)."""
+        kl, weights = self._kl()
+        return generator_loss(
+            x,
+            x_hat,
+            frames=frames,
+            weights=weights,
+            kl=kl,
+            posterior=posterior,
+            lpips=self.lpips,
+            gamma=gamma,
+            discriminators=self.discriminators[stream] if gamma else None,
+            last_layer=self.model.last_layer(stream) if self.options.adaptive_gan else None,
+        )
+
+    def _gradient_shares(
+        self, losses: dict[str, GeneratorLoss], posterior: Posterior
+    ) -> GradientShares | None:
+        """Of this pass, before its backward; None in the steps that are not measured."""
+        every = self.options.gradient_share_every
+        if not every or (self.step + 1) % every:
+            return None
+        weighted = {stream: loss.weighted for stream, loss in losses.items()}
+        layers = {stream: self.model.last_layer(stream) for stream in losses}
+        return GradientShares(weighted, layers, posterior)
 
     def _discriminator_pass(
         self, clips: Clips, x_hat: Clips, frames: Tensor, terms: dict[str, Tensor]
@@ -268,9 +303,6 @@ class MDSATrainer(Trainer):
             total, parts = self._disc_forward(clips, x_hat, frames)
         (total * share).backward()
         _add(terms, parts | {"loss_d": total.detach()}, share)
-
-    def _last_layer(self, stream: str) -> Tensor | None:
-        return self.model.last_layer(stream) if self.options.adaptive_gan else None
 
     def _apply(self, scalars: dict[str, Tensor], *, with_discriminators: bool) -> Tensor:
         """Clips the gradients and steps, unless a loss or a gradient is not finite; then nothing is stepped.

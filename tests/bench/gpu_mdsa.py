@@ -76,11 +76,11 @@ def step_tflop(bench: Bench, stage: int) -> tuple[float, str]:
         for i, (stream, x) in enumerate(clips.items()):
             shared = {"frames": frames, "discriminators": discriminators[stream]}
             kl, of_stream = "latent" if stage == 2 else "none", posterior.of_stream(i)
-            loss, _ = generator_loss(
+            loss = generator_loss(
                 x, x_hat[stream], weights=LossWeights(), kl=kl, posterior=of_stream, lpips=lpips,
                 gamma=float(stage == 2), **shared,
             )  # fmt: skip
-            losses.append(loss)
+            losses.append(loss.total)
             if stage == 2:
                 judged.append(discriminator_loss(x, x_hat[stream], **shared)[0])
         for total in (losses, judged):

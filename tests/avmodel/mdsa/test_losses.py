@@ -61,7 +61,7 @@ def _loss(x: Tensor, x_hat: Tensor, **changed: Any) -> tuple[Tensor, dict[str, T
         discriminators=None,
         gamma=0.0,
     )
-    return generator_loss(x, x_hat, **(options | changed))
+    return generator_loss(x, x_hat, **(options | changed))[:2]
 
 
 # --- the terms
