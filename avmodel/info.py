@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -94,6 +95,35 @@ def stdit_flops(config: STDiTConfig, layout: LatentLayout) -> int:
         captions = Captions(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
         z, t = torch.empty(1, *layout.shape), torch.empty(1)
         return count_flops(lambda: model(z, t, captions))
+
+
+@cache
+def mdsa_training_flops(config: MDSAConfig) -> int:
+    """FLOPs of the autoencoder per clip, forward and backward, without recomputation. Takes seconds, once."""
+    with FakeTensorMode():
+        model, clips = MDSA(config), _clips(config)
+        return count_flops(lambda: _step(model, clips))
+
+
+def stdit_training_flops(config: STDiTConfig, layout: LatentLayout, places: int) -> int:
+    """FLOPs per sample, forward and backward. Takes seconds, once.
+
+    Args:
+        places: tokens of the caption, with padding. FLOPs are linear in them, so two counts are enough.
+    """
+    few, more = (_stdit_step_flops(config, layout, counted) for counted in (1, 2))
+    return few + (places - 1) * (more - few)
+
+
+@cache
+def _stdit_step_flops(config: STDiTConfig, layout: LatentLayout, places: int) -> int:
+    with FakeTensorMode():
+        model = STDiT(config, layout)
+        labels, embeddings = torch.zeros(1, places, dtype=torch.long), (1, places, config.caption_dim)
+        tokens = labels if config.classes else torch.empty(embeddings)
+        captions = Captions(tokens, torch.ones(1, places, dtype=torch.bool))
+        z, t = torch.empty(1, *layout.shape), torch.empty(1)
+        return count_flops(lambda: model(z, t, captions).sum().backward())
 
 
 def mdsa_parameters(config: MDSAConfig) -> dict[str, int]:

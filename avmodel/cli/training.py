@@ -72,6 +72,12 @@ def training_options(config: type, *, batch_help: str) -> Callable:
             help="Steps between models that are kept for good. 0: none.",
         ),
         option(config, "compile", "--compile/--no-compile", help="On a GPU."),
+        option(
+            config,
+            "peak_tflops",
+            type=POSITIVE,
+            help="The device's peak in bf16, in TFLOP/s, for MFU. [default: its data sheet's, if known]",
+        ),
         device_option(config),
     ]
 

@@ -27,6 +27,7 @@ from avmodel.dit.guidance import guided
 from avmodel.dit.model import Captions, STDiT
 from avmodel.dit.options import DiTTrainingOptions
 from avmodel.dit.text import LabelTexts, Texts, label_sets, texts_of_latents, trimmed
+from avmodel.info import stdit_training_flops
 from avmodel.mdsa.checkpoint import Codec, load_mdsa
 from avmodel.pictures import sheet, strips
 from avmodel.training.checkpoints import check_weights, entry, load_checkpoint, load_optimizer, load_weights
@@ -177,6 +178,15 @@ class DiTTrainer(Trainer):
     # --- a step ---
 
     def train_step(self, batches: list[LatentBatch]) -> tuple[dict[str, Tensor], Tensor]:
+        """One step on all micro-batches.
+
+        Args:
+            batches: micro-batches, on the CPU: latents (B, C, P, rows, columns), with labels and captions.
+
+        Returns:
+            The loss and the gradient norms before clipping, by name, () each; and the guard's flag, ()
+            float32: 1 if the step was left out. All on the device, which is not waited for.
+        """
         options, context = self.options, self.context
         draws = self._draws(self.step)
         total = torch.zeros((), device=context.device)
@@ -208,6 +218,8 @@ class DiTTrainer(Trainer):
         """The loss of a micro-batch."""
         z1 = batch.latent.to(self.context.device, non_blocking=True).float()
         captions = self._captions(batch)
+        places = captions.tokens.shape[1]
+        self.flops += len(z1) * stdit_training_flops(self.model_config, self.data.layout, places)
 
         def velocity(z: Tensor, at: Tensor) -> Tensor:
             with self.context.autocast():

@@ -159,6 +159,12 @@ class _Run:
         return {extractor.name for extractor in self.loaded}
 
     def finished(self, measurements: list[Measurement], sides: dict[str, Any]) -> Report:
+        """The report of a run.
+
+        Args:
+            measurements: in the order in which they are printed.
+            sides: what was measured, by name: {'generated': {...}, 'reference': {...}}, as JSON holds it.
+        """
         options = self.options
         return Report(
             protocol=str(self.protocol),
@@ -179,6 +185,11 @@ class _Comparison(_Run):
     """Generated clips against a reference."""
 
     def report(self) -> Report:
+        """Observes both sides, and measures the distances between them, and the planes if asked for.
+
+        Raises:
+            MetricError: the planes are asked for and the reference is not latents.
+        """
         requests = self._requests()
         sides = {name: request.open(batch_size=1) for name, request in requests.items()}
         self._warn(sides)
@@ -236,6 +247,11 @@ class _Reconstructions(_Run):
     prefix = RECONSTRUCTION_PREFIX
 
     def report(self) -> Report:
+        """Reconstructs the clips, and measures each against its original, and the distances between the sets.
+
+        Raises:
+            MetricError: there is no checkpoint.
+        """
         options = self.options
         if options.mdsa is None:
             raise MetricError("mdsa needs a checkpoint")

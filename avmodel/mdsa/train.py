@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from avmodel.config import CHANNELS, KlTerm, MDSAConfig, with_added_fields
 from avmodel.data import ClipBatch, ClipData, to_model
+from avmodel.info import mdsa_training_flops
 from avmodel.mdsa.checkpoint import KIND, mdsa_payload, weights_hash
 from avmodel.mdsa.discriminators import Discriminators
 from avmodel.mdsa.evaluation import evaluate
@@ -245,6 +246,7 @@ class MDSATrainer(Trainer):
     ) -> Clips:
         """Adds one micro-batch's gradients and its terms; returns its reconstruction, detached."""
         share = 1 / self.options.accumulate
+        self.flops += len(frames) * mdsa_training_flops(self.options.model)
         with self.context.autocast():
             in_stage2 = self.step >= self.options.stage1_steps
             x_hat, posterior = self._forward(clips, sample=in_stage2, generator=generator)

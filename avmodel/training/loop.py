@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from torch import Tensor
 from tqdm import tqdm
@@ -15,17 +12,18 @@ from tqdm import tqdm
 from avmodel.training.errors import LoaderError
 from avmodel.training.log import RunLog
 from avmodel.training.machine import DistributedContext
+from avmodel.training.rates import StepRates
 from avmodel.training.scalars import NonFiniteGuard, StepScalars
 from avmodel.training.watch import Watch
 from avprep.signals import StopSignal
-
-Result = TypeVar("Result")
 
 
 class Run(Protocol):
     """A training run as the loop sees it."""
 
     step: int  # steps done
+    flops: int  # of the model in what this process has trained on, forward and backward, not recomputed
+    peak_tflops: float | None  # of the device, in TFLOP/s; None if unknown
     log: RunLog
     guard: NonFiniteGuard
     watch: Watch
@@ -65,6 +63,18 @@ class Schedule:
         """Whether something that is done every so many steps is done at this step. The last step does all."""
         return step == self.steps or (every > 0 and step % every == 0)
 
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due, whatever an evaluation finds."""
+        return self.is_due(self.checkpoint_every, step) or self.is_due(self.milestone_every, step)
+
+    def ends_row(self, step: int) -> bool:
+        """Whether the means of a row of the log end at this step.
+
+        They do wherever a checkpoint may be written. A run that resumes from it then writes the rows of one
+        that was never interrupted, and the sums, which each process has its own of, need not be kept.
+        """
+        return self.saves(step) or self.is_due(self.log_every, step) or self.is_due(self.eval_every, step)
+
 
 def run_steps(run: Run, schedule: Schedule, context: DistributedContext, stop: StopSignal) -> None:
     """Trains to the last step or to a signal, and saves a checkpoint at the end of either.
@@ -79,29 +89,29 @@ def run_steps(run: Run, schedule: Schedule, context: DistributedContext, stop: S
     report = _Report(run, schedule, context, bar)
     with bar:
         while run.step < schedule.steps:
-            batches = report.timed(lambda: _next_batches(run, context, stop))
+            batches = report.rates.waiting(lambda: _next_batches(run, context, stop, report))
             if batches is None:
                 break
             scalars, bad = run.train_step(batches)
             run.step += 1
             report.add(scalars, bad)
-            if schedule.is_due(schedule.log_every, run.step):
+            if schedule.ends_row(run.step):
                 report.write()
-            if schedule.is_due(schedule.eval_every, run.step):
-                with report.paused():
+            with report.rates.paused():
+                if schedule.is_due(schedule.eval_every, run.step):
                     run.evaluate()
-            every = (schedule.checkpoint_every, schedule.milestone_every)
-            if run.is_best or any(schedule.is_due(n, run.step) for n in every):
-                run.save()
-            run.check_saved()
-    if stop:
-        _save_for_all(run, context)
+                if run.is_best or schedule.saves(run.step):
+                    run.save()
+                run.check_saved()
+        if stop:
+            _save_for_all(run, context, report)
 
 
-def _save_for_all(run: Run, context: DistributedContext) -> None:
+def _save_for_all(run: Run, context: DistributedContext, report: _Report) -> None:
     """Saves, and returns in all processes when the first one has written: torchrun ends it soon after any
     other process has ended with an error or a signal's code."""
     try:
+        report.write()
         run.save()
         run.finish_saving()
     finally:
@@ -116,7 +126,9 @@ class _State(IntEnum):
     FAILED = 2  # its data cannot be read
 
 
-def _next_batches(run: Run, context: DistributedContext, stop: StopSignal) -> list[Any] | None:
+def _next_batches(
+    run: Run, context: DistributedContext, stop: StopSignal, report: _Report
+) -> list[Any] | None:
     """The batches of this process; None if any process has been asked to stop.
 
     Raises:
@@ -131,7 +143,7 @@ def _next_batches(run: Run, context: DistributedContext, stop: StopSignal) -> li
     own = _State.FAILED if failure else _State.STOPPED if stop else _State.READY
     agreed = context.agreed(own)
     if agreed == _State.FAILED:
-        _save_for_all(run, context)
+        _save_for_all(run, context, report)
         raise failure or LoaderError("another process cannot read its data; its own message says why")
     if agreed == _State.STOPPED:
         stop.join()
@@ -145,45 +157,35 @@ class _Report:
     def __init__(self, run: Run, schedule: Schedule, context: DistributedContext, bar: tqdm) -> None:
         self._run, self._schedule, self._context, self._bar = run, schedule, context, bar
         self._scalars = StepScalars()
-        self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Around what is no part of the steps: its time counts in no rate."""
-        before = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._began += time.perf_counter() - before
-
-    def timed(self, read: Callable[[], Result]) -> Result:
-        """What `read` returns; its time counts as waiting for data."""
-        before = time.perf_counter()
-        try:
-            return read()
-        finally:
-            self._waited += time.perf_counter() - before
+        self._written, self._flops = run.step, run.flops
+        self.rates = StepRates(schedule.unit, schedule.batch_size, run.peak_tflops)
 
     def add(self, scalars: dict[str, Tensor], bad: Tensor) -> None:
         self._scalars.add(scalars, bad)
-        self._steps += 1
+        self.rates.add(self._run.flops - self._flops, self._context.synchronize)
+        self._flops = self._run.flops
         self._bar.update()
 
     def write(self) -> None:
-        """Writes the means since the last call. This waits for the device."""
+        """Writes a row: the means since the last one, and how many steps they cover. Waits for the device."""
         run, scalars = self._run, self._scalars.read(self._context)
-        seconds = time.perf_counter() - self._began
-        per_second = self._steps * self._schedule.batch_size / seconds
-        speed = {f"{self._schedule.unit}_per_s": per_second, "data_wait": self._waited / seconds}
-        self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
+        rates = self.rates.read()
+        steps, self._written = run.step - self._written, run.step
         self._report_left_out()
         if not scalars:
             return
+        self._show(scalars["loss"], rates)
+        run.log.scalars(run.step, scalars | rates | {"steps": steps, "skipped": run.guard.skipped})
+        run.watch.scalars(run.step, scalars | rates)
+
+    def _show(self, loss: float, rates: dict[str, float]) -> None:
+        shown, unit = {"loss": f"{loss:.4f}"}, self._schedule.unit
+        if rates:
+            shown[f"{unit}/s"] = f"{rates[f'{unit}_per_s']:.2f}"
+        if "mfu" in rates:
+            shown["MFU"] = f"{100 * rates['mfu']:.0f} %"
         # Refreshed at the bar's own pace: a log file is no terminal.
-        shown = {"loss": f"{scalars['loss']:.4f}", f"{self._schedule.unit}/s": f"{per_second:.2f}"}
         self._bar.set_postfix(shown, refresh=False)
-        run.log.scalars(run.step, scalars | speed | {"skipped": run.guard.skipped})
-        run.watch.scalars(run.step, scalars | speed)
 
     def _report_left_out(self) -> None:
         guard, step = self._run.guard, self._run.step

@@ -38,6 +38,11 @@ class DistributedContext:
         """bfloat16 on a GPU. Nothing is cast on a CPU: bfloat16 there is 150 times slower than float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu)
 
+    def synchronize(self) -> None:
+        """Waits until the device has done what it was given. Not in a step: see `StepScalars`."""
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+
     def generator(self, *seeds: int) -> torch.Generator:
         """Random numbers on the device that depend on the seeds only, so that a resumed step repeats."""
         mixed = 0

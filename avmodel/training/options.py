@@ -86,6 +86,9 @@ class TrainingOptions(ABC):
     milestone_every: int = adjustable(0)  # steps between models that are kept for good; 0: none
     keep: int = adjustable(1)  # the last checkpoints that are kept
     compile: bool = runtime(True)  # on a GPU
+    peak_tflops: float | None = runtime(
+        None
+    )  # TFLOP/s of the device in bf16; None: its data sheet's, if known
     device: Device = runtime("auto")
 
     def __post_init__(self) -> None:
@@ -100,6 +103,8 @@ class TrainingOptions(ABC):
             raise TrainingError(
                 f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {shown(self.optimizer, 40)!r}"
             )
+        if self.peak_tflops is not None and not self.peak_tflops > 0:
+            raise TrainingError(f"peak_tflops must be above 0, not {self.peak_tflops}")
         if not 0 <= self.holdout < 1:
             raise TrainingError(f"holdout must be at least 0 and below 1, not {self.holdout}")
 

@@ -41,6 +41,7 @@ from avmodel.training.options import (
     refuse_differences,
     with_begun_values,
 )
+from avmodel.training.peak import peak_tflops
 from avmodel.training.scalars import NonFiniteGuard
 from avmodel.training.source import file_identity
 from avmodel.training.watch import Watch
@@ -78,6 +79,8 @@ class Trainer(ABC):
         self.micro_batch = options.micro_batch(context.world)
         self.guard = NonFiniteGuard(context)
         self.step = 0  # steps done
+        self.flops = 0  # a subclass adds those of the model, forward and backward, not recomputed
+        self.peak_tflops = peak_tflops(context.device, options.peak_tflops)
         self.is_best = False  # the last evaluation
         self._identity: dict[str, Any] = {}  # taken when the run is opened
         self._best: dict[str, Any] = {}  # score and step of the best evaluation

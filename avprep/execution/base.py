@@ -123,6 +123,13 @@ class Runner(Protocol):
     ) -> Iterator[tuple[Task, Result | WorkerLost]]:
         """Results as they are ready, in any order. Once `should_stop()`, only tasks in hand are finished.
 
+        Args:
+            stage: runs in a worker, so it and the tasks must pickle.
+            tasks: read as there is room for them, never all at once.
+
+        Yields:
+            (task, result) once per task; (task, WorkerLost) where its process died. It is not retried here.
+
         Raises:
             Exception: what the stage raises, which is a fault of the machine or of the program.
         """
@@ -153,6 +160,13 @@ class Pool(Protocol):
         on_lost: Callable[[Task, WorkerLost], None],
     ) -> Iterator[tuple[Task, Any]]:
         """The workers' results as they are ready. Once `should_stop()`, only tasks in hand are finished.
+
+        Args:
+            tasks: read as there is room for them, never all at once.
+            on_lost: called for each task whose worker died, before the task is retried.
+
+        Yields:
+            (task, result) once per task, in any order.
 
         Raises:
             RunnerError: a task has lost its worker `ATTEMPTS` times, or no worker can be started.

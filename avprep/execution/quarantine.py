@@ -76,7 +76,10 @@ class Quarantine:
         should_stop: Callable[[], bool],
         on_lost: Callable[[Task, WorkerLost], None],
     ) -> Iterator[tuple[Task, Result]]:
-        """Results of all tasks. `on_lost` hears of every lost worker.
+        """Results of all tasks, in any order. `on_lost` is called for every lost worker.
+
+        Yields:
+            (task, result) once per task; of a task that was lost, without the parts that kill its process.
 
         Raises:
             RunnerError: a task is lost even without any part: it is the machine.

@@ -27,6 +27,16 @@ _LARGEST_JSON = 16 << 20  # bytes
 
 
 def add_output(page: Page, store: Store, config: ReportConfig, media: Media) -> None:
+    """Adds all sections of an output of `avprep clip`, `encode` or `avmodel sample` to the page, in place.
+
+    What is damaged in the output is listed on the page and ends nothing.
+
+    Args:
+        media: where the players' files are written.
+
+    Raises:
+        ShardError: `config.select` names a selection that the output does not have.
+    """
     page.kind, header = CLIPS, {}
     try:
         header = read_header(store)

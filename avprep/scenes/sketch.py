@@ -57,7 +57,8 @@ class Parts:
     """What a scene function gives: a scene before it is painted."""
 
     background: Array  # (RGB, size, size) float32
-    draw: Callable[[Array, int], None]  # paints frame k on a copy of the background
+    # draw(canvas, k) paints frame k, in place, on a copy of the background. Values are clipped to 0 to 255.
+    draw: Callable[[Array, int], None]
     sound: Array  # (N,), at any level
     events_s: Instants  # at which something sounds or is loudest, ascending
     caption: str

@@ -46,6 +46,17 @@ class _Batch:
         return open_detector(self._task.detector)
 
     def probed(self, path: str) -> Probed:
+        """What the plan must know of one file, cuts (in seconds) and bars included where they are asked for.
+
+        Args:
+            path: relative to the task's root.
+
+        Returns:
+            With a MediaError in the place of the header for a file that cannot be used.
+
+        Raises:
+            MediaGone: the file cannot be read, and neither can the whole root.
+        """
         place = os.path.join(self._task.root, path)
         version = file_version(place)  # before it is read: a file that is overwritten is seen
         if path in self._verdicts:

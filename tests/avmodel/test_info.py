@@ -8,6 +8,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from avmodel.config import MDSA_PRESETS, STDIT_PRESETS
+from avmodel.dit.model import Captions, STDiT
 from avmodel.info import (
     PeakMemory,
     count_flops,
@@ -16,10 +17,12 @@ from avmodel.info import (
     mdsa_flops,
     mdsa_parameters,
     mdsa_report,
+    mdsa_training_flops,
     stdit_flops,
     stdit_parameters,
     stdit_report,
     stdit_tokens,
+    stdit_training_flops,
 )
 from avmodel.mdsa.layers import SelfAttention
 from avmodel.mdsa.model import MDSA
@@ -73,6 +76,38 @@ def test_the_papers_flops():
         encode, decode = count_flops(lambda: model.encode(clips)), count_flops(lambda: model.decode(latent))
     assert encode / 1e12 == pytest.approx(2.80, abs=0.005)  # 2.91 with what no projector reads
     assert decode / 1e12 == pytest.approx(2.37, abs=0.005)
+
+
+def test_the_flops_of_a_training_step_are_those_of_a_real_one():
+    """Of real tensors, and of the attention that a model chooses for them."""
+    model, clips = MDSA(TINY), {"a": torch.randn(1, 1, 4, 16, 16)}
+    run = count_flops(lambda: _loss_of(model(clips, sample=True)).backward())
+    assert mdsa_training_flops(TINY) == run
+
+    config, layout = STDIT_PRESETS["tiny"], TINY.layout
+    stdit, places = STDiT(config, layout), 11
+    captions = Captions(torch.randn(1, places, config.caption_dim), torch.ones(1, places, dtype=torch.bool))
+    z = torch.randn(1, *layout.shape)
+    run = count_flops(lambda: stdit(z, torch.zeros(1), captions).sum().backward())
+    assert stdit_training_flops(config, layout, places) == run
+
+
+def _loss_of(outputs) -> torch.Tensor:
+    x_hat, posterior = outputs
+    return x_hat["a"].sum() + posterior.logvar.sum()
+
+
+def test_counting_leaves_the_random_numbers_alone():
+    before = torch.get_rng_state()
+    mdsa_training_flops.__wrapped__(TINY)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_labels_cost_what_embeddings_do():
+    config = STDIT_PRESETS["tiny"]
+    labels = dataclasses.replace(config, classes=5)
+    both = (stdit_training_flops(one, TINY.layout, 8) for one in (config, labels))
+    assert len(set(both)) == 1
 
 
 @pytest.mark.slow

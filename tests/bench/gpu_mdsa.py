@@ -246,7 +246,7 @@ def train_for_minutes(bench: Bench, options: TrainOptions, out: Path) -> Values:
     rows = [json.loads(line) for line in log.splitlines()]
     values = {
         "steps": result.step, "batch": options.batch_size, "skipped": result.skipped,
-        "clips_per_s": statistics.median(row["clips_per_s"] for row in rows if "loss" in row),
+        "clips_per_s": statistics.median(row["clips_per_s"] for row in rows if "clips_per_s" in row),
         "peak_gib": bench.peak_gib(), "lpips": options.lpips.backbone if options.lpips else "none",
         "curve": [{k.split("/")[-1]: v for k, v in row.items()} for row in rows if "held_out/psnr_v" in row],
     }  # fmt: skip

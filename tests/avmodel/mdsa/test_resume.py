@@ -21,9 +21,11 @@ from avmodel.training.machine import DistributedContext
 from avprep.shards.layout import ShardError
 from avprep.shards.lock import lock
 from avprep.shards.store import open_store
+from tests.avmodel.dit.made_training import rows
 from tests.avmodel.mdsa.made_training import config, run_command
 from tests.made_clips import write_clips
 
+TIMED = ("clips_per_s", "data_wait", "tflops")
 CPU = DistributedContext(torch.device("cpu"))
 
 
@@ -80,6 +82,36 @@ def test_a_training_from_before_plane_positions_goes_on_without_them_and_not_wit
     with pytest.raises(TrainingError, match=r"begun with model\.plane_positions = none"):
         train_mdsa(replace(later, model=learned))
     assert train_mdsa(later).step == 2
+
+
+def rows_without_times(out) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in rows(out)]
+
+
+@pytest.mark.parametrize("killed_at", [4, 6])
+def test_a_killed_and_resumed_run_logs_what_an_uninterrupted_one_logs(
+    clips, tmp_path, killed_at, monkeypatch
+):
+    """The log's rows, the checkpoints and the evaluations are out of step with each other."""
+    changes = {"stage1_steps": 3, "stage2_steps": 5, "log_every": 4, "checkpoint_every": 3, "eval_every": 5}
+    changes |= {"gradient_share_every": 3}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_mdsa(config(clips, whole, **changes))
+    inner = module.MDSATrainer.train_step
+
+    def until_death(trainer, batches):
+        if trainer.step == killed_at:
+            raise KeyboardInterrupt
+        return inner(trainer, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.MDSATrainer, "train_step", until_death)
+        with pytest.raises(KeyboardInterrupt):
+            train_mdsa(config(clips, parts, **changes))
+    train_mdsa(config(clips, parts, **changes))
+    assert rows_without_times(parts) == rows_without_times(whole)
+    lengths = {row["step"]: row["steps"] for row in rows(whole) if "loss" in row}
+    assert lengths == {3: 3, 4: 1, 5: 1, 6: 1, 8: 2}
 
 
 def test_two_trainings_into_one_folder_are_one_too_many(clips, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from avmodel.config import MDSA_PRESETS
+from avmodel.info import mdsa_training_flops
 from avmodel.mdsa import train as module
 from avmodel.mdsa.losses import LossWeights
 from avmodel.mdsa.train import train_mdsa
@@ -40,6 +41,18 @@ def test_the_adaptive_factor_and_the_discriminators_logits_are_logged(clips, tmp
     for name in ("v/d2_real", "v/d2_fake", "a/d3_real", "gradient/d/v.d2", "gradient/d/a.d3"):
         assert name in last and name not in first
     assert {"gradient/encoders.v", "gradient/gcm", "gradient/heads", "gradient/decoders.a"} <= first.keys()
+
+
+def test_the_model_s_flops_are_logged_per_second(clips, tmp_path):
+    """tflops over samples per second is the model's FLOPs per clip, however the step is divided."""
+    changes = {"stage1_steps": 2, "stage2_steps": 2, "batch_size": 4, "accumulate": 2, "peak_tflops": 0.5}
+    train_mdsa(config(clips, tmp_path, **changes))
+    first, *others = (row for row in rows(tmp_path) if "loss" in row)
+    assert "tflops" not in first and len(others) == 3
+    flops = mdsa_training_flops(MDSA_PRESETS["tiny"])
+    for row in others:
+        assert row["mfu"] == pytest.approx(2 * row["tflops"], abs=2e-6)
+        assert row["tflops"] == pytest.approx(row["clips_per_s"] * flops / 1e12, abs=2e-6)
 
 
 def test_the_parts_of_the_gradient_make_the_whole(clips, tmp_path):

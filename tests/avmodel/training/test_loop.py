@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from avmodel.training import loop as module
+from avmodel.training import rates
 from avmodel.training.errors import LoaderError, TrainingError
 from avmodel.training.loop import Schedule, run_steps
 from avmodel.training.machine import DistributedContext
@@ -26,11 +26,13 @@ class FakeRun:
         stop: StopSignal | None = None,
     ) -> None:
         self.step, self.bad, self.failing, self.best, self.stop = 0, bad, failing, best, stop
+        self.flops, self.peak_tflops = 0, None
         self.is_best = False
         self.saved: list[int] = []
         self.finished = -1
         self.evaluated: list[int] = []
         self.logged: list[tuple[int, float]] = []
+        self.rows: dict[int, dict[str, float]] = {}
         self.log = self
         self.guard = NonFiniteGuard(CPU)
         self.watch = Watch((), clip_grad=1.0)
@@ -43,11 +45,13 @@ class FakeRun:
     def train_step(self, batches: list[int]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         if self.stop is not None and self.step == 2:
             self.stop.number = 15
+        self.flops += 6 * 10**12
         loss = torch.tensor(float("nan") if self.step in self.bad else self.step + 1.0)
         return {"loss": loss}, self.guard.check(loss)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self.logged.append((step, values["loss"]))
+        self.rows[step] = values
 
     def evaluate(self) -> None:
         self.evaluated.append(self.step)
@@ -89,28 +93,50 @@ def test_milestones_and_the_best_evaluations_are_saved_too():
 
 
 def test_the_log_has_the_mean_of_the_steps_since_the_last_entry():
-    assert run(FakeRun(), log_every=3).logged == [(3, 2.0), (6, 5.0), (7, 7.0)]
-    assert run(FakeRun(frozenset({1, 6})), log_every=3).logged == [(3, 2.0), (6, 5.0)]  # of steps 1 and 3
+    """An entry ends every `log_every` steps, and where a checkpoint may be written: evaluations are at 2, 4
+    and 6, checkpoints at 3 and 6."""
+    assert run(FakeRun(), log_every=5).logged == [(2, 1.5), (3, 3), (4, 4), (5, 5), (6, 6), (7, 7)]
+    assert [row["steps"] for row in run(FakeRun(), log_every=5).rows.values()] == [2, 1, 1, 1, 1, 1]
+    left_out = run(FakeRun(frozenset({1, 6})), log_every=5)
+    assert left_out.logged == [(2, 1.0), (3, 3), (4, 4), (5, 5), (6, 6)]
 
 
-def test_rates_count_reading_and_steps_but_no_evaluations(monkeypatch):
-    """By a clock that goes on by 1 s per batch and 3 s per step, and by 100 s per evaluation."""
-    now, found = [0.0], []
+def test_a_run_that_is_stopped_and_resumed_loses_no_step_from_the_log():
+    stop = StopSignal()
+    done = run(FakeRun(stop=stop), stop, log_every=5)
+    assert {step: row["steps"] for step, row in done.rows.items()} == {2: 2, 3: 1}
+    done = FakeRun()
+    done.step = 4
+    assert {step: row["steps"] for step, row in run(done, log_every=7).rows.items()} == {6: 2, 7: 1}
+
+
+def test_rates_count_reading_and_steps_but_neither_evaluations_nor_checkpoints(monkeypatch):
+    """By a clock that goes on by 1 s per batch and 3 s per step, and by 100 s per evaluation and checkpoint.
+    The first batch and step take 50 s more each, as loaders that start and models that are compiled do."""
+    now = [0.0]
 
     def taking(seconds: float, method):
         def slow(self, *arguments):
-            now[0] += seconds
+            now[0] += seconds + (50.0 if self.step == 0 and seconds < 100 else 0)
             return method(self, *arguments)
 
         return slow
 
-    for name, seconds in (("next_batches", 1.0), ("train_step", 3.0), ("evaluate", 100.0)):
+    slow = {"next_batches": 1.0, "train_step": 3.0, "evaluate": 100.0, "save": 100.0, "check_saved": 100.0}
+    for name, seconds in slow.items():
         monkeypatch.setattr(FakeRun, name, taking(seconds, getattr(FakeRun, name)))
-    monkeypatch.setattr(FakeRun, "scalars", lambda self, step, values: found.append(values))
-    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
-    run(FakeRun(), log_every=3)
-    assert [row["clips_per_s"] for row in found] == [0.25, 0.25, 0.25]
-    assert [row["data_wait"] for row in found] == [0.25, 0.25, 0.25]
+    monkeypatch.setattr(rates.time, "perf_counter", lambda: now[0])
+    fake = FakeRun()
+    fake.peak_tflops = 6.0
+    found = run(fake).rows
+    assert "clips_per_s" not in found.pop(1) and len(found) == 6
+    names = ("clips_per_s", "data_wait", "tflops", "mfu")
+    assert {tuple(row[name] for name in names) for row in found.values()} == {(0.25, 0.25, 1.5, 0.25)}
+
+
+def test_mfu_is_logged_only_where_the_peak_is_known():
+    row = run(FakeRun()).rows[7]
+    assert row["tflops"] > 0 and "mfu" not in row
 
 
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint():
@@ -152,7 +178,7 @@ def test_three_bad_steps_in_a_row_end_the_run_without_a_checkpoint():
 
 
 def test_three_bad_steps_between_two_readings_end_the_run_at_the_second():
-    with pytest.raises(TrainingError, match="step 5: "):
-        run(FakeRun(frozenset({1, 2, 3})), log_every=5)
+    with pytest.raises(TrainingError, match="step 6: "):
+        run(FakeRun(frozenset({3, 4, 5})), log_every=5)
     done = run(FakeRun(frozenset({1, 2, 4, 5})), log_every=2)  # two and two
     assert done.step == 7 and done.guard.skipped == 4

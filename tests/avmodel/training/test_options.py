@@ -14,7 +14,7 @@ from avmodel.training.options import TrainingOptions, adjustable_of, identity_of
 
 MDSA = MDSATrainingOptions(clips=Path("c"), out=Path("o"), model=MDSA_PRESETS["tiny"])
 DIT = DiTTrainingOptions(latents=Path("l"), out=Path("o"), model=STDIT_PRESETS["tiny"])
-SHARED = {"out", "start_from", "loader_workers", "compile", "device", "on_damage"}
+SHARED = {"peak_tflops", "out", "start_from", "loader_workers", "compile", "device", "on_damage"}
 SHARED |= {"select", "shares"}  # what they choose is compared
 EVERY = {"log_every", "eval_every", "checkpoint_every", "milestone_every"}
 ADJUSTABLE = {"accumulate", "eval_clips", "keep"} | EVERY
@@ -29,7 +29,7 @@ ADJUSTABLE = {"accumulate", "eval_clips", "keep"} | EVERY
     ids=["mdsa", "dit"],
 )
 def test_every_field_is_compared_kept_or_of_the_machine(options, free):
-    steps = {"stage1_steps", "stage2_steps"} if options is MDSA else {"steps"}
+    steps = {"stage1_steps", "stage2_steps", "gradient_share_every"} if options is MDSA else {"steps"}
     assert adjustable_of(options).keys() == ADJUSTABLE | steps
     compared = {field.name for field in fields(options)} - free - ADJUSTABLE - steps
     assert identity_of(options).keys() == compared
