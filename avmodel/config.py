@@ -176,6 +176,9 @@ class STDiTConfig:
     # The paper and Open-Sora v1.0 have neither; bf16 training is steadier with both.
     qk_norm: bool = False  # RMSNorm of q and k per head, in the three attentions
     temporal_norm: bool = False  # LayerNorm before the attention across planes
+    # Each stream has a time of its own, so that the model also learns a stream given the other. The
+    # parameters are those of the model without.
+    stream_times: bool = False
 
     def __post_init__(self) -> None:
         _check_fields(self, _STDIT_RANGES)
@@ -243,7 +246,7 @@ def _check_fields(config: MDSAConfig | STDiTConfig, ranges: dict[str, tuple[int,
 # Fields that came later, and what a checkpoint without them was trained with: not the default of today.
 _ADDED: dict[type, dict[str, Any]] = {
     MDSAConfig: {"plane_positions": "none"},
-    STDiTConfig: {"qk_norm": False, "temporal_norm": False},
+    STDiTConfig: {"qk_norm": False, "temporal_norm": False, "stream_times": False},
 }
 
 

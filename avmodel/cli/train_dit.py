@@ -14,7 +14,7 @@ from avmodel.config import DEFAULT_PRESET, STDIT_PRESETS, STDiTConfig
 from avmodel.dit.options import TIMES, DiTTrainingOptions
 from avprep.cli.outputs import MixedOutput, MixedOutputType, mixture
 
-_MODEL_FIELDS = ("packed", "caption_dropout", "qk_norm", "temporal_norm")
+_MODEL_FIELDS = ("packed", "caption_dropout", "qk_norm", "temporal_norm", "stream_times")
 _NESTED = {name: f"model.{name}" for name in _MODEL_FIELDS}  # fields of the model by their options' names
 
 
@@ -46,6 +46,18 @@ _NESTED = {name: f"model.{name}" for name in _MODEL_FIELDS}  # fields of the mod
     "temporal_norm",
     "--temporal-norm/--no-temporal-norm",
     help="Normalise what the attention across planes reads: steadier in bf16.",
+)
+@option(
+    STDiTConfig,
+    "stream_times",
+    "--stream-times/--one-time",
+    help="A time per stream: also learns sound for a given video, and pictures for a given sound.",
+)
+@option(
+    DiTTrainingOptions,
+    "shared_times",
+    type=click.FloatRange(0, 1),
+    help="With --stream-times: share of samples that are trained to make both streams together.",
 )
 @option(STDiTConfig, "caption_dropout", type=SHARE, help="Share of clips trained without text, for guidance.")
 @option(

@@ -1,8 +1,9 @@
 """A given half of a clip: a video whose sound is to be made, or a sound whose pictures are.
 
 The MDSA mixes its streams (GCM-Attn), so the given half is encoded beside silence, or beside black; a model
-trained with `modality_dropout` has seen such clips. Its planes are then held on the flow's path while the
-other stream's are solved (`flow.solve` says what that guarantees).
+trained with `modality_dropout` has seen such clips. The other stream's planes are then solved beside its
+planes. A DiT with `stream_times` sees those as they are (`flow.solve_given`); any other sees them held on the
+flow's path (`flow.solve` says what that guarantees).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from avmodel.dit.flow import Velocity, solve, solve_given
+from avmodel.dit.options import Solver
 from avmodel.latents import LatentLayout
 from avmodel.mdsa.checkpoint import Codec
 from avprep.dsp.mel import mel_stack, pad_with_silence
@@ -38,9 +41,33 @@ class Given:
     frames: Tensor | None  # uint8 (T, H, W, RGB)
     waveform: np.ndarray | None  # float32 (samples,)
 
-    def known_planes(self, layout: LatentLayout) -> Tensor:
-        """bool (P, 1, 1): True for the planes of the given stream."""
-        return torch.tensor([plane[0] == self.stream for plane in layout.planes])[:, None, None]
+
+def solve_beside(
+    given: Given | None,
+    v: Velocity,
+    eps: Tensor,
+    layout: LatentLayout,
+    *,
+    stream_times: bool,
+    steps: int,
+    solver: Solver,
+) -> Tensor:
+    """Latents (B, C, P, rows, columns) from noise eps, but for the planes of the stream that is given.
+
+    Args:
+        given: None if both streams are to be made.
+        stream_times: v takes a time per stream, and then sees the given one without noise.
+        steps, solver: as for `flow.solve`.
+    """
+    mask = layout.mask(eps.device)
+    if given is None:
+        return solve(v, eps, steps=steps, solver=solver, mask=mask)
+    known = given.latent.to(eps.device).expand_as(eps)
+    if stream_times:
+        streams = torch.tensor([stream == given.stream for stream in layout.streams], device=eps.device)
+        return solve_given(v, eps, known, streams, steps=steps, solver=solver, mask=mask)
+    planes = torch.tensor([plane[0] == given.stream for plane in layout.planes], device=eps.device)
+    return solve(v, eps, steps=steps, solver=solver, mask=mask, known=known, known_mask=planes[:, None, None])
 
 
 def read_given(codec: Codec, video: Path | None, audio: Path | None) -> Given | None:

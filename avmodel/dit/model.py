@@ -3,7 +3,7 @@
     z (B, C, P, rows, columns) -> tokens (B, N, hidden) -> depth x Block -> v, shaped as z
 
 It is Open-Sora v1.0's STDiT with planes where that has frames. A block, with shift, scale and gate g from
-the time (adaLN-single):
+the time (adaLN-single), which with `stream_times` is the time of the token's own stream:
 
     x += g1 * spatial(modulate(LN x))     among the tokens of a plane
     x += g1 * temporal(x)                 among the planes, at one position; of LN x with `temporal_norm`
@@ -16,6 +16,7 @@ B samples, C channels, P planes, S positions in the tallest plane, N tokens a sa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -66,6 +67,7 @@ class TokenGrid:
         tokens = [rows // patch[0] * self.columns for rows in layout.valid_rows]
         if not packed:
             tokens = [self.positions] * len(tokens)
+        self.streams = len(layout.streams)
         self.common = min(tokens)
         self.tall = tokens.count(self.positions)
         self.short = len(tokens) - self.tall
@@ -77,7 +79,7 @@ class TokenGrid:
         """(B, N, D) -> sequences [(B * tall, S, D), (B * short, common, D)]"""
         if not self.short:
             return [x.reshape(-1, self.positions, x.shape[-1])]
-        tall, short = x.split((self.tall * self.positions, self.short * self.common), dim=1)
+        tall, short = self._tall_and_short(x)
         return [tall.reshape(-1, self.positions, x.shape[-1]), short.reshape(-1, self.common, x.shape[-1])]
 
     def from_planes(self, groups: list[Tensor], batch: int) -> Tensor:
@@ -90,7 +92,7 @@ class TokenGrid:
         if not self.short:
             groups = [x.unflatten(1, (self.tall, self.positions))]
         else:
-            tall, short = x.split((self.tall * self.positions, self.short * self.common), dim=1)
+            tall, short = self._tall_and_short(x)
             tall = tall.unflatten(1, (self.tall, self.positions))
             short = short.unflatten(1, (self.short, self.common))
             groups = [torch.cat((tall[:, :, : self.common], short), dim=1), tall[:, :, self.common :]]
@@ -105,6 +107,26 @@ class TokenGrid:
         tall = torch.cat((common[:, : self.tall], rest), dim=2)
         return torch.cat((tall.flatten(1, 2), common[:, self.tall :].flatten(1, 2)), dim=1)
 
+    def addcmul(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        """a + b * c (B, N, D). Each operand is (B, N, D); (B, 1, D), one for all tokens;
+        or (B, streams, 1, D), one for all tokens of a stream."""
+        operands = (a, b, c)
+        if all(x.ndim == 3 for x in operands):
+            return torch.addcmul(a, b, c)
+        # Broadcast, not repeated for each token: autograd would keep a copy per shift, scale and gate.
+        if not self.short:
+            return torch.addcmul(*map(self._by_stream, operands)).flatten(1, 2)
+        groups = zip(*(self._tall_and_short(x) if x.ndim == 3 else (x, x) for x in operands), strict=True)
+        return torch.cat([torch.addcmul(*map(self._by_stream, g)).flatten(1, 2) for g in groups], dim=1)
+
+    def _by_stream(self, x: Tensor) -> Tensor:
+        """(B, n, D) -> (B, streams, n / streams, D), of all planes, the tall or the short ones: in each the
+        planes of a stream are neighbours, and the streams have equally many."""
+        return x if x.ndim == 4 else x.unflatten(1, (self.streams, -1))
+
+    def _tall_and_short(self, x: Tensor) -> Sequence[Tensor]:
+        return x.split((self.tall * self.positions, self.short * self.common), dim=1)
+
 
 def sincos(dim: int, positions: Tensor) -> Tensor:
     """(n,) -> (n, dim): the fixed sines and cosines of Vaswani et al."""
@@ -112,9 +134,9 @@ def sincos(dim: int, positions: Tensor) -> Tensor:
     return torch.cat((angles.sin(), angles.cos()), dim=-1).float()
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """LN(x) * (1 + scale) + shift; x (B, N, D), shift and scale (B, 1, D)."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, grid: TokenGrid) -> Tensor:
+    """LN(x) * (1 + scale) + shift; x (B, N, D), shift and scale (B, 1, D) or (B, streams, 1, D)."""
+    return grid.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
 
 
 def mlp(width: int, hidden: int, out: int) -> nn.Sequential:
@@ -190,19 +212,20 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, e: Tensor, y: Tensor, mask: Tensor, grid: TokenGrid, planes: Tensor | None
     ) -> Tensor:
-        """x (B, N, D), time e (B, 6, D), caption y (B, L, D) and mask (B, 1, 1, L) -> (B, N, D)
+        """x (B, N, D), time e (B, 6, D) or (B, streams, 6, D), caption y (B, L, D) and mask (B, 1, 1, L)
+        -> (B, N, D)
 
         `planes` (N, D) tells the planes apart in the temporal branch: in the first block alone.
         """
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.table + e)[:, :, None].unbind(1)
-        sequences = grid.by_plane(modulate(x, shift1, scale1))
-        x = torch.addcmul(x, gate1, grid.from_planes([self.spatial(s) for s in sequences], len(x)))
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.table + e).unsqueeze(-2).unbind(-3)
+        sequences = grid.by_plane(modulate(x, shift1, scale1, grid))
+        x = grid.addcmul(x, gate1, grid.from_planes([self.spatial(s) for s in sequences], len(x)))
         sequences = grid.by_position(x if planes is None else x + planes)
-        x = torch.addcmul(
+        x = grid.addcmul(
             x, gate1, grid.from_positions([self.temporal(self.temporal_norm(s)) for s in sequences], len(x))
         )
         x = x + self.cross(x, y, mask)
-        return torch.addcmul(x, gate2, self.mlp(modulate(x, shift2, scale2)))
+        return grid.addcmul(x, gate2, self.mlp(modulate(x, shift2, scale2, grid)))
 
 
 class STDiT(nn.Module):
@@ -210,7 +233,7 @@ class STDiT(nn.Module):
     dense and packed models have the same state dict.
 
     Raises:
-        ConfigError: a patch that does not divide the planes.
+        ConfigError: a patch that does not divide the planes, or `stream_times` with latents of one stream.
     """
 
     index: Tensor
@@ -220,6 +243,10 @@ class STDiT(nn.Module):
 
     def __init__(self, config: STDiTConfig, layout: LatentLayout) -> None:
         super().__init__()
+        if config.stream_times and len(layout.streams) == 1:
+            raise ConfigError(
+                f"stream_times = True: these latents have the stream {layout.streams[0]!r} alone"
+            )
         self.config, self.layout = config, layout
         self.grid = TokenGrid(layout, config.patch, config.packed)
         dim, values = config.hidden, layout.channels * math.prod(config.patch)
@@ -271,19 +298,24 @@ class STDiT(nn.Module):
         """The velocity at z and t.
 
         z (B, C, P, rows, columns), zero in the padding; t (B,) in [0, 1], as everywhere in `flow` (the
-        factor 1000 of the time embedding is applied here); drop: bool (B,), True where the caption gives
-        way to the learned null. Returns z's shape and dtype, under autocast too; what it holds in the
-        padding means nothing.
+        factor 1000 of the time embedding is applied here), or with `stream_times` t (B, streams), of which
+        (B,) are equal times; drop: bool (B,), True where the caption gives way to the learned null. Returns
+        z's shape and dtype, under autocast too; what it holds in the padding means nothing.
+
+        Raises:
+            ValueError: t (B, streams), and the model was trained with one time for all streams.
         """
+        if t.ndim == 2 and not self.config.stream_times:
+            raise ValueError(f"t {tuple(t.shape)}: a model without stream_times takes one time per sample")
         x = self.patch_in(self._patches(z)) + self.positions
-        angles = TIME_SCALE * t[:, None] * self.frequencies
+        angles = TIME_SCALE * t[..., None] * self.frequencies
         e = self.time(torch.cat((angles.cos(), angles.sin()), dim=-1))
         e6 = self.time_to_table(F.silu(e)).unflatten(-1, (6, -1))
         y, mask = self._caption(captions, drop)
         for i, block in enumerate(self.blocks):
             x = block(x, e6, y, mask, self.grid, self.planes if i == 0 else None)
-        shift, scale = (self.table + e[:, None])[:, :, None].unbind(1)
-        return self._unpatch(self.patch_out(modulate(x, shift, scale)).to(z.dtype))
+        shift, scale = (self.table + e.unsqueeze(-2)).unsqueeze(-2).unbind(-3)
+        return self._unpatch(self.patch_out(modulate(x, shift, scale, self.grid)).to(z.dtype))
 
     def _caption(self, captions: Captions, drop: Tensor | None) -> tuple[Tensor, Tensor]:
         """-> (B, L, hidden), bool (B, 1, 1, L); a null caption is one learned token in the first place."""

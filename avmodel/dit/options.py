@@ -37,6 +37,9 @@ class DiTTrainingOptions(TrainingOptions):
     steps: int = adjustable(4000)
     batch_size: int = 64
     times: Times = "uniform"  # how t is drawn in training [paper: uniform]
+    # For a model with `stream_times`: share of samples whose streams have one time. In the others, by halves,
+    # the streams' times are independent, or one stream is given (`flow.draw_stream_times`).
+    shared_times: float = 0.5
     warmup_steps: int | None = None  # None: 5000, or a tenth of `steps` if that is less
     ema: float = 0.9999  # decay per step
     eval_clips: int = adjustable(256)
@@ -48,6 +51,8 @@ class DiTTrainingOptions(TrainingOptions):
             object.__setattr__(self, "warmup_steps", min(LONGEST_WARMUP, self.steps // 10))
         if self.times not in TIMES:
             raise TrainingError(f"times must be one of {', '.join(TIMES)}, not {self.times!r}")
+        if not 0 <= self.shared_times <= 1:
+            raise TrainingError(f"shared_times must be from 0 to 1, not {self.shared_times}")
 
     @property
     def last_step(self) -> int:

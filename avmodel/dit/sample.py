@@ -28,8 +28,8 @@ from torch import Tensor
 from avmodel.data import ClipBatch, to_model
 from avmodel.dit.checkpoint import TrainedDiT, check_made_by, load_dit
 from avmodel.dit.exchange import CLIP_FILE, NEW, REQUEST_FILE, finish_exchange, staged
-from avmodel.dit.flow import draw_source, solve
-from avmodel.dit.given import Given, read_given
+from avmodel.dit.flow import draw_source
+from avmodel.dit.given import Given, read_given, solve_beside
 from avmodel.dit.guidance import guided
 from avmodel.dit.model import Captions
 from avmodel.dit.options import SampleOptions
@@ -215,19 +215,15 @@ class Sampling:
             [row.prompt.labels for row in rows], [row.prompt.caption for row in rows]
         )
         text = Captions(*(part.to(device) for part in text))
-        known = mask = None
-        if self._given is not None:
-            known = self._given.latent.to(device).expand_as(eps)
-            mask = self._given.known_planes(layout).to(device)
         with torch.inference_mode(), self._context.autocast():
-            z = solve(
+            z = solve_beside(
+                self._given,
                 guided(model, text, options.guidance),
                 eps,
+                layout,
+                stream_times=model.config.stream_times,
                 steps=options.steps,
                 solver=options.solver,
-                mask=layout.mask(device),
-                known=known,
-                known_mask=mask,
             )
         z = z.cpu()
         if not torch.isfinite(z).all():

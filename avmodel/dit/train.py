@@ -22,7 +22,14 @@ from torch import Tensor
 from avmodel.config import STDiTConfig, with_added_fields
 from avmodel.data import ClipBatch, LatentBatch, LatentData, collate, to_model
 from avmodel.dit.checkpoint import KIND, check_made_by, dit_payload, labels_of
-from avmodel.dit.flow import SOURCE_STD, draw_source, draw_times, flow_loss, solve
+from avmodel.dit.flow import (
+    SOURCE_STD,
+    draw_source,
+    draw_stream_times,
+    draw_times,
+    flow_loss,
+    solve,
+)
 from avmodel.dit.guidance import guided
 from avmodel.dit.model import Captions, STDiT
 from avmodel.dit.options import DiTTrainingOptions
@@ -31,6 +38,7 @@ from avmodel.info import stdit_training_flops
 from avmodel.mdsa.checkpoint import Codec, load_mdsa
 from avmodel.pictures import sheet, strips
 from avmodel.training.checkpoints import check_weights, entry, load_checkpoint, load_optimizer, load_weights
+from avmodel.training.errors import TrainingError
 from avmodel.training.machine import DistributedContext, exchange_gradients
 from avmodel.training.muon import Muon, split_parameters
 from avmodel.training.optim import Ema, apply_step, clip_gradients, cool_down, warm_up
@@ -55,6 +63,11 @@ def train_dit(options: DiTTrainingOptions) -> TrainingEnd:
         TrainingError, ConfigError, ShardError, CheckpointError, TextError: the message says what is wrong.
         OSError: the machine is at fault, as with a full disk.
     """
+    # Not with the other checks: a resumed run takes its model from its state, so it is known only here.
+    if options.shared_times != DiTTrainingOptions.shared_times and not options.model.stream_times:
+        raise TrainingError(
+            f"shared_times = {options.shared_times}: only a model with `stream_times` has others"
+        )
 
     def open_trainer(context: DistributedContext) -> DiTTrainer:
         data = LatentData(
@@ -69,7 +82,7 @@ class Draws(NamedTuple):
     """What is drawn for the samples of a step or of a micro-batch."""
 
     eps: Tensor  # (B, C, P, rows, columns): noise
-    t: Tensor  # (B,): times
+    t: Tensor  # (B,): times; (B, streams) for a model with `stream_times`
     drop: Tensor  # bool (B,): trained without its caption
 
     def part(self, first: int, end: int) -> Draws:
@@ -83,11 +96,14 @@ class LossByTime:
         self._sums = torch.zeros(2, T_BUCKETS, device=device)  # of losses, and their number
 
     def add(self, t: Tensor, per_sample: Tensor) -> None:
-        """Values that are not finite are left out."""
-        finite = torch.isfinite(per_sample)
+        """t (B,) or (B, streams). Left out are losses that are not finite, and samples whose streams differ
+        in t: the others compare with those of a model with one time."""
+        counts = torch.isfinite(per_sample)
+        if t.ndim == 2:
+            counts, t = counts & (t == t[:, :1]).all(dim=1), t[:, 0]
         bucket = (t * T_BUCKETS).long().clamp(max=T_BUCKETS - 1)
-        self._sums[0].index_add_(0, bucket, per_sample.masked_fill(~finite, 0))
-        self._sums[1].index_add_(0, bucket, finite.float())
+        self._sums[0].index_add_(0, bucket, per_sample.masked_fill(~counts, 0))
+        self._sums[1].index_add_(0, bucket, counts.float())
 
     def read(self, name: str) -> dict[str, float]:
         """The means since the last reading, as 'NAME/first t of the interval'."""
@@ -210,9 +226,18 @@ class DiTTrainer(Trainer):
         """Of all samples of the step: every process draws the same, and takes its own."""
         options, generator = self.options, self.context.generator(self.options.seed, step)
         eps = draw_source((options.batch_size, *self.data.layout.shape), generator)
-        t = draw_times(options.batch_size, generator, options.times)
+        t = self._times(generator)
         drop = torch.rand(options.batch_size, generator=generator, device=self.context.device)
         return Draws(eps, t, drop < self.model_config.caption_dropout)
+
+    def _times(self, generator: torch.Generator) -> Tensor:
+        options = self.options
+        if not self.model_config.stream_times:
+            return draw_times(options.batch_size, generator, options.times)
+        streams = len(self.data.layout.streams)
+        return draw_stream_times(
+            options.batch_size, streams, generator, options.times, shared=options.shared_times
+        )
 
     def _pass(self, batch: LatentBatch, draws: Draws) -> Tensor:
         """The loss of a micro-batch."""
@@ -247,13 +272,23 @@ class DiTTrainer(Trainer):
             return None
         with self.ema.swapped_into(self.model):
             loss, by_t = self._held_out_loss()
-        self.log.scalars(self.step, {"held_out/loss": loss} | by_t)
+            beside = {f"held_out/loss_given_{s}": self._held_out_loss(s)[0] for s in self._given_streams}
+        self.log.scalars(self.step, {"held_out/loss": loss} | by_t | beside)
         self.print_evaluation(f"held-out loss {loss:.4f}")
         return -loss
 
-    def _held_out_loss(self) -> tuple[float, dict[str, float]]:
+    @property
+    def _given_streams(self) -> tuple[str, ...]:
+        """The streams that training also gives to the model."""
+        return self.data.layout.streams if self.model_config.stream_times else ()
+
+    def _held_out_loss(self, given: str | None = None) -> tuple[float, dict[str, float]]:
         """The loss on held-out latents, and by t. Noise and times are the same in every evaluation; times are
-        spread evenly; no caption is dropped."""
+        spread evenly, and one for all streams; no caption is dropped.
+
+        Args:
+            given: 'v' or 'a': the loss of the other stream where this one is given; {} by t.
+        """
         count, size = min(self.options.eval_clips, len(self.held_out)), self.micro_batch
         chosen = [i * len(self.held_out) // count for i in range(count)]
         by_t, losses = LossByTime(self.context.device), []
@@ -263,6 +298,8 @@ class DiTTrainer(Trainer):
             z1 = batch.latent.to(self.context.device).float()
             eps = torch.stack([self._held_out_noise(i) for i in positions])
             t = (torch.arange(first, first + len(z1), device=self.context.device) + 0.5) * GOLDEN % 1
+            if given is not None:
+                t = torch.stack([torch.ones_like(t) if s == given else t for s in self._given_streams], dim=1)
             captions = self._captions(batch)
             # Eager: a compiled model would be compiled again for the last batch's size.
             with self.context.autocast(), torch.compiler.set_stance("force_eager"):

@@ -36,9 +36,9 @@ class PlainBlock(nn.Module):
         self.table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
 
     def forward(self, x, e, y, y_padding, planes, padding):
-        """x (B, P, S, D); padding bool (P, S) or None: True where a token is not to be seen."""
+        """x (B, P, S, D), time e (B, P, 6, D); padding bool (P, S) or None: True where no token is seen."""
         b, p, s, d = x.shape
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.table + e).view(b, 6, 1, 1, d).unbind(1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.table + e)[:, :, :, None].unbind(2)
         m = (self.norm1(x) * (1 + scale1) + shift1).reshape(b * p, s, d)
         unseen = None if padding is None else padding.repeat(b, 1)
         m = self.spatial(m, m, m, key_padding_mask=unseen, need_weights=False)[0]
@@ -84,13 +84,15 @@ class PlainSTDiT(nn.Module):
     def forward(self, z: Tensor, t: Tensor, captions: Captions) -> Tensor:
         b, (p, rows, columns), (high, wide) = len(z), self.grid, self.config.patch
         x = self.patch_in(z).flatten(3).permute(0, 2, 3, 1) + self.positions
-        angles = 1000 * t[:, None] * 10000 ** (-torch.arange(128, device=t.device) / 128)
+        times = t[:, None] if t.ndim == 1 else t  # one of all planes, or one per stream
+        angles = 1000 * times[..., None] * 10000 ** (-torch.arange(128, device=t.device) / 128)
         e = self.time(torch.cat((angles.cos(), angles.sin()), -1).to(z.dtype))
-        e6 = self.time_to_table(nn.functional.silu(e)).view(b, 6, -1)
+        e = e.repeat_interleave(p // times.shape[1], dim=1)
+        e6 = self.time_to_table(nn.functional.silu(e)).view(b, p, 6, -1)
         y = self.caption(captions.tokens if self.labels is None else self.labels(captions.tokens))
         for i, block in enumerate(self.blocks):
             x = block(x, e6, y, ~captions.mask, self.planes if i == 0 else None, self.padding)
-        shift, scale = (self.table + e[:, None]).view(b, 2, 1, 1, -1).unbind(1)
+        shift, scale = (self.table + e[:, :, None])[:, :, :, None].unbind(2)
         v = self.patch_out(self.norm(x) * (1 + scale) + shift)
         v = v.reshape(b, p, rows, columns, self.layout.channels, high, wide)
         return v.permute(0, 4, 1, 2, 5, 3, 6).reshape(z.shape)

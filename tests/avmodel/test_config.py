@@ -82,10 +82,10 @@ def test_a_config_from_before_plane_positions_is_one_without_them():
     assert MDSAConfig.from_dict(old) == dataclasses.replace(PAPER, plane_positions="none")
 
 
-def test_an_stdit_config_from_before_the_norms_is_one_without_them():
-    config = STDIT_PRESETS["paper"]
-    old = {n: value for n, value in config.to_dict().items() if n not in ("qk_norm", "temporal_norm")}
-    assert STDiTConfig.from_dict(old) == dataclasses.replace(config, qk_norm=False, temporal_norm=False)
+def test_an_stdit_config_from_before_the_norms_and_a_time_per_stream_is_one_without_them():
+    config, added = STDIT_PRESETS["paper"], ("qk_norm", "temporal_norm", "stream_times")
+    old = {n: value for n, value in config.to_dict().items() if n not in added}
+    assert STDiTConfig.from_dict(old) == dataclasses.replace(config, **dict.fromkeys(added, False))
 
 
 def test_a_field_that_was_always_there_may_not_be_absent():

@@ -122,8 +122,9 @@ def test_latents_of_another_mdsa_are_refused(mdsa):
         check_made_by(replace(header, weights="0" * 64), header, "mdsa = a:", "latents = b")
 
 
-def test_a_checkpoint_from_before_the_norms_is_loaded_without_them(payload, tmp_path):
-    old = {n: v for n, v in payload["config"].items() if n not in ("qk_norm", "temporal_norm")}
+def test_a_checkpoint_from_before_the_norms_and_a_time_per_stream_is_loaded_without_them(payload, tmp_path):
+    added = ("qk_norm", "temporal_norm", "stream_times")
+    old = {n: v for n, v in payload["config"].items() if n not in added}
     save_checkpoint(tmp_path / "dit.pt", payload | {"config": old})
     config = load_dit(tmp_path / "dit.pt", None).model.config
-    assert not config.qk_norm and not config.temporal_norm
+    assert not any(getattr(config, name) for name in added)

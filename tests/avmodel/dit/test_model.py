@@ -204,6 +204,67 @@ def test_one_graph_for_torch_compile(packed: bool):
     torch.testing.assert_close(compiled(z, t, captions, drop), model(z, t, captions, drop))
 
 
+@pytest.mark.slow
+def test_one_graph_for_torch_compile_with_a_time_per_stream():
+    torch.compiler.reset()
+    model = perturbed(tiny(classes=5, packed=True, stream_times=True), WIDE)
+    z, t, captions = batch(WIDE, model.config)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    times = torch.stack((t, t.flip(0)), dim=1)
+    torch.testing.assert_close(compiled(z, times, captions), model(z, times, captions))
+
+
+# A time per stream
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("layout", [TINY, SMALL, WIDE], ids=str)
+def test_each_token_has_the_time_of_its_stream(layout: LatentLayout, packed: bool):
+    model = perturbed(tiny(stream_times=True, packed=packed), layout)
+    z, _, captions = batch(layout, model.config)
+    t = torch.tensor([[0.2, 0.9], [1.0, 0.4], [0.7, 0.7]], dtype=torch.float64)
+    plain = PlainSTDiT(model.config, layout, key_mask=packed).double().load(model)
+    got, expected, real = model(z, t, captions), plain(z, t, captions), layout.mask()
+    assert (got - expected)[:, :, real].abs().max() < 1e-10
+    assert (got - model(z, t.flip(1), captions))[:2, :, :, real[0]].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("layout", [TINY, SMALL, WIDE], ids=str)
+def test_equal_times_are_the_one_time_of_the_model_without_them(layout: LatentLayout, packed: bool):
+    model = perturbed(tiny(packed=packed), layout)
+    timed = STDiT(tiny(packed=packed, stream_times=True), layout).double()
+    timed.load_state_dict(model.state_dict())
+    z, t, captions = batch(layout, model.config)
+    expected = model(z, t, captions)
+    assert torch.equal(timed(z, t, captions), expected)
+    torch.testing.assert_close(timed(z, t[:, None].expand(-1, 2), captions), expected, rtol=0, atol=1e-12)
+
+
+def test_gradients_with_a_time_per_stream_are_those_of_one_time_where_they_are_equal():
+    found = []
+    for packed in (False, True):
+        for per_stream in (False, True):
+            model = perturbed(tiny(packed=packed, stream_times=True), TINY)
+            z, t, captions = batch(TINY, model.config)
+            model(z, t[:, None].expand(-1, 2) if per_stream else t, captions).square().sum().backward()
+            found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-9, atol=1e-10)
+
+
+def test_a_time_per_stream_adds_no_parameter():
+    assert STDiT(tiny(stream_times=True), WIDE).count() == STDiT(tiny(), WIDE).count()
+
+
+def test_a_time_per_stream_is_refused_where_the_model_or_its_latents_have_none():
+    z, t, captions = batch(WIDE, tiny())
+    with pytest.raises(ValueError, match=r"t \(3, 2\): a model without stream_times"):
+        perturbed(tiny(), WIDE)(z, t[:, None].expand(-1, 2), captions)
+    with pytest.raises(ConfigError, match="stream_times = True: these latents have the stream 'v' alone"):
+        STDiT(tiny(stream_times=True), VIDEO)
+
+
 # Norms that the paper does not have
 
 

@@ -13,10 +13,11 @@ import pytest
 import soundfile
 import torch
 
-from avmodel.config import MDSA_PRESETS
+from avmodel.config import MDSA_PRESETS, STDIT_PRESETS
 from avmodel.data import LatentData
 from avmodel.dit import output
 from avmodel.dit import sample as module
+from avmodel.dit.model import STDiT
 from avmodel.dit.train import train_dit
 from avmodel.mdsa.checkpoint import mdsa_payload
 from avmodel.mdsa.model import MDSA
@@ -97,6 +98,26 @@ def test_what_is_given_is_kept(trained, mdsa, tmp_path):
         assert not torch.equal(data[i].latent[:, :3], known[:, :3].half())
     heard, _ = soundfile.read(next((tmp_path / "out").glob("*.wav")), dtype="float32")
     assert np.abs(heard - wave[: TINY.samples]).max() < 1e-4
+
+
+@pytest.mark.parametrize("stream_times", [False, True])
+def test_a_model_with_a_time_per_stream_sees_what_is_given_without_noise(
+    latents, mdsa, tmp_path, monkeypatch, stream_times
+):
+    model = replace(STDIT_PRESETS["tiny"], stream_times=stream_times)
+    train_dit(config(latents, tmp_path, model=model, steps=2))
+    wave = (0.2 * np.sin(np.arange(TINY.samples) * 0.1)).astype(np.float32)
+    soundfile.write(tmp_path / "given.wav", wave, TINY.sample_rate)
+    times, inner = [], STDiT.forward
+    monkeypatch.setattr(
+        STDiT, "forward", lambda s, z, t, *more: times.append(t[0].tolist()) or inner(s, z, t, *more)
+    )
+    arguments = ("--given-audio", str(tmp_path / "given.wav"), "--n", "1")
+    done = sample(tmp_path, mdsa, tmp_path / "out", *arguments)
+    assert done.exit_code == 0, done.output
+    assert times == pytest.approx(
+        np.stack([np.arange(10) / 10, np.ones(10)], 1) if stream_times else np.arange(10) / 10
+    )
 
 
 def test_a_given_video_is_shown_as_given(trained, mdsa, tmp_path):
@@ -181,7 +202,9 @@ def test_a_failure_in_the_middle_leaves_the_earlier_samples_whole(trained, mdsa,
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_latents_with_nan_are_never_written(trained, mdsa, tmp_path, monkeypatch, bad):
-    monkeypatch.setattr(module, "solve", lambda v, eps, **options: torch.full_like(eps, bad))
+    monkeypatch.setattr(
+        module, "solve_beside", lambda given, v, eps, *_, **options: torch.full_like(eps, bad)
+    )
     done = sample(trained, mdsa, tmp_path / "out", "--n", "2")
     assert done.exit_code == 2 and "--dit " in done.output and "NaN or Inf" in done.output.replace("\n", " ")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.numpy import save_file
 from torch.utils.data import get_worker_info
 
+from avmodel.cli import main
 from avmodel.config import STDIT_PRESETS
 from avmodel.data import LatentData
 from avmodel.dit import train as module
@@ -87,6 +89,90 @@ def test_the_held_out_loss_is_of_the_averaged_weights_on_sources_that_are_not_tr
     trainer.close()
 
 
+TIMED = replace(STDIT_PRESETS["tiny"], stream_times=True)
+
+
+def trainer_of(latents, out, **changes) -> module.DiTTrainer:
+    options = config(latents, out, **changes)
+    return module.DiTTrainer(options, DistributedContext(torch.device("cpu")), LatentData(latents))
+
+
+def test_the_held_out_loss_with_a_time_per_stream_is_that_of_the_model_without(latents, tmp_path):
+    plain = trainer_of(latents, tmp_path, holdout=0.3)
+    timed = trainer_of(latents, tmp_path, holdout=0.3, model=TIMED)
+    for parameter in plain.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    timed.model.load_state_dict(plain.model.state_dict())
+    loss, by_t = plain._held_out_loss()
+    assert timed._held_out_loss() == (pytest.approx(loss, abs=1e-6), pytest.approx(by_t, abs=1e-6))
+
+
+def test_the_held_out_loss_beside_a_given_stream_is_that_of_the_other(latents, tmp_path):
+    """A new model's velocity is zero: its loss is the mean square of z1 - eps in the stream that is made."""
+    trainer = trainer_of(latents, tmp_path, holdout=0.3, model=TIMED)
+    data, mask = trainer.held_out, trainer.data.layout.mask()
+    target = torch.stack([data[i].latent.float() - trainer._held_out_noise(i) for i in range(len(data))])
+    for given, made in (("v", slice(3, 6)), ("a", slice(0, 3))):
+        expected = target[:, :, made][:, :, mask[made]].square().mean().item()
+        assert trainer._held_out_loss(given) == (pytest.approx(expected, rel=1e-5), {})
+
+
+def test_the_losses_beside_a_given_stream_are_logged(latents, tmp_path):
+    train_dit(config(latents, tmp_path / "timed", model=TIMED, holdout=0.3))
+    train_dit(config(latents, tmp_path / "plain", holdout=0.3))
+    for out, logged in (("timed", True), ("plain", False)):
+        [last] = [row for row in rows(tmp_path / out) if "held_out/loss" in row and row["step"] == 6]
+        assert ("held_out/loss_given_v" in last and "held_out/loss_given_a" in last) is logged
+
+
+def test_the_loss_by_t_is_of_the_samples_with_one_time():
+    by_t = module.LossByTime(torch.device("cpu"))
+    t = torch.tensor([[0.1, 0.1], [0.1, 0.9], [1.0, 0.3], [0.8, 0.8], [0.9, 0.9]])
+    by_t.add(t, torch.tensor([1.0, 2.0, 3.0, 4.0, 6.0]))
+    assert by_t.read("loss") == {"loss/0.00": 1.0, "loss/0.75": 5.0}
+
+
+def test_a_time_per_stream_leaves_the_other_draws_as_they_are(latents, tmp_path):
+    plain = trainer_of(latents, tmp_path, batch_size=512)._draws(3)
+    timed = trainer_of(latents, tmp_path, batch_size=512, model=TIMED, shared_times=0.25)._draws(3)
+    assert torch.equal(timed.eps, plain.eps)
+    assert plain.t.shape == (512,) and timed.t.shape == (512, 2)
+    assert (timed.t[:, 0] == timed.t[:, 1]).sum() == pytest.approx(128, abs=40)
+    assert (timed.t == 1).sum() == pytest.approx(192, abs=45)
+
+
+def test_shared_times_are_refused_without_a_time_per_stream(latents, tmp_path):
+    with pytest.raises(TrainingError, match=r"shared_times = 0\.3: only a model with `stream_times`"):
+        train_dit(config(latents, tmp_path, shared_times=0.3))
+    with pytest.raises(TrainingError, match=r"shared_times must be from 0 to 1, not 1\.5"):
+        config(latents, tmp_path, model=TIMED, shared_times=1.5)
+
+
+def test_a_training_with_a_time_per_stream_resumes_and_may_start_from_a_model_without(latents, tmp_path):
+    def train(out: str, *more: str) -> str:
+        common = "--preset tiny --batch-size 4 --log-every 1 --loader-workers 0 --device cpu --no-compile"
+        arguments = [
+            "train-dit",
+            "--latents",
+            str(latents),
+            "--out",
+            str(tmp_path / out),
+            *common.split(),
+            *more,
+        ]
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    train("plain", "--steps", "2")
+    start = ("--from", str(tmp_path / "plain" / "dit.pt"), "--stream-times", "--shared-times", "0.25")
+    train("timed", "--steps", "4", *start)
+    assert load_checkpoint(tmp_path / "timed" / "dit.pt", KIND)["config"]["stream_times"] is True
+    train("parts", "--steps", "2", *start)
+    train("parts", "--steps", "4")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "timed")
+
+
 def test_the_best_of_the_evaluations_is_kept_and_known_to_a_resumed_run(latents, tmp_path, monkeypatch):
     scores = iter([-3.0, -1.0, -2.0, -1.5, -0.5])
     monkeypatch.setattr(module.DiTTrainer, "score", lambda trainer: next(scores))
@@ -98,9 +184,11 @@ def test_the_best_of_the_evaluations_is_kept_and_known_to_a_resumed_run(latents,
     assert load_checkpoint(tmp_path / "dit-best.pt", KIND)["step"] == 10
 
 
-def test_micro_batches_give_the_losses_of_the_whole(latents, tmp_path):
-    train_dit(config(latents, tmp_path / "whole", batch_size=8))
-    train_dit(config(latents, tmp_path / "parts", batch_size=8, accumulate=4))
+@pytest.mark.parametrize("stream_times", [False, True])
+def test_micro_batches_give_the_losses_of_the_whole(latents, tmp_path, stream_times):
+    model = replace(STDIT_PRESETS["tiny"], stream_times=stream_times)
+    train_dit(config(latents, tmp_path / "whole", model=model, batch_size=8))
+    train_dit(config(latents, tmp_path / "parts", model=model, batch_size=8, accumulate=4))
     a, b = ([loss for _, loss in losses(tmp_path / out)] for out in ("whole", "parts"))
     assert a == pytest.approx(b, rel=1e-4)
 
