@@ -14,21 +14,22 @@ def main() -> int:
     out = folder_from_arguments("usage: python -m pipelines.generate OUT")
     return run((
         ("scenes: sounding mp4 files of ten classes",
-         f"avprep synth --out {out}/scenes --n 300 --seed 1"),
+         f"avprep synth --out {out}/scenes --n 300 --seed 1 --workers 2"),
         ("clips: 16 frames at 64 x 64 and the mel stack that sounds during them",
          f"avprep clip --dataset folder --label-from-folder --root {out}/scenes --out {out}/clips --size 64 "
          f"--n-mels 64 --video-codec raw --workers 2"),
         ("the autoencoder",
-         f"avmodel train-mdsa --preset small --clips {out}/clips --out {out}/mdsa --stage1-steps 100 "
-         f"--stage2-steps 700 --no-adversarial --lpips none --lr 1e-3 --warmup-steps 50 "
-         f"--cooldown-steps 300"),
+         f"avmodel train-mdsa --preset small --clips {out}/clips --out {out}/mdsa --stage1-steps 200 "
+         f"--stage2-steps 1600 --no-adversarial --lpips none --pixel-weight 2 --mse-weight 12 "
+         f"--optimizer muon --lr 1e-3 --betas 0.8 0.95 --warmup-steps 50 --cooldown-steps 700"),
         ("what it keeps, to watch and to hear",
          f"avmodel reconstruct --ckpt {out}/mdsa/mdsa.pt --clips {out}/clips --out {out}/seen --limit 8"),
         ("every clip as a latent",
          f"avprep encode --clips {out}/clips --ckpt {out}/mdsa/mdsa.pt --out {out}/latents --workers 2"),
         ("the diffusion transformer on the latents",
-         f"avmodel train-dit --preset small --latents {out}/latents --out {out}/dit --steps 2000 "
-         f"--batch-size 16 --lr 1e-3 --warmup-steps 100 --ema 0.997 --packed"),
+         f"avmodel train-dit --preset small --latents {out}/latents --out {out}/dit --steps 1600 "
+         f"--batch-size 16 --optimizer muon --lr 1e-3 --warmup-steps 50 --cooldown-steps 600 --ema 0.99 "
+         f"--packed"),
         ("generated clips",
          f"avmodel sample --dit {out}/dit/dit.pt --mdsa {out}/mdsa/mdsa.pt --n 160 --guidance 2 "
          f"--out {out}/samples"),

@@ -118,6 +118,7 @@ def _model_options(command: Callable) -> Callable:
 @_option("disc_width", type=click.IntRange(1), help="Channels of the discriminators' first layer.")
 @_option("disc_layers", type=click.IntRange(1), help="Their layers of stride 2.")
 @_loss_options
+@_option("betas", type=(float, float), help="Of Adam.")
 @_option("warmup_steps", type=_STEPS, help="The first steps, over which the rate rises.")
 @_option(
     "modality_dropout",

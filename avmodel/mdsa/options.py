@@ -76,6 +76,7 @@ class MDSATrainingOptions(TrainingOptions):
     disc_width: int = 64  # channels of their first layer
     disc_layers: int = 3  # of stride 2
     batch_size: int = 4
+    betas: tuple[float, float] = (0.5, 0.9)  # [PVDM] of Adam
     warmup_steps: int = 0
     modality_dropout: float = 0.0  # share of training clips in which one stream is silent or black
     loader_workers: int = runtime(2)
@@ -90,6 +91,8 @@ class MDSATrainingOptions(TrainingOptions):
         for name in (*_STEPS, "gradient_share_every"):
             if not getattr(self, name) >= 0:
                 raise TrainingError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise TrainingError(f"betas must be two numbers from 0 to below 1, not {self.betas}")
         if not 0 <= self.ema < 1:
             raise TrainingError(f"ema must be at least 0 and below 1, not {self.ema}")
         if self.last_step <= 0:

@@ -101,7 +101,7 @@ class MDSATrainer(Trainer):
         self.model.to(context.device)
         self.discriminators = _discriminators(options, context)
         self.lpips = load_lpips(options.lpips).to(context.device) if options.lpips else None
-        adam = partial(torch.optim.Adam, lr=options.lr, betas=(0.5, 0.9), fused=True)
+        adam = partial(torch.optim.Adam, lr=options.lr, betas=options.betas, fused=True)
         matrices, others = split_parameters(self.model, options.optimizer)
         self.muon, self.optimizer = Muon(matrices, options.muon_lr), adam(others)
         # As a group, which may be empty: a model may train without discriminators.
