@@ -27,8 +27,8 @@ def main() -> int:
         ("every clip as a latent",
          f"avprep encode --clips {out}/clips --ckpt {out}/mdsa/mdsa.pt --out {out}/latents --workers 2"),
         ("the diffusion transformer on the latents",
-         f"avmodel train-dit --preset small --latents {out}/latents --out {out}/dit --steps 1600 "
-         f"--batch-size 16 --optimizer muon --lr 1e-3 --warmup-steps 50 --cooldown-steps 600 --ema 0.99 "
+         f"avmodel train-dit --preset small --latents {out}/latents --out {out}/dit --steps 1200 "
+         f"--batch-size 16 --optimizer muon --lr 1e-3 --warmup-steps 50 --cooldown-steps 500 --ema 0.99 "
          f"--packed"),
         ("generated clips",
          f"avmodel sample --dit {out}/dit/dit.pt --mdsa {out}/mdsa/mdsa.pt --n 160 --guidance 2 "
