@@ -21,7 +21,8 @@ def main() -> int:
         ("the autoencoder",
          f"avmodel train-mdsa --preset small --clips {out}/clips --out {out}/mdsa --stage1-steps 200 "
          f"--stage2-steps 1600 --no-adversarial --lpips none --pixel-weight 2 --mse-weight 12 "
-         f"--optimizer muon --lr 1e-3 --betas 0.8 0.95 --warmup-steps 50 --cooldown-steps 700"),
+         f"--optimizer muon --muon-lr 0.01 --lr 1e-3 --betas 0.8 0.95 "
+         f"--warmup-steps 50 --cooldown-steps 700"),
         ("what it keeps, to watch and to hear",
          f"avmodel reconstruct --ckpt {out}/mdsa/mdsa.pt --clips {out}/clips --out {out}/seen --limit 8"),
         ("every clip as a latent",
