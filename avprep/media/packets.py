@@ -24,6 +24,7 @@ from avprep.media.timeline import Clock, Extent
 
 AVFMT_TS_DISCONT = 0x0200  # libavformat: the stamps of such a container may jump
 _DTS_ONLY = ("avi",)  # its packets' PTS are libavformat's guesses
+_MANY_FRAMES = ("mpegts", "mpeg")  # of sound in one of the container's own packets, with one stamp
 _BACKWARD_S = 0.1  # a DTS further back than this is a clock that restarts
 _BACKWARD_ELSEWHERE_S = 1.0  # in a container whose clock should not
 _FORWARD_S = 10.0  # further ahead than this is a jump, where a container's stamps may; else a gap
@@ -55,6 +56,7 @@ class Demuxer:
         self._video = self._tracks[source.video.index]
         self._audio = None if source.audio is None else self._tracks[source.audio.index]
         self._is_dts_only = source.container.format.name in _DTS_ONLY
+        self._holds_many = source.container.format.name in _MANY_FRAMES
         may_jump = bool(source.container.format.flags & AVFMT_TS_DISCONT)
         self._backward_s = _BACKWARD_S if may_jump else _BACKWARD_ELSEWHERE_S
         self._forward_s = _FORWARD_S if may_jump else float("inf")
@@ -78,6 +80,10 @@ class Demuxer:
     def audio(self) -> Packet | None:
         """The next audio packet of the part; None at its end, or where the source has no sound."""
         return None if self._audio is None else self._next(self._audio)
+
+    def is_counted(self, packet: Packet) -> bool:
+        """Whether the container has no stamp for a packet of sound: libavformat counts on from the last."""
+        return self._holds_many and packet.pos is None
 
     def drop_sound(self) -> None:
         """Leaves out the audio packets that wait, where only the pictures are asked for."""
@@ -172,7 +178,9 @@ class Demuxer:
         if packet is None:
             return False
         track = self._tracks[packet.stream_index]
-        if packet.dts is not None and not packet.is_discard:  # what an edit list hides has other stamps
+        is_stored = track is self._video or not self.is_counted(packet)
+        # What an edit list hides has other stamps.
+        if packet.dts is not None and is_stored and not packet.is_discard:
             self._follow_clock(track, packet.dts * track.tick_s)
         track.waiting.append((track.part, packet))
         return True

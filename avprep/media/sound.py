@@ -22,6 +22,7 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
+from av.packet import Packet
 
 from avprep.dsp.resample import resample
 from avprep.media.packets import Demuxer
@@ -114,11 +115,26 @@ def _decoded(stream: AudioStream, demuxer: Demuxer) -> Iterator[AudioFrame]:
     while True:
         packet = demuxer.audio()
         try:
-            yield from codec.decode(packet)
+            frames = codec.decode(packet)
         except av.FFmpegError:
-            pass  # what is missing is counted: see ClipSound.sounding_s
+            frames = []  # what is missing is counted: see ClipSound.sounding_s
+        for frame in frames:
+            if packet is not None and demuxer.is_counted(packet) and _is_miscounted(frame, packet):
+                frame.pts = None
+            yield frame
         if packet is None:
             return
+
+
+def _is_miscounted(frame: AudioFrame, packet: Packet) -> bool:
+    """Whether the samples of a packet last longer or shorter than its duration, by which libavformat counts.
+
+    For AAC that stays a frame's at the sample rate that the file began with.
+    """
+    if frame.pts != packet.pts or not packet.duration:
+        return False
+    true_s = Fraction(frame.samples, frame.sample_rate)
+    return abs(packet.duration * packet.time_base - true_s) > _SETTLED_S
 
 
 def mono_pieces(frames: Iterator[AudioFrame], clock: Clock, settled_s: Fraction) -> Iterator[Piece]:

@@ -334,6 +334,10 @@ def test_sound_of_another_clock_than_the_pictures_follows_its_stamps(studio, nam
         ((44100, 48000), MP3),
         ((16000, 48000), MP3),
         ((48000, 44100), "-c:a ac3"),
+        ((48000, 44100), AAC),
+        ((16000, 48000), AAC),
+        ((48000, 16000), AAC),
+        ((22050, 44100), AAC),
     ],
 )
 def test_a_change_of_the_sounds_rate_leaves_the_sound_before_it(studio, rates, audio):

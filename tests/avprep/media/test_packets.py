@@ -28,6 +28,7 @@ class Packet:
     is_keyframe: bool = True
     is_discard: bool = False
     stream: object = field(default=None)
+    pos: int | None = 0  # None: counted by libavformat
 
 
 def file_of(text: str) -> list[Packet]:
@@ -66,6 +67,20 @@ def parts_of(found: Demuxer) -> list[tuple[list[int], list[int]]]:
 
 def times(first: int, count: int) -> str:
     return " ".join(f"v{first + 40 * i} a{first + 40 * i}" for i in range(count))
+
+
+@pytest.mark.parametrize(("name", "parts"), [("mpegts", {0}), ("ogg", {0, 1, 2, 3})])
+def test_stamps_of_sound_that_are_counted_move_no_clock(name, parts):
+    """The container's packets of sound come each 300 ms; between them libavformat counts up to 700 ms.
+    The pictures lie ahead of the sound in the file."""
+    packets = []
+    for at in range(0, 1200, 300):
+        packets += [Packet(1, at + 100 * i, at + 100 * i, pos=None if i else at) for i in range(8)]
+        packets += file_of(" ".join(f"v{t}" for t in range(at + 700, at + 1000, 40)))
+    found = demuxer(packets, name=name)
+    for _ in packets:
+        found._read()
+    assert {part for part, _ in found._audio.waiting} == parts
 
 
 def test_each_stream_comes_whole_however_they_lie_in_the_file():

@@ -270,6 +270,7 @@ class Source:
     def sound(self) -> Sound:
         waiting = iter(self.packets)
         demuxer = SimpleNamespace(
+            is_counted=lambda packet: packet.pos is None,
             audio=lambda: next(waiting, None),
             video_clock=Clock(Fraction(1, 1000), Fraction(self.origin_s)),
         )
