@@ -20,16 +20,16 @@ def main() -> int:
          f"--n-mels 64 --video-codec raw --workers 2"),
         ("the autoencoder",
          f"avmodel train-mdsa --preset small --clips {out}/clips --out {out}/mdsa --stage1-steps 200 "
-         f"--stage2-steps 1600 --no-adversarial --lpips none --pixel-weight 2 --mse-weight 12 "
+         f"--stage2-steps 1400 --no-adversarial --lpips none --pixel-weight 2 --mse-weight 12 "
          f"--optimizer muon --muon-lr 0.01 --lr 1e-3 --betas 0.8 0.95 "
-         f"--warmup-steps 50 --cooldown-steps 700"),
+         f"--warmup-steps 50 --cooldown-steps 600"),
         ("what it keeps, to watch and to hear",
          f"avmodel reconstruct --ckpt {out}/mdsa/mdsa.pt --clips {out}/clips --out {out}/seen --limit 8"),
         ("every clip as a latent",
          f"avprep encode --clips {out}/clips --ckpt {out}/mdsa/mdsa.pt --out {out}/latents --workers 2"),
         ("the diffusion transformer on the latents",
-         f"avmodel train-dit --preset small --latents {out}/latents --out {out}/dit --steps 1200 "
-         f"--batch-size 16 --optimizer muon --lr 1e-3 --warmup-steps 50 --cooldown-steps 500 --ema 0.99 "
+         f"avmodel train-dit --preset small --latents {out}/latents --out {out}/dit --steps 1000 "
+         f"--batch-size 16 --optimizer muon --lr 1e-3 --warmup-steps 50 --cooldown-steps 400 --ema 0.99 "
          f"--packed"),
         ("generated clips",
          f"avmodel sample --dit {out}/dit/dit.pt --mdsa {out}/mdsa/mdsa.pt --n 160 --guidance 2 "
