@@ -4,7 +4,7 @@
     texts/NAME        float32 (n, width)    of its text, where a network takes texts; NaN without one
     onsets            float64 (n, most)     seconds; NaN where there are fewer
     peaks             bool (n, T)           frames that more moves into than into their neighbours
-    latent            float32 (n, C, P, rows, columns)    of a side of latents, for mutual information
+    planes/A, B       float32 (n, pairs, 2, C)    of a side of latents, for mutual information
     pairs/NAME        float64 (n,)          of a reconstruction: how near it is
 
 Only these rows are kept, so that memory does not grow with the pictures. Networks see clips one by one, on
@@ -27,6 +27,7 @@ import torch
 from torch.nn import functional as F
 
 from avmodel.evaluate.options import Features
+from avmodel.evaluate.planes import plane_pairs
 from avmodel.evaluate.sides import LatentSide, Shown, Side, SideRequest
 from avmodel.metrics.av_align import audio_onsets, motion_peaks
 from avmodel.metrics.features import Clips, Extractor, TextExtractor, load_extractor
@@ -63,10 +64,10 @@ class SideObserverRequest:
 
     side: SideRequest
     looks: Looks
-    with_latents: bool = False
+    plane_pairs: int = 0  # of each pair of planes, of a side of latents
 
     def open(self) -> SideObserver:
-        return SideObserver(self.side.open(batch_size=CHUNK), self.looks.open(), self.with_latents)
+        return SideObserver(self.side.open(batch_size=CHUNK), self.looks.open(), self.plane_pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,14 +119,16 @@ def _text_embedding(extractor: TextExtractor, shown: Shown) -> np.ndarray:
 
 
 class SideObserver:
-    def __init__(self, side: Side, look: Look, with_latents: bool) -> None:
-        self._side, self._look, self._with_latents = side, look, with_latents
+    def __init__(self, side: Side, look: Look, plane_pairs: int) -> None:
+        self._side, self._look, self._plane_pairs = side, look, plane_pairs
 
     def __call__(self, positions: np.ndarray) -> Rows:
         rows = stacked([self._look(shown, self._side) for shown in self._side.read(positions)])
-        if self._with_latents and isinstance(self._side, LatentSide):
-            data = self._side.data
-            rows["latent"] = np.stack([data[int(i)]["latent"].astype(np.float32) for i in positions])
+        if self._plane_pairs and isinstance(self._side, LatentSide):
+            data, layout, most = self._side.data, self._side.layout, self._plane_pairs
+            rows |= stacked(
+                [plane_pairs(data[int(i)]["latent"], layout, most, seed=int(i)) for i in positions]
+            )
         return rows
 
 

@@ -22,7 +22,7 @@ from avmodel.evaluate.distances import (
 )
 from avmodel.evaluate.observe import Looks, Rows, SideObserverRequest, observe
 from avmodel.evaluate.options import EvaluationOptions
-from avmodel.evaluate.planes import plane_information
+from avmodel.evaluate.planes import pairs_per_clip, plane_information
 from avmodel.evaluate.protocol import Protocol, protocol_of
 from avmodel.evaluate.published import FEATURES_OF_TABLE, PLANES_TABLE, RECONSTRUCTION_TABLES, rows_of
 from avmodel.evaluate.reconstruction import (
@@ -198,16 +198,16 @@ class _Comparison(_Run):
             raise MetricError(f"table = {PLANES_TABLE}: the reference must be latents, with `mdsa`")
         rows = {}
         for name, side in sides.items():
-            request = SideObserverRequest(
-                side=requests[name], looks=self.looks, with_latents=has_planes and name == "reference"
-            )
-            rows[name] = self.observed(request, self.chosen(side, name), name)
+            chosen = self.chosen(side, name)
+            pairs = pairs_per_clip(len(chosen[0])) if has_planes and name == "reference" else 0
+            request = SideObserverRequest(side=requests[name], looks=self.looks, plane_pairs=pairs)
+            rows[name] = self.observed(request, chosen, name)
         selections = self.selections(rows["generated"], rows["reference"])
         measured = self.distances(selections)
         for name, side in sides.items():
             measured += self.of_side(selections, name, side.spec.fps)
-        if has_planes and isinstance(sides["reference"], LatentSide):
-            measured += plane_information(rows["reference"][0]["latent"], sides["reference"].layout, seed=0)
+        if has_planes:
+            measured += plane_information(rows["reference"][0], seed=0)
         described = {name: _described(requests[name], side) for name, side in sides.items()}
         return self.finished(measured, described)
 

@@ -95,11 +95,13 @@ def median_distance(features: np.ndarray, *, most: int = 4096) -> float:
         features = features[np.linspace(0, len(features) - 1, most).astype(int)]
     if len(features) < 2:
         raise MetricError("a median distance needs at least 2 clips")
-    above = [
-        np.sqrt(_squared_distances(features[i : i + 1], features[i + 1 :]))[0].astype(np.float32)
-        for i in range(len(features) - 1)
-    ]
-    return float(np.median(np.concatenate(above)))
+    distances = np.empty(len(features) * (len(features) - 1) // 2, np.float32)
+    filled = 0
+    for i in range(len(features) - 1):
+        above = np.sqrt(_squared_distances(features[i : i + 1], features[i + 1 :]))[0]
+        distances[filled : filled + len(above)] = above
+        filled += len(above)
+    return float(np.median(distances, overwrite_input=True))
 
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:

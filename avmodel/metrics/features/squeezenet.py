@@ -22,6 +22,7 @@ PUBLISHED = Published(
     "b8a52dc0...",
 )
 _SIZE = 224  # pixels: every side is resized to it, so that sides of different sizes can be compared
+_AT_ONCE = 4  # frames: on a CPU half the time of 16, whose activations leave the cache
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in [0, 1]
 
 
@@ -38,10 +39,13 @@ class SqueezeNetFeatures:
 
     @torch.no_grad()
     def __call__(self, clips: Clips) -> np.ndarray:
-        return np.stack([self._of_clip(torch.from_numpy(frames)).numpy() for frames in clips.frames])
+        return np.stack([self._of_clip(torch.from_numpy(frames)) for frames in clips.frames])
 
-    def _of_clip(self, frames: Tensor) -> Tensor:
+    def _of_clip(self, frames: Tensor) -> np.ndarray:
         """uint8 (T, H, W, RGB) -> (T, 512)"""
+        return torch.cat([self._of_frames(part) for part in frames.split(_AT_ONCE)]).numpy()
+
+    def _of_frames(self, frames: Tensor) -> Tensor:
         x = frames.permute(0, 3, 1, 2).float() / 255
         x = F.interpolate(x, (_SIZE, _SIZE), mode="bilinear", antialias=True, align_corners=False)
         return self._features((x - self._mean) / self._std).mean(dim=(2, 3))
