@@ -113,7 +113,7 @@ def test_a_run_that_collapses_in_stage_2_warns_in_time_and_leaves_a_good_checkpo
     assert load_checkpoint(tmp_path / "mdsa.pt", "mdsa")["step"] == 90
     assert load_checkpoint(tmp_path / "mdsa-best.pt", "mdsa")["step"] == 60
     by_step = {row["step"]: row["held_out/psnr_v"] for row in rows(tmp_path) if "held_out/psnr_v" in row}
-    assert by_step[60] == max(by_step.values()) > result.psnr_v + 5
+    assert by_step[60] > result.psnr_v + 5
 
 
 DYING = """
