@@ -17,6 +17,9 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file
 
 from avprep.cli import main
+from avprep.cli.common import FAULTS
+from avprep.reasons import MediaError, Reason
+from avprep.shards.ledger import ShardRecord, read_ledger, write_ledger
 from avprep.shards.store import open_store
 from avprep.stages.captions import texts_of, write_captions
 from tests.fake_encoder import OpenFake
@@ -76,6 +79,18 @@ def test_a_run_without_any_clip_exits_with_3(ckpt, tmp_path):
     done = encode(write_clips(tmp_path / "clips", sources=0), ckpt, tmp_path / "out")
     assert done.exit_code == 3
     assert done.output.splitlines()[-1].startswith("NO CLIP WAS WRITTEN: ")
+
+
+def test_a_run_with_faults_of_avprep_exits_with_4_whatever_else_is_written(clips, ckpt, tmp_path):
+    store = open_store(clips)
+    rows, record = read_ledger(store, 0)
+    lost = [row.lost(MediaError(Reason.UNFORESEEN, "TypeError in avprep.media.probe")) for row in rows]
+    write_ledger(store, 0, lost, ShardRecord("", "", 0, record.fingerprint))
+    done = encode(clips, ckpt, tmp_path / "out")
+    assert done.exit_code == FAULTS == 4
+    assert f"{len(rows)} unforeseen: a fault of avprep itself" in done.output
+    assert done.output.splitlines()[-1].startswith(f"FAULTS OF AVPREP: {len(rows)} of 12 planned clips")
+    assert "TypeError in avprep.media.probe" in avprep("status", tmp_path / "out").output
 
 
 def test_decode_compares_with_the_clips(clips, ckpt, tmp_path):
