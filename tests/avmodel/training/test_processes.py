@@ -85,8 +85,9 @@ def test_a_steps_clips_are_the_same_however_they_are_divided(world, accumulate):
 
 
 @pytest.mark.timeout(600)
-def test_a_dit_of_two_processes_has_the_losses_of_one_and_goes_on_with_either(latents, tmp_path):
-    run = f"train-dit --latents {latents} --preset tiny --batch-size 8 --warmup-steps 2 --ema 0.9"
+@pytest.mark.parametrize("times", ["--one-time", pytest.param("--stream-times", marks=pytest.mark.slow)])
+def test_a_dit_of_two_processes_has_the_losses_of_one_and_goes_on_with_either(latents, tmp_path, times):
+    run = f"train-dit --latents {latents} --preset tiny --batch-size 8 --warmup-steps 2 --ema 0.9 {times}"
     one(f"{run} --out {tmp_path}/one --steps 9")
     check(two(f"{run} --out {tmp_path}/mixed --steps 3"))
     one(f"{run} --out {tmp_path}/mixed --steps 6")
