@@ -39,7 +39,9 @@ def time_angles(times: Tensor, pairs: int) -> Tensor:
 
 def space_angles(grid: int, pairs: int) -> Tensor:
     """(grid,p) of a frame's rows or columns, as in PVDM."""
-    places = torch.linspace(-1, 1, grid) * math.pi
+    # The device is named: transformers 5 exchanges torch.linspace while it loads a model, and if that is the
+    # first use of a device context in a process, none has an effect on the real linspace after it.
+    places = torch.linspace(-1, 1, grid, device=torch.get_default_device()) * math.pi
     frequencies = torch.logspace(0, math.log2(SPACE_MAX_FREQUENCY / 2), pairs, base=2)
     return torch.outer(places, frequencies)
 

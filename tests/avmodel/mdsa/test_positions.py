@@ -21,6 +21,7 @@ from avmodel.mdsa.positions import (
     frame_positions,
     plane_positions,
     rotate,
+    space_angles,
     space_rotary,
     time_angles,
     time_rotary,
@@ -278,3 +279,18 @@ def test_rotary_positions_of_a_block_need_three_pairs():
     with pytest.raises(ConfigError, match="needs dim of at least 24, not 16"):
         dataclasses.replace(MDSA_PRESETS["tiny"], plane_positions="rotary")
     dataclasses.replace(MDSA_PRESETS["tiny"], dim=24, plane_positions="rotary")
+
+
+def test_tables_are_on_the_device_of_the_context_even_if_torch_does_not_know_linspace(monkeypatch):
+    """As after transformers has loaded a model in this process."""
+    constructors = torch.utils._device._device_constructors
+    constructors.cache_clear()
+    try:
+        with monkeypatch.context() as patch, torch.device("meta"):
+            patch.setattr(torch, "linspace", lambda *args, **options: None)
+            torch.empty(0)
+        with torch.device("meta"):
+            assert torch.linspace(0, 1, 2).device.type == "cpu"  # the fault is there
+            assert space_angles(4, 2).device.type == "meta"
+    finally:
+        constructors.cache_clear()
