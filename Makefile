@@ -28,7 +28,7 @@ setup: .venv/.ready ## make .venv with the versions in constraints.txt (Python 3
 demo: setup ## make test videos, clip them, verify the shards, turn mel stacks back into sound
 	$(BIN)/python -m pipelines.demo
 
-generate: setup ## the whole way to generated clips on a CPU, 24 minutes on two cores (RUN=folder)
+generate: setup ## the whole way to generated clips on a CPU, 32 minutes on two cores (RUN=folder)
 	$(BIN)/python -m pipelines.generate $(RUN)
 
 train-mdsa: setup ## train or resume the autoencoder (CLIPS=folder RUN=folder ARGS=options)

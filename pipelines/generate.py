@@ -1,6 +1,6 @@
 """From nothing to generated clips on a CPU: scenes, clips, autoencoder, latents, transformer, samples.
 
-About twenty minutes on two cores. Run it again to go on where it stopped: every command resumes.
+About half an hour on two cores. Run it again to go on where it stopped: every command resumes.
 """
 
 from __future__ import annotations

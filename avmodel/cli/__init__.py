@@ -28,7 +28,7 @@ COMMANDS = {
         "avmodel.cli.reconstruct:reconstruct",
     ),
     "sample": (
-        "Generate clips: mp4, wav, a contact sheet, and their latents as a shard.",
+        "Generate clips: mp4, wav, a contact sheet, and their latents in shards.",
         "avmodel.cli.sample:sample",
     ),
     "train-dit": (

@@ -212,7 +212,8 @@ def test_the_second_signal_drops_what_is_in_hand(media, undisturbed, tmp_path):
             os.kill(run.pid, signal.SIGTERM)
         time.sleep(0.001)
     code, said = finish(run)
-    assert code in (128 + signal.SIGTERM, -signal.SIGTERM)  # negative: one more while it was going down
+    # Negative: one more while it was going down.
+    assert code in (128 + signal.SIGTERM, -signal.SIGTERM), said
     if code > 0:
         assert "dropped" in said and "Run the same command again" in said and "Traceback" not in said
     assert_nothing_half_looks_whole(tmp_path / "out")
