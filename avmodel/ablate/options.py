@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from avmodel.config import DEFAULT_PRESET, MDSA_PRESETS, ConfigError, MDSAConfig
-from avmodel.mdsa.options import MDSATrainingOptions
+from avmodel.mdsa.options import LossWeights, MDSATrainingOptions
 from avmodel.training.errors import TrainingError
 from avmodel.training.options import Device, Optimizer
 from avprep.credentials import require_no_credentials_in
@@ -50,6 +50,8 @@ class AblationOptions:
     batch_size: int = MDSATrainingOptions.batch_size
     lr: float = 1e-3
     optimizer: Optimizer = MDSATrainingOptions.optimizer
+    muon_lr: float = MDSATrainingOptions.muon_lr
+    mse_weight: float = LossWeights.mse
     disc_width: int = MDSATrainingOptions.disc_width
     holdout: float = 0.2  # share of sources that are measured
     loader_workers: int = 1
@@ -93,12 +95,14 @@ class AblationOptions:
             clips=self.clips,
             out=self.cell(variant, seed),
             model=self.model_of(variant),
+            loss=LossWeights(mse=self.mse_weight),
             lpips=None,
             stage1_steps=self.stage1_steps,
             stage2_steps=self.stage2_steps,
             batch_size=self.batch_size,
             lr=self.lr,
             optimizer=self.optimizer,
+            muon_lr=self.muon_lr,
             disc_width=self.disc_width,
             holdout=self.holdout,
             seed=seed,

@@ -36,6 +36,8 @@ _PATH = click.Path(path_type=Path)
 @_option("batch_size", type=click.IntRange(1), help="Clips per step.")
 @_option("lr", type=POSITIVE, help="Learning rate.")
 @_option("optimizer", type=click.Choice(OPTIMIZERS), help="As of `avmodel train-mdsa`.")
+@_option("muon_lr", type=POSITIVE, help="Learning rate of what Muon trains.")
+@_option("mse_weight", type=click.FloatRange(0), help="As of `avmodel train-mdsa`.")
 @_option("disc_width", type=click.IntRange(1), help="Channels of the discriminators' first layer.")
 @_option("holdout", type=SHARE, help="Share of sources that is not trained on but measured.")
 @_option("loader_workers", type=click.IntRange(0), help="Processes that read.")
@@ -68,9 +70,13 @@ def ablate(**options: Any) -> None:
 
 
 def _budget(asked: AblationOptions) -> str:
+    rates = f"{asked.optimizer} at learning rate {asked.lr:g}"
+    if asked.optimizer == "muon":
+        rates = f"muon at learning rate {asked.muon_lr:g} (Adam {asked.lr:g})"
+    squared = f"mse weight {asked.mse_weight:g}, " if asked.mse_weight else ""
     return (
         f"preset {asked.preset}: {asked.stage1_steps:,} + {asked.stage2_steps:,} steps of "
-        f"{asked.batch_size} clips, {asked.optimizer} at learning rate {asked.lr:g}, {asked.seeds} seeds, "
+        f"{asked.batch_size} clips, {rates}, {squared}{asked.seeds} seeds, "
         f"{100 * asked.holdout:g} % of sources held out"
     )
 

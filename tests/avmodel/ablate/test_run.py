@@ -15,6 +15,7 @@ from avmodel.ablate.options import FULL, VARIANTS, AblationOptions
 from avmodel.ablate.run import run_cells
 from avmodel.cli import main
 from avmodel.config import MDSA_PRESETS, ConfigError
+from avmodel.mdsa.options import LossWeights, MDSATrainingOptions
 from avmodel.training.errors import TrainingError
 from tests.made_clips import write_clips
 
@@ -62,6 +63,15 @@ def test_results_of_other_options_or_clips_are_refused(clips, tmp_path):
     result.write_text(json.dumps({"psnr": 1}))
     with pytest.raises(TrainingError, match="result.json is damaged"):
         list(run_cells(options(clips, tmp_path, variants=(FULL,))))
+
+
+def test_how_a_cell_is_trained_is_asked_for():
+    asked = options(Path("clips"), Path("out"), optimizer="muon", muon_lr=0.01, mse_weight=12.0)
+    training = asked.training_of("no-kl", seed=3)
+    assert (training.optimizer, training.muon_lr, training.loss.mse) == ("muon", 0.01, 12.0)
+    assert (training.model.kl, training.seed, training.out) == ("none", 3, Path("out/seed-3/no-kl"))
+    plain = options(Path("clips"), Path("out")).training_of(FULL, seed=0)
+    assert plain.loss == LossWeights() and plain.muon_lr == MDSATrainingOptions.muon_lr
 
 
 def test_without_a_held_out_source_nothing_is_trained(tmp_path):
