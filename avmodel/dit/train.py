@@ -37,11 +37,10 @@ from avmodel.dit.text import LabelTexts, Texts, label_sets, texts_of_latents, tr
 from avmodel.info import stdit_training_flops
 from avmodel.mdsa.checkpoint import Codec, load_mdsa
 from avmodel.pictures import sheet, strips
-from avmodel.training.checkpoints import check_weights, entry, load_checkpoint, load_optimizer, load_weights
+from avmodel.training.checkpoints import check_weights, entry, load_checkpoint, load_weights
 from avmodel.training.errors import TrainingError
 from avmodel.training.machine import DistributedContext, exchange_gradients
-from avmodel.training.muon import Muon, split_parameters
-from avmodel.training.optim import Ema, apply_step, clip_gradients, cool_down, warm_up
+from avmodel.training.optim import Ema, ModelOptimizer, clip_gradients
 from avmodel.training.options import TrainingEnd, identity_of
 from avmodel.training.source import choice_identity, shards_identity
 from avmodel.training.trainer import Trainer, run_training
@@ -132,10 +131,9 @@ class DiTTrainer(Trainer):
         self.model = STDiT(self.model_config, data.layout).to(context.device)
         self.mask = data.layout.mask(context.device)
         self.ema = Ema(self.model, options.ema)
-        matrices, others = split_parameters(self.model, options.optimizer)
-        self.muon = Muon(matrices, options.muon_lr)
-        self.optimizer = torch.optim.AdamW(
-            others, options.lr, betas=(0.9, 0.999), weight_decay=0.0, fused=True
+        adam = partial(torch.optim.AdamW, betas=(0.9, 0.999), weight_decay=0.0, fused=True)
+        self.optimizer = ModelOptimizer(
+            self.model, options.optimizer, adam, lr=options.lr, muon_lr=options.muon_lr
         )
         self._by_t = LossByTime(context.device)
         if context.is_first:
@@ -167,8 +165,7 @@ class DiTTrainer(Trainer):
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.weights,
-            "optimizer": self.optimizer.state_dict(),
-            "muon": self.muon.state_dict(),
+            **self.optimizer.state(),
         }
 
     def load_state(self, state: dict[str, Any], path: Path) -> None:
@@ -176,9 +173,7 @@ class DiTTrainer(Trainer):
         averaged = entry(state, "ema", dict, path)
         check_weights(self.ema.weights, averaged, path)
         self.ema.load(averaged, self.step)
-        load_optimizer(self.optimizer, entry(state, "optimizer", dict, path), path)
-        if "muon" in state:  # not in version 0.1
-            load_optimizer(self.muon, entry(state, "muon", dict, path), path)
+        self.optimizer.load(state, path)
 
     def start_from(self, path: Path) -> str:
         payload = load_checkpoint(path, KIND)
@@ -214,10 +209,7 @@ class DiTTrainer(Trainer):
             total += loss.detach() / len(batches)
         norms = clip_gradients(self.model, options.clip_grad, _part)
         bad = self.guard.check(total, norms.total)
-        share = warm_up(self.step, options.warmup_steps or 0)
-        share *= cool_down(self.step, options.cooldown_steps, options.steps)
-        apply_step(self.optimizer, options.lr * share, bad)
-        apply_step(self.muon, options.muon_lr * share, bad)
+        self.optimizer.step(self.rate_share(options.warmup_steps or 0), bad)
         self.ema.update(self.model)
         parts = {f"gradient/{part}": norm for part, norm in norms.parts.items()}
         return {"loss": total, "gradient_norm": norms.total} | parts, bad

@@ -26,6 +26,8 @@ from torch import Tensor
 
 from avmodel.mdsa.model import Posterior
 
+SMALLEST = torch.finfo(torch.float32).tiny  # no gradient at all gives shares of 0, not NaN
+
 
 class GradientShares:
     """The shares in one forward pass. Made before its backward pass, and read after it.
@@ -73,9 +75,6 @@ class GradientShares:
             kl_norm, rest = (part.of_stream(index)[0].norm() for part in own)
             found[f"kl_share/{stream}"] = kl_norm / (kl_norm + rest).clamp_min(SMALLEST)
         return found
-
-
-SMALLEST = torch.finfo(torch.float32).tiny  # no gradient at all gives shares of 0, not NaN
 
 
 def shares_of(terms: Mapping[str, Tensor], weight: Tensor) -> dict[str, Tensor]:

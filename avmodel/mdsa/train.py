@@ -36,8 +36,7 @@ from avmodel.mdsa.model import MDSA, Clips, Posterior
 from avmodel.mdsa.options import LossWeights, MDSATrainingOptions
 from avmodel.training.checkpoints import check_weights, entry, load_checkpoint, load_optimizer, load_weights
 from avmodel.training.machine import DistributedContext, exchange_gradients
-from avmodel.training.muon import Muon, split_parameters
-from avmodel.training.optim import Ema, apply_step, clip_gradients, cool_down, warm_up
+from avmodel.training.optim import Ema, ModelOptimizer, apply_step, clip_gradients
 from avmodel.training.options import TrainingEnd, identity_of
 from avmodel.training.source import choice_identity, shards_identity
 from avmodel.training.trainer import Trainer, run_training
@@ -102,8 +101,9 @@ class MDSATrainer(Trainer):
         self.discriminators = _discriminators(options, context)
         self.lpips = load_lpips(options.lpips).to(context.device) if options.lpips else None
         adam = partial(torch.optim.Adam, lr=options.lr, betas=options.betas, fused=True)
-        matrices, others = split_parameters(self.model, options.optimizer)
-        self.muon, self.optimizer = Muon(matrices, options.muon_lr), adam(others)
+        self.optimizer = ModelOptimizer(
+            self.model, options.optimizer, adam, lr=options.lr, muon_lr=options.muon_lr
+        )
         # As a group, which may be empty: a model may train without discriminators.
         judges = {"params": list(self.discriminators.parameters())}
         self.d_optimizer = adam([judges])
@@ -144,17 +144,14 @@ class MDSATrainer(Trainer):
             "model": self.model.state_dict(),
             "ema": self.ema.weights if self.ema else {},
             "discriminators": self.discriminators.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "muon": self.muon.state_dict(),
+            **self.optimizer.state(),
             "d_optimizer": self.d_optimizer.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any], path: Path) -> None:
         load_weights(self.model, entry(state, "model", dict, path), path)
         load_weights(self.discriminators, entry(state, "discriminators", dict, path), path)
-        load_optimizer(self.optimizer, entry(state, "optimizer", dict, path), path)
-        if "muon" in state:  # not in version 0.1
-            load_optimizer(self.muon, entry(state, "muon", dict, path), path)
+        self.optimizer.load(state, path)
         load_optimizer(self.d_optimizer, entry(state, "d_optimizer", dict, path), path)
         if self.options.ema and self.step > self.options.stage1_steps:
             averaged = entry(state, "ema", dict, path)
@@ -312,18 +309,17 @@ class MDSATrainer(Trainer):
         options, losses = self.options, [scalars["loss"]]
         norms = clip_gradients(self.model, options.clip_grad, _part)
         scalars |= {"gradient_norm": norms.total} | {f"gradient/{n}": v for n, v in norms.parts.items()}
-        trained, totals = [self.optimizer], [norms.total]
+        totals = [norms.total]
         if with_discriminators:
             d_norms = clip_gradients(self.discriminators, options.clip_grad, _part)
             scalars |= {f"gradient/d/{n}": v for n, v in d_norms.parts.items()}
-            trained, totals = [*trained, self.d_optimizer], [*totals, d_norms.total]
+            totals.append(d_norms.total)
             losses.append(scalars["loss_d"])
         bad = self.guard.check(*losses, *totals)
-        share = warm_up(self.step, options.warmup_steps)
-        share *= cool_down(self.step, options.cooldown_steps, options.last_step)
-        for optimizer in trained:
-            apply_step(optimizer, options.lr * share, bad)
-        apply_step(self.muon, options.muon_lr * share, bad)
+        share = self.rate_share(options.warmup_steps)
+        self.optimizer.step(share, bad)
+        if with_discriminators:
+            apply_step(self.d_optimizer, options.lr * share, bad)
         if self.ema is not None:
             self.ema.update(self.model)
         return bad

@@ -6,10 +6,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from avmodel.training.checkpoints import entry, load_optimizer
+from avmodel.training.muon import Muon, split_parameters
+from avmodel.training.options import Optimizer as OptimizerName
 
 
 def warm_up(step: int, steps: int) -> float:
@@ -37,6 +42,44 @@ def apply_step(optimizer: torch.optim.Optimizer, rate: float, bad: Tensor) -> No
     fused.grad_scale, fused.found_inf = None, bad
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+class ModelOptimizer:
+    """Trains a whole model: by Adam, or by Muon where it holds matrices and by Adam elsewhere.
+
+    Args:
+        adam: makes the Adam of these parameters.
+        lr: its learning rate.
+        muon_lr: Muon's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerName,
+        adam: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+        *,
+        lr: float,
+        muon_lr: float,
+    ) -> None:
+        matrices, others = split_parameters(model, optimizer)
+        self.adam, self.muon = adam(others), Muon(matrices, muon_lr)
+        self._lr, self._muon_lr = lr, muon_lr
+
+    def step(self, share: float, bad: Tensor) -> None:
+        """One step at this share of both rates; `bad` as of `apply_step`."""
+        apply_step(self.adam, self._lr * share, bad)
+        apply_step(self.muon, self._muon_lr * share, bad)
+
+    def state(self) -> dict[str, Any]:
+        """Entries of a training's state."""
+        return {"optimizer": self.adam.state_dict(), "muon": self.muon.state_dict()}
+
+    def load(self, state: dict[str, Any], path: Path) -> None:
+        """Raises CheckpointError, which names `path`, where `state` does not hold this model's averages."""
+        load_optimizer(self.adam, entry(state, "optimizer", dict, path), path)
+        if "muon" in state:  # not in version 0.1
+            load_optimizer(self.muon, entry(state, "muon", dict, path), path)
 
 
 @dataclass(frozen=True)

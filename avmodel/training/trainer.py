@@ -34,6 +34,7 @@ from avmodel.training.loader import (
 from avmodel.training.log import RunLog
 from avmodel.training.loop import Schedule, run_steps
 from avmodel.training.machine import DistributedContext, open_distributed
+from avmodel.training.optim import cool_down, warm_up
 from avmodel.training.options import (
     TrainingEnd,
     TrainingOptions,
@@ -134,6 +135,13 @@ class Trainer(ABC):
 
     @abstractmethod
     def train_step(self, batches: list[Any]) -> tuple[dict[str, Tensor], Tensor]: ...
+
+    def rate_share(self, warmup_steps: int) -> float:
+        """The share of the learning rates that this step has."""
+        options = self.options
+        return warm_up(self.step, warmup_steps) * cool_down(
+            self.step, options.cooldown_steps, options.last_step
+        )
 
     @abstractmethod
     def score(self) -> float | None:

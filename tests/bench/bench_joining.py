@@ -20,6 +20,7 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,7 @@ from avmodel.config import MDSAConfig
 from avmodel.mdsa.losses import kl_divergence
 from avmodel.mdsa.model import MDSA, Clips
 from avmodel.mdsa.options import LossWeights
-from avmodel.training.muon import Muon, split_parameters
-from avmodel.training.optim import apply_step
+from avmodel.training.optim import ModelOptimizer
 from avprep.dsp.psnr import psnr
 
 MODEL = MDSAConfig(
@@ -144,8 +144,8 @@ def trained(variant: Variant, seed: int, steps: int) -> MDSA:
     torch.manual_seed(seed)
     model, generator = MDSA(variant.config), torch.Generator().manual_seed(1000 + seed)
     noise = torch.Generator().manual_seed(2000 + seed)
-    matrices, others = split_parameters(model, "muon")
-    muon, adam = Muon(matrices, MUON_RATE), torch.optim.Adam(others, lr=RATE, betas=(0.9, 0.99), fused=True)
+    adam = partial(torch.optim.Adam, betas=(0.9, 0.99), fused=True)
+    optimizer = ModelOptimizer(model, "muon", adam, lr=RATE, muon_lr=MUON_RATE)
     for k in range(steps):
         clips = variant.scenes.draw(BATCH, generator)
         latent, posterior = reconstruct(model, variant, clips, sample=noise)
@@ -157,8 +157,7 @@ def trained(variant: Variant, seed: int, steps: int) -> MDSA:
         loss = loss + WEIGHTS.kl * kl_divergence(posterior.mean, posterior.logvar)
         loss.backward()
         share = min(1, (k + 1) / 20, 3 * (steps - k) / steps)
-        apply_step(muon, MUON_RATE * share, torch.zeros(()))
-        apply_step(adam, RATE * share, torch.zeros(()))
+        optimizer.step(share, torch.zeros(()))
     return model.eval()
 
 

@@ -23,6 +23,7 @@ from avmodel.dit.model import Captions, STDiT
 from avmodel.dit.text import CaptionTexts, LabelTexts, TextError, trimmed
 from avmodel.dit.train import train_dit
 from avmodel.mdsa.checkpoint import read_codec_header
+from avmodel.training import optim
 from avmodel.training.checkpoints import load_checkpoint, save_checkpoint
 from avmodel.training.errors import CheckpointError, LoaderError, TrainingError
 from avmodel.training.machine import DistributedContext
@@ -194,13 +195,13 @@ def test_micro_batches_give_the_losses_of_the_whole(latents, tmp_path, stream_ti
 
 
 def test_the_rate_falls_to_the_end(latents, tmp_path, monkeypatch):
-    rates, inner = {}, module.apply_step
+    rates, inner = {}, optim.apply_step
 
     def apply_step(optimizer, rate, bad):
         rates.setdefault(type(optimizer), []).append(rate)
         inner(optimizer, rate, bad)
 
-    monkeypatch.setattr(module, "apply_step", apply_step)
+    monkeypatch.setattr(optim, "apply_step", apply_step)
     train_dit(config(latents, tmp_path, lr=6e-3, muon_lr=0.6, warmup_steps=2, cooldown_steps=3))
     shares = np.array([1 / 2, 1, 1, 1, 2 / 3, 1 / 3])
     assert rates == {torch.optim.AdamW: pytest.approx(6e-3 * shares), Muon: pytest.approx(0.6 * shares)}

@@ -17,6 +17,7 @@ from avmodel.info import mdsa_training_flops
 from avmodel.mdsa import train as module
 from avmodel.mdsa.losses import LossWeights
 from avmodel.mdsa.train import train_mdsa
+from avmodel.training import optim, trainer
 from avmodel.training.checkpoints import load_checkpoint
 from tests.avmodel.dit.made_training import losses, rows, same
 from tests.avmodel.mdsa.made_training import config, run_command
@@ -102,8 +103,8 @@ def test_an_average_is_resumed(clips, tmp_path):
 def test_a_run_that_collapses_in_stage_2_warns_in_time_and_leaves_a_good_checkpoint(
     clips, tmp_path, monkeypatch, capsys
 ):
-    inner = module.warm_up
-    monkeypatch.setattr(module, "warm_up", lambda step, n: inner(step, n) * (1 if step < 60 else 1e3))
+    inner = optim.warm_up
+    monkeypatch.setattr(trainer, "warm_up", lambda step, n: inner(step, n) * (1 if step < 60 else 1e3))
     run = {"lr": 3e-3, "batch_size": 4, "log_every": 5, "eval_every": 20, "checkpoint_every": 20}
     stages = {"stage1_steps": 60, "stage2_steps": 30, "disc_start": 0, "cooldown_steps": 0}
     result = train_mdsa(config(clips, tmp_path, **run, **stages))

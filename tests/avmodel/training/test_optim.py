@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from avmodel.training.optim import Ema, apply_step, clip_gradients, cool_down, warm_up
+from avmodel.training.errors import CheckpointError
+from avmodel.training.muon import Muon
+from avmodel.training.optim import Ema, ModelOptimizer, apply_step, clip_gradients, cool_down, warm_up
 
 
 def model_with_gradients(scale: float = 1.0) -> nn.Sequential:
@@ -52,6 +56,64 @@ def test_a_bad_step_changes_neither_weights_nor_averages(kind):
         after = optimizer.state_dict()["state"][number]
         assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(p.grad is None for p in model.parameters())
+
+
+def wide_model() -> nn.Sequential:
+    """Muon trains the weight of its second layer."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 16), nn.Linear(16, 16), nn.Linear(16, 2))
+
+
+def optimizer_of(model: nn.Module, kind: str = "muon") -> ModelOptimizer:
+    adam = partial(torch.optim.Adam, betas=(0.5, 0.9), fused=True)
+    return ModelOptimizer(model, kind, adam, lr=1e-2, muon_lr=0.1)
+
+
+def train(model: nn.Module, optimizer: ModelOptimizer, steps: range) -> dict[str, torch.Tensor]:
+    for step in steps:
+        model(torch.full((2, 3), float(step + 1))).square().sum().backward()
+        optimizer.step(1 / (step + 1), torch.tensor(0.0))
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", ["adam", "muon"])
+def test_a_model_is_trained_by_the_optimizers_that_its_parts_have_alone(kind):
+    model, apart = wide_model(), wide_model()
+    found = train(model, optimizer_of(model, kind), range(3))
+    matrices = [apart[1].weight] if kind == "muon" else []
+    others = [p for p in apart.parameters() if not any(p is m for m in matrices)]
+    adam, muon = torch.optim.Adam(others, betas=(0.5, 0.9), fused=True), Muon(matrices, 0.1)
+    for step in range(3):
+        apart(torch.full((2, 3), float(step + 1))).square().sum().backward()
+        apply_step(adam, 1e-2 / (step + 1), torch.tensor(0.0))
+        apply_step(muon, 0.1 / (step + 1), torch.tensor(0.0))
+    assert all(torch.equal(found[name], value) for name, value in apart.state_dict().items())
+    assert not torch.equal(found["1.weight"], wide_model()[1].weight)
+
+
+@pytest.mark.parametrize("kind", ["adam", "muon"])
+def test_a_resumed_optimizer_goes_on_as_if_it_had_not_stopped(kind):
+    whole = wide_model()
+    expected = train(whole, optimizer_of(whole, kind), range(4))
+    first = wide_model()
+    stopped = optimizer_of(first, kind)
+    train(first, stopped, range(2))
+    again = wide_model()
+    again.load_state_dict(first.state_dict())
+    resumed = optimizer_of(again, kind)
+    resumed.load(copy.deepcopy(stopped.state()), Path("state.pt"))
+    found = train(again, resumed, range(2, 4))
+    assert all(torch.equal(expected[name], value) for name, value in found.items())
+
+
+def test_the_state_of_another_model_s_optimizer_is_refused():
+    model, other = wide_model(), nn.Sequential(nn.Linear(3, 17), nn.Linear(17, 17), nn.Linear(17, 2))
+    optimizer = optimizer_of(other)
+    train(other, optimizer, range(1))
+    with pytest.raises(CheckpointError, match="state.pt"):
+        optimizer_of(model).load(optimizer.state(), Path("state.pt"))
+    with pytest.raises(CheckpointError, match="optimizer"):
+        optimizer_of(model).load({}, Path("state.pt"))
 
 
 def test_a_step_has_the_rate_that_it_is_given():
