@@ -189,14 +189,15 @@ def _paired(request: Request) -> Measured:
     """Clip i of one side against clip i of the other."""
     sides = [ClipSide(Path(request.folder) / side) for side in SIDES]
     measure, field = _pair_metric(request)
-    values = []
+
+    def values_of(first: int) -> np.ndarray:
+        chosen = range(first, first + CHUNK)
+        parts = [torch.from_numpy(np.stack([side.data[i][field] for i in chosen])) for side in sides]
+        return measure(*parts).numpy()
+
+    values_of(0)  # libraries are imported here
     began = time.process_time()
-    for first in range(0, request.clips, CHUNK):
-        parts = [
-            torch.from_numpy(np.stack([side.data[i][field] for i in range(first, first + CHUNK)]))
-            for side in sides
-        ]
-        values.append(measure(*parts).numpy())
+    values = [values_of(first) for first in range(0, request.clips, CHUNK)]
     seconds = time.process_time() - began
     kept = np.concatenate(values)
     return Measured(seconds=seconds, clips=request.clips, kept=kept.nbytes, digest=_digest({"": kept}))
