@@ -22,6 +22,9 @@ import numpy as np
 
 from avmodel.metrics import MetricError
 
+_AT_ONCE = 64  # clips
+_MOST_SHIFTS = 255
+
 
 def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosine similarity along the last axis, float64 (...), of embeddings (..., d); shapes broadcast.
@@ -38,7 +41,7 @@ def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def frame_similarity(frames: np.ndarray, audio: np.ndarray) -> np.ndarray:
     """The mean over frames, (n,), of frame embeddings (n, T, d) and audio embeddings (n, d)."""
-    return similarity(frames, audio[:, None]).mean(axis=1)
+    return _per_frame(frames, audio).mean(axis=1)
 
 
 def javis_score(frames: np.ndarray, audio: np.ndarray, *, share: float = 0.4) -> np.ndarray:
@@ -48,9 +51,7 @@ def javis_score(frames: np.ndarray, audio: np.ndarray, *, share: float = 0.4) ->
     """
     if not 0 < share <= 1:
         raise MetricError(f"share must be in (0, 1], not {share}")
-    per_frame = np.sort(similarity(frames, audio[:, None]), axis=1)
-    lowest = max(1, round(share * per_frame.shape[1]))
-    return per_frame[:, :lowest].mean(axis=1)
+    return _mean_of_lowest(_per_frame(frames, audio), share)
 
 
 def shuffled_similarity(a: np.ndarray, b: np.ndarray) -> float:
@@ -59,15 +60,82 @@ def shuffled_similarity(a: np.ndarray, b: np.ndarray) -> float:
     Raises:
         MetricError: as `similarity`, or fewer than two pairs.
     """
-    if len(a) < 2 or a.shape != b.shape:
-        raise MetricError(f"a shuffled baseline needs 2 pairs, not embeddings {a.shape} and {b.shape}")
-    a, b = _unit(a), _unit(b)
-    return float((a.sum(axis=0) @ b.sum(axis=0) - (a * b).sum()) / (len(a) * (len(a) - 1)))
+    _require_pairs(a, b)
+    return _mean_of_other_pairs(_unit(a), _unit(b))
+
+
+def shuffled_frame_similarity(frames: np.ndarray, audio: np.ndarray) -> float:
+    """The mean `frame_similarity` of each clip's frames (n, T, d) and every other clip's audio (n, d).
+
+    Raises:
+        MetricError: as `shuffled_similarity`.
+    """
+    _require_pairs(frames, audio)
+    # The mean similarity is linear in the unit embeddings: their mean stands for the frames of a clip.
+    means, units = np.concatenate([_unit(part).mean(axis=1) for part in _parts(frames)]), _unit(audio)
+    return _mean_of_other_pairs(means, units)
+
+
+def shuffled_javis_score(
+    frames: np.ndarray, audio: np.ndarray, *, share: float = 0.4, seed: int = 0
+) -> float:
+    """The mean `javis_score` of each clip's frames (n, T, d) and other clips' audio (n, d).
+
+    Up to 256 clips these are all other clips. Of more, it is the audio of 255 clips: those at 255 distances
+    in the order of the clips, cyclic, drawn by `seed`; each audio is taken as often as any other.
+
+    Raises:
+        MetricError: as `shuffled_similarity`.
+    """
+    _require_pairs(frames, audio)
+    distances = np.arange(1, len(frames))
+    if len(distances) > _MOST_SHIFTS:
+        distances = np.random.default_rng(seed).choice(distances, _MOST_SHIFTS, replace=False)
+    unit_frames = np.concatenate([_unit(part).astype(np.float32) for part in _parts(frames)])
+    unit_audio = _unit(audio).astype(np.float32)
+    means = [
+        _mean_of_lowest((unit_frames @ np.roll(unit_audio, shift, axis=0)[..., None])[..., 0], share).mean()
+        for shift in distances
+    ]
+    return float(np.mean(means))
 
 
 def sound_prompt(labels: Sequence[str]) -> str:
     """The text of a sound with labels and no caption, as LAION-CLAP classifies sounds; '' without labels."""
     return f"This is a sound of {', '.join(labels)}." if labels else ""
+
+
+def _require_pairs(pictures: np.ndarray, audio: np.ndarray) -> None:
+    """Of pictures (n, d) or (n, T, d)."""
+    shape = (*pictures.shape[:1], *pictures.shape[-1:])
+    if len(pictures) < 2 or shape != audio.shape:
+        raise MetricError(
+            f"a shuffled baseline needs 2 pairs, not embeddings {pictures.shape} and {audio.shape}"
+        )
+
+
+def _mean_of_other_pairs(a: np.ndarray, b: np.ndarray) -> float:
+    """The mean of a_i . b_j over i != j."""
+    return float((a.sum(axis=0) @ b.sum(axis=0) - (a * b).sum()) / (len(a) * (len(a) - 1)))
+
+
+def _mean_of_lowest(per_frame: np.ndarray, share: float) -> np.ndarray:
+    """(n, T) -> (n,)"""
+    lowest = max(1, round(share * per_frame.shape[1]))
+    return np.sort(per_frame, axis=1)[:, :lowest].mean(axis=1)
+
+
+def _per_frame(frames: np.ndarray, audio: np.ndarray) -> np.ndarray:
+    """float64 (n, T)"""
+    if len(frames) != len(audio):
+        raise MetricError(f"embeddings {frames.shape} and {audio.shape} cannot be compared")
+    pairs = zip(_parts(frames), _parts(audio[:, None]), strict=True)
+    return np.concatenate([similarity(*pair) for pair in pairs])
+
+
+def _parts(embeddings: np.ndarray) -> list[np.ndarray]:
+    """A few clips at once: float64 copies of all frames would be twice as large as what is kept."""
+    return [embeddings[first : first + _AT_ONCE] for first in range(0, max(1, len(embeddings)), _AT_ONCE)]
 
 
 def _unit(embeddings: np.ndarray) -> np.ndarray:

@@ -13,9 +13,17 @@ from torch import Tensor
 from avmodel.mdsa.lpips import load_lpips
 from avmodel.mdsa.options import LPIPSConfig
 from avmodel.metrics import MetricError
+from avmodel.metrics import similarity as similarities
 from avmodel.metrics.lpips import lpips
 from avmodel.metrics.psnr import reconstruction_psnr
-from avmodel.metrics.similarity import frame_similarity, javis_score, shuffled_similarity, similarity
+from avmodel.metrics.similarity import (
+    frame_similarity,
+    javis_score,
+    shuffled_frame_similarity,
+    shuffled_javis_score,
+    shuffled_similarity,
+    similarity,
+)
 from avmodel.metrics.ssim import ssim
 from avprep.dsp.mel import mel_stack, pad_with_silence
 from avprep.spec import ClipSpec
@@ -131,6 +139,47 @@ def test_the_shuffled_similarity_is_that_of_all_other_pairs():
     assert shuffled_similarity(a, b) == pytest.approx(np.mean(others))
     with pytest.raises(MetricError, match="2 pairs"):
         shuffled_similarity(a[:1], b[:1])
+
+
+def test_the_shuffled_frame_scores_are_those_of_all_other_pairs():
+    rng = np.random.default_rng(0)
+    frames, audio = rng.normal(size=(70, 5, 3)) + 0.3, rng.normal(size=(70, 3)) + 0.3
+    for score, shuffled in (
+        (frame_similarity, shuffled_frame_similarity),
+        (javis_score, shuffled_javis_score),
+    ):
+        others = [score(frames[[i]], audio[[j]]) for i in range(70) for j in range(70) if i != j]
+        assert shuffled(frames, audio) == pytest.approx(np.mean(others), abs=1e-6)
+        with pytest.raises(MetricError, match="2 pairs"):
+            shuffled(frames[:1], audio[:1])
+        with pytest.raises(MetricError, match="2 pairs"):
+            shuffled(frames, audio[:-1])
+
+
+def test_of_many_clips_the_shuffled_javis_score_takes_some_others(monkeypatch: pytest.MonkeyPatch):
+    """Each of the drawn distances once, none of them 0: no clip meets its own sound."""
+    rng = np.random.default_rng(1)
+    frames, audio = rng.normal(size=(30, 4, 3)), rng.normal(size=(30, 3))
+    frames += 9 * audio[:, None]
+    every = shuffled_javis_score(frames, audio)
+    monkeypatch.setattr(similarities, "_MOST_SHIFTS", 12)
+    some = shuffled_javis_score(frames, audio)
+    by_shift = [javis_score(frames, np.roll(audio, shift, axis=0)).mean() for shift in range(1, 30)]
+    drawn = np.random.default_rng(0).choice(np.arange(1, 30), 12, replace=False)
+    assert some == pytest.approx(np.mean([by_shift[shift - 1] for shift in drawn]), abs=1e-6)
+    assert some == shuffled_javis_score(frames, audio) != shuffled_javis_score(frames, audio, seed=1)
+    assert every == pytest.approx(np.mean(by_shift), abs=1e-6) and abs(some - every) < 0.1
+    assert javis_score(frames, audio).mean() > 0.9
+
+
+def test_scores_of_many_clips_are_those_of_each_alone():
+    rng = np.random.default_rng(2)
+    frames, audio = rng.normal(size=(130, 3, 4)), rng.normal(size=(130, 4))
+    for score in (frame_similarity, javis_score):
+        alone = [score(frames[[i]], audio[[i]])[0] for i in range(130)]
+        np.testing.assert_allclose(score(frames, audio), alone)
+        with pytest.raises(MetricError, match="cannot be compared"):
+            score(frames, audio[:2])
 
 
 def test_embeddings_that_cannot_be_compared_are_refused():
