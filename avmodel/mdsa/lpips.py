@@ -224,8 +224,11 @@ def _load(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         raise WeightsError(f"{path} holds other weights than these: {error}") from error
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, *, mmap: bool = False) -> dict[str, Tensor]:
     """Named tensors, in float32, of a .pth or .pt (no code is run), .safetensors or .npz file.
+
+    Args:
+        mmap: tensors of a .pth or .pt file are mapped: what is not used is not read.
 
     Raises:
         WeightsError: no file, an unknown ending, or a file that cannot be read.
@@ -234,7 +237,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"no weights at {path}")
     try:
         if path.suffix in (".pth", ".pt"):
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         elif path.suffix == ".safetensors":
             state = safetensors.torch.load_file(path)
         elif path.suffix == ".npz":

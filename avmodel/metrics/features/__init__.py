@@ -5,6 +5,7 @@
     i3d          video   1                 400   StyleGAN-V's TorchScript file
     yamnet       audio   1                1024   YAMNet's int8 arrays, .npz
     clap         audio   1                 512   the folder of a CLAP, for transformers; takes texts too
+    imagebind    video   1                1024   imagebind_huge.pth (CC BY-NC 4.0); takes frames and sound too
 
 A distance carries the features' name: `FAD-yamnet` and `FD-squeezenet` are not the papers' FAD and FVD. Other
 packages add an extractor by an entry point in the group `avmodel.features`: a callable from a path to an
@@ -20,11 +21,13 @@ from pathlib import Path
 from typing import Literal
 
 from avmodel.metrics import MetricError
-from avmodel.metrics.features.base import Clips, Extractor, Published, TextExtractor
+from avmodel.metrics.features.base import Clips, Extractor, PairedExtractor, Published, TextExtractor
 from avmodel.metrics.features.clap import PUBLISHED as CLAP
 from avmodel.metrics.features.clap import load_clap
 from avmodel.metrics.features.i3d import PUBLISHED as I3D
 from avmodel.metrics.features.i3d import load_i3d
+from avmodel.metrics.features.imagebind import PUBLISHED as IMAGEBIND
+from avmodel.metrics.features.imagebind import load_imagebind
 from avmodel.metrics.features.squeezenet import PUBLISHED as SQUEEZENET
 from avmodel.metrics.features.squeezenet import load_squeezenet
 from avmodel.metrics.features.yamnet import PUBLISHED as YAMNET
@@ -32,10 +35,12 @@ from avmodel.metrics.features.yamnet import load_yamnet
 
 __all__ = [
     "NOT_SERVED",
+    "PAIRED_NETWORKS",
     "TEXT_NETWORKS",
     "Clips",
     "Extractor",
     "NeededFile",
+    "PairedExtractor",
     "TextExtractor",
     "extractor_names",
     "load_extractor",
@@ -46,18 +51,17 @@ GROUP = "avmodel.features"
 _SERVED: dict[str, Callable[[Path], Extractor]] = {
     "clap": load_clap,
     "i3d": load_i3d,
+    "imagebind": load_imagebind,
     "squeezenet": load_squeezenet,
     "yamnet": load_yamnet,
 }
 TEXT_NETWORKS = ("clap",)
+PAIRED_NETWORKS = ("audioclip", "imagebind")
 _VIDEO = ("i3d", "imagebind", "squeezenet")
 # No maintained library runs these from a file. Their checksums are not published where they are released.
 NOT_SERVED = {
     "audioclip": Published(
         "AudioCLIP-Full-Training.pt", "https://github.com/AndreyGuzhov/AudioCLIP/releases/tag/v0.1"
-    ),
-    "imagebind": Published(
-        "imagebind_huge.pth", "https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth"
     ),
     "vggish": Published("vggish_model.ckpt", "https://storage.googleapis.com/audioset/vggish_model.ckpt"),
 }
@@ -106,7 +110,7 @@ def needed_file(name: str) -> NeededFile:
     Raises:
         MetricError: an unknown name.
     """
-    served = {"clap": CLAP, "i3d": I3D, "squeezenet": SQUEEZENET, "yamnet": YAMNET}
+    served = {"clap": CLAP, "i3d": I3D, "imagebind": IMAGEBIND, "squeezenet": SQUEEZENET, "yamnet": YAMNET}
     side: Literal["video", "audio"] = "video" if name in _VIDEO else "audio"
     if name in served:
         return NeededFile(side, f"it needs {served[name]}")

@@ -49,6 +49,19 @@ class TextExtractor(Extractor, Protocol):
         ...
 
 
+@runtime_checkable
+class PairedExtractor(Extractor, Protocol):
+    """A network that has pictures and sound in one space. Distances are computed on `__call__`'s rows."""
+
+    def frames(self, clips: Clips) -> np.ndarray:
+        """Embeddings float32 (n, T, width), one per frame."""
+        ...
+
+    def sounds(self, clips: Clips) -> np.ndarray:
+        """Embeddings float32 (n, width)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Published:
     """A file of weights as its authors release it."""

@@ -128,7 +128,7 @@ def _video(frames: np.ndarray) -> Clips:
     return Clips(frames=frames, waveform=np.zeros((len(frames), 1600), np.float32), fps=10, sample_rate=16000)
 
 
-@pytest.mark.parametrize("name", [*FILES, "i3d"])
+@pytest.mark.parametrize("name", [*FILES, "i3d", "imagebind"])
 def test_a_missing_file_is_named_with_its_source(name: str, tmp_path: Path):
     with pytest.raises(MetricError, match=r"no weights at .*none\.npz: they are .* from http"):
         load_extractor(name, tmp_path / "none.npz")
@@ -142,7 +142,7 @@ def test_features_that_need_another_package_say_so(name: str, tmp_path: Path):
 
 
 def test_an_unknown_name_is_refused_with_those_known():
-    with pytest.raises(MetricError, match="i3d, squeezenet, yamnet, not 'inception'"):
+    with pytest.raises(MetricError, match="i3d, imagebind, squeezenet, yamnet, not 'inception'"):
         load_extractor("inception", Path("x"))
 
 
