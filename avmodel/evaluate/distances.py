@@ -7,6 +7,12 @@ The names carry the features: `FAD-yamnet` is not the FAD of a paper.
     other sound    FAD-NAME, KAD-NAME
     other video    FD-NAME, KD-NAME
 
+Of each side alone:
+
+    texts and sound in one space       NAME_text_audio
+    imagebind                          IB-AV, AVHScore, JavisScore
+    other pictures and sound           cs_NAME
+
 An interval is value +- 1.96 standard deviations over resamples of the clips of both sides. Percentiles of the
 resamples would be wrong: a resample holds fewer different clips, which raises a Fréchet distance.
 """
@@ -20,14 +26,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avmodel.evaluate.observe import FEATURES, TEXTS, Rows
+from avmodel.evaluate.observe import FEATURES, FRAMES, SOUNDS, TEXTS, Rows
 from avmodel.evaluate.report import Measurement
 from avmodel.metrics import MetricError
 from avmodel.metrics.av_align import Events, shuffled_baseline
 from avmodel.metrics.features import Extractor
 from avmodel.metrics.frechet import resampled_frechet
 from avmodel.metrics.mmd import Kernel, cubic_kernel, gaussian_kernel, median_distance, resampled_mmd2
-from avmodel.metrics.similarity import shuffled_similarity, similarity
+from avmodel.metrics.similarity import (
+    frame_similarity,
+    javis_score,
+    shuffled_frame_similarity,
+    shuffled_javis_score,
+    shuffled_similarity,
+    similarity,
+)
 from avprep.dsp.av_align import alignment
 
 _NORMAL_95 = 1.96
@@ -37,6 +50,21 @@ _AV_ALIGN = {
     "align": "AV-Align, within 1 frame",
     "align_wide": "AV-Align, within 3 frames",
     "iou": "AV-Align, IoU",
+}
+
+
+class PairScore(NamedTuple):
+    """A similarity of pictures and sound."""
+
+    pictures: str  # which rows
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray]  # of each clip, from pictures and sounds
+    shuffled: Callable[[np.ndarray, np.ndarray], float]  # of the pictures and the sounds of other clips
+
+
+_IMAGEBIND = {
+    "IB-AV": PairScore(FEATURES, similarity, shuffled_similarity),
+    "AVHScore": PairScore(FRAMES, frame_similarity, shuffled_frame_similarity),
+    "JavisScore": PairScore(FRAMES, javis_score, shuffled_javis_score),
 }
 
 
@@ -142,7 +170,7 @@ def av_align_of(selections: list[Selection], side: str, fps: float) -> list[Meas
     ]
 
 
-def text_similarity(selections: list[Selection], extractor: Extractor, side: str) -> Measurement:
+def text_similarity(selections: list[Selection], extractor: Extractor, side: str) -> list[Measurement]:
     """The similarity of one side's sound with its texts, beside that with the texts of other clips.
 
     Raises:
@@ -161,7 +189,7 @@ def text_similarity(selections: list[Selection], extractor: Extractor, side: str
         found.append(weights @ similarity(sounds[has_text], texts[has_text]) / np.maximum(weights.sum(1), 1))
         if counted > 1:
             chance.append(shuffled_similarity(sounds[has_text], texts[has_text]))
-    return measurement(
+    measured = measurement(
         text_similarity_name(extractor.name),
         found,
         side=side,
@@ -170,10 +198,50 @@ def text_similarity(selections: list[Selection], extractor: Extractor, side: str
         features=f"{extractor.name} {extractor.sha256[:12]}",
         note=f"{_chance(chance)}; {without} clips without text left out",
     )
+    return [measured]
 
 
 def text_similarity_name(features: str) -> str:
     return f"{features}_text_audio"
+
+
+def pair_similarities(selections: list[Selection], extractor: Extractor, side: str) -> list[Measurement]:
+    """The similarities of one side's pictures with its sounds, beside those with the sounds of other clips.
+
+    Raises:
+        MetricError: an embedding is 0 in every value or not finite.
+    """
+    measured = []
+    for name, (pictures_of, score, shuffled) in _pair_scores(extractor.name).items():
+        found, chance = [], []
+        for one in selections:
+            rows, times = getattr(one, side), getattr(one.times, side)
+            pictures, sounds = rows[f"{pictures_of}{extractor.name}"], rows[f"{SOUNDS}{extractor.name}"]
+            found.append(times @ score(pictures, sounds) / times.sum(1))
+            if len(sounds) > 1:
+                chance.append(shuffled(pictures, sounds))
+        measured.append(
+            measurement(
+                name,
+                found,
+                side=side,
+                better="higher",
+                clips=str(len(sounds)),
+                features=f"{extractor.name} {extractor.sha256[:12]}",
+                note=_chance(chance),
+            )
+        )
+    return measured
+
+
+def pair_similarity_names(features: str) -> tuple[str, ...]:
+    return tuple(_pair_scores(features))
+
+
+def _pair_scores(features: str) -> dict[str, PairScore]:
+    if features == "imagebind":
+        return _IMAGEBIND
+    return {f"cs_{features}": PairScore(FRAMES, frame_similarity, shuffled_frame_similarity)}
 
 
 def clip_mean(name: str, selections: list[Selection], column: str, *, better: str, note: str) -> Measurement:

@@ -2,6 +2,8 @@
 
     features/NAME     float32 (n, width)    the mean over a clip's rows, where a network gives one per frame
     texts/NAME        float32 (n, width)    of its text, where a network takes texts; NaN without one
+    frames/NAME       float32 (n, T, width) of each frame, where a network has pictures and sound in one space
+    sounds/NAME       float32 (n, width)    of its sound, likewise
     onsets            float64 (n, most)     seconds; NaN where there are fewer
     peaks             bool (n, T)           frames that more moves into than into their neighbours
     planes/A, B       float32 (n, pairs, 2, C)    of a side of latents, for mutual information
@@ -30,13 +32,13 @@ from avmodel.evaluate.options import Features
 from avmodel.evaluate.planes import plane_pairs
 from avmodel.evaluate.sides import LatentSide, Shown, Side, SideRequest
 from avmodel.metrics.av_align import audio_onsets, motion_peaks
-from avmodel.metrics.features import Clips, Extractor, TextExtractor, load_extractor
+from avmodel.metrics.features import Clips, Extractor, PairedExtractor, TextExtractor, load_extractor
 from avmodel.metrics.similarity import sound_prompt
 from avprep.dsp.av_align import ONSET_RATE
 
 CHUNK = 8  # clips that a worker reads, decodes and returns at once
 _ONSET_HOP = 512  # samples at ONSET_RATE: no two onsets are nearer
-FEATURES, TEXTS = "features/", "texts/"
+FEATURES, TEXTS, FRAMES, SOUNDS = "features/", "texts/", "frames/", "sounds/"
 
 Rows = dict[str, np.ndarray]
 Progress = Callable[[int], None]  # called with the number of clips just done
@@ -103,6 +105,9 @@ class Look:
                 rows[f"{FEATURES}{extractor.name}"] = extractor(clip)[0].mean(axis=0)
                 if isinstance(extractor, TextExtractor):
                     rows[f"{TEXTS}{extractor.name}"] = _text_embedding(extractor, shown)
+                if isinstance(extractor, PairedExtractor):
+                    rows[f"{FRAMES}{extractor.name}"] = extractor.frames(clip)[0]
+                    rows[f"{SOUNDS}{extractor.name}"] = extractor.sounds(clip)[0]
         if self._has_av_align:
             most = int(spec.seconds * ONSET_RATE) // _ONSET_HOP + 2
             rows["onsets"] = np.full(most, np.nan)

@@ -16,6 +16,8 @@ from avmodel.evaluate.distances import (
     clip_mean,
     distance_names,
     feature_distances,
+    pair_similarities,
+    pair_similarity_names,
     resamples,
     text_similarity,
     text_similarity_name,
@@ -35,7 +37,15 @@ from avmodel.evaluate.reconstruction import (
 from avmodel.evaluate.report import Measurement, Report, not_computed
 from avmodel.evaluate.sides import ClipSide, FolderSide, LatentSide, Side, SideRequest
 from avmodel.metrics import MetricError
-from avmodel.metrics.features import TEXT_NETWORKS, Extractor, TextExtractor, load_extractor, needed_file
+from avmodel.metrics.features import (
+    PAIRED_NETWORKS,
+    TEXT_NETWORKS,
+    Extractor,
+    PairedExtractor,
+    TextExtractor,
+    load_extractor,
+    needed_file,
+)
 from avprep.spec import ClipSpec
 
 AV_ALIGN_PACKAGES = ("cv2", "librosa")
@@ -138,22 +148,25 @@ class _Run:
         rows = []
         for name in missing:
             needs = needed_file(name)
-            rows += [
-                not_computed(f"{self.prefix}{metric}", needs.message)
-                for metric in distance_names(name, needs.side)
-            ]
+            metrics = [f"{self.prefix}{metric}" for metric in distance_names(name, needs.side)]
             if name in TEXT_NETWORKS:
-                rows.append(not_computed(text_similarity_name(name), needs.message))
+                metrics.append(text_similarity_name(name))
+            if name in PAIRED_NETWORKS:
+                metrics += pair_similarity_names(name)
+            rows += [not_computed(metric, needs.message) for metric in metrics]
         return rows
 
     def of_side(self, selections: list[Selection], side: str, fps: float) -> list[Measurement]:
         """What is measured of each side alone."""
-        texts = [
-            _or_reason(partial(text_similarity, selections, one, side), text_similarity_name(one.name), side)
-            for one in self.loaded
-            if isinstance(one, TextExtractor)
-        ]
-        return texts + _av_align_or_reason(selections, side, fps)
+        found: list[Measurement] = []
+        for one in self.loaded:
+            if isinstance(one, TextExtractor):
+                names: tuple[str, ...] = (text_similarity_name(one.name),)
+                found += _or_reason(partial(text_similarity, selections, one, side), names, side)
+            if isinstance(one, PairedExtractor):
+                names = pair_similarity_names(one.name)
+                found += _or_reason(partial(pair_similarities, selections, one, side), names, side)
+        return found + _or_reason(partial(_av_align, selections, side, fps), ("AV-Align",), side)
 
     def _loaded_names(self) -> set[str]:
         return {extractor.name for extractor in self.loaded}
@@ -286,22 +299,21 @@ def _part(rows: Rows, prefix: str) -> Rows:
     return own | (pairs if prefix == GENERATED else {})
 
 
-def _av_align_or_reason(selections: list[Selection], side: str, fps: float) -> list[Measurement]:
+def _av_align(selections: list[Selection], side: str, fps: float) -> list[Measurement]:
     missing = missing_packages(AV_ALIGN_PACKAGES)
     if missing:
-        why = f"it needs {' and '.join(missing)}: pip install 'avprep[metrics]'"
-        return [replace(not_computed("AV-Align", why), side=side)]
-    try:
-        return av_align_of(selections, side, fps)
-    except MetricError as error:
-        return [replace(not_computed("AV-Align", str(error)), side=side)]
+        raise MetricError(f"it needs {' and '.join(missing)}: pip install 'avprep[metrics]'")
+    return av_align_of(selections, side, fps)
 
 
-def _or_reason(measure: Callable[[], Measurement], name: str, side: str) -> Measurement:
+def _or_reason(
+    measure: Callable[[], list[Measurement]], names: tuple[str, ...], side: str
+) -> list[Measurement]:
+    """What `measure` gives, or rows of these names that say why there is none."""
     try:
         return measure()
     except MetricError as error:
-        return replace(not_computed(name, str(error)), side=side)
+        return [replace(not_computed(name, str(error)), side=side) for name in names]
 
 
 def missing_packages(names: tuple[str, ...]) -> list[str]:

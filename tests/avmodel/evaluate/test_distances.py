@@ -14,6 +14,8 @@ from avmodel.evaluate.distances import (
     clip_mean,
     distance_names,
     feature_distances,
+    pair_similarities,
+    pair_similarity_names,
     resamples,
     text_similarity,
 )
@@ -154,10 +156,70 @@ def test_sounds_are_compared_with_their_own_texts_where_they_have_one():
     texts = np.array([[2.0, 0.0], [0.0, 1.0], [np.nan, np.nan], [np.nan, np.nan]], np.float32)
     rows = {"features/clap": sounds, "texts/clap": texts}
     one = Selection(generated=rows, reference=rows, times=resamples(4, 4, 20, 0))
-    found = text_similarity([one], Named("clap", "audio"), "generated")
+    (found,) = text_similarity([one], Named("clap", "audio"), "generated")
     assert found.metric == "clap_text_audio" and found.value == pytest.approx(0.5)
     assert found.clips == "2" and "2 clips without text" in found.note
     assert "shuffled baseline 0.500" in found.note and found.features == "clap abababababab"
     rows["texts/clap"] = np.full((4, 2), np.nan, np.float32)
     with pytest.raises(MetricError, match="no reference clip has a caption or a label"):
         text_similarity([one], Named("clap", "audio"), "reference")
+
+
+def turned(degrees: float) -> list[float]:
+    return [np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))]
+
+
+def pairs_of(name: str, sounds: list[list[float]]) -> Selection:
+    """Two clips of two frames: 0 and 60 degrees, and 90 and 90; their videos are 0 and 90."""
+    rows = {
+        f"features/{name}": np.array([turned(0), turned(90)], np.float32),
+        f"frames/{name}": np.array([[turned(0), turned(60)], [turned(90), turned(90)]], np.float32),
+        f"sounds/{name}": 20 * np.array(sounds, np.float32),
+    }
+    return Selection(generated=rows, reference=rows, times=resamples(2, 2, 50, 0))
+
+
+def test_imagebind_s_similarities_and_their_baselines():
+    """Sounds at 0 and 60 degrees, of any length. Two of five frames would be the lowest; of two, one is."""
+    one = pairs_of("imagebind", [turned(0), turned(60)])
+    found = {m.metric: m for m in pair_similarities([one], Named("imagebind", "video"), "generated")}
+    assert tuple(found) == pair_similarity_names("imagebind") == ("IB-AV", "AVHScore", "JavisScore")
+    high = np.cos(np.deg2rad(30))
+    expected = {
+        "IB-AV": ((1 + high) / 2, (0.5 + 0) / 2),
+        "AVHScore": ((0.75 + high) / 2, ((0.5 + 1) / 2 + 0) / 2),
+        "JavisScore": ((0.5 + high) / 2, (0.5 + 0) / 2),
+    }
+    for name, (value, chance) in expected.items():
+        assert found[name].value == pytest.approx(value)
+        assert f"shuffled baseline {chance:.3f}" in found[name].note
+        assert found[name].clips == "2" and found[name].side == "generated"
+        assert found[name].features == "imagebind abababababab" and found[name].better == "higher"
+        assert found[name].low < value < found[name].high
+
+
+def test_another_network_s_similarity_is_the_mean_over_frames():
+    one = pairs_of("audioclip", [turned(0), turned(60)])
+    (found,) = pair_similarities([one], Named("audioclip", "audio"), "reference")
+    assert found.metric == "cs_audioclip" and found.side == "reference"
+    assert found.value == pytest.approx((0.75 + np.cos(np.deg2rad(30))) / 2)
+    assert "shuffled baseline 0.375" in found.note
+
+
+def test_seeds_of_pairs_are_averaged():
+    near, far = pairs_of("pair", [turned(0), turned(90)]), pairs_of("pair", [turned(90), turned(0)])
+    (found,) = pair_similarities([near, far], Named("pair", "video"), "generated")
+    sine = np.sin(np.deg2rad(60))
+    assert found.per_seed == (pytest.approx((0.75 + 1) / 2), pytest.approx((sine / 2 + 0) / 2))
+    assert found.value == pytest.approx(np.mean(found.per_seed))
+    baseline = ((sine / 2 + 0) / 2 + (0.75 + 1) / 2) / 2  # each one's pairs are the other's chance
+    assert f"shuffled baseline {baseline:.3f}" in found.note
+
+
+@pytest.mark.parametrize("column", ["features", "frames", "sounds"])
+@pytest.mark.parametrize("value", [0, np.nan])
+def test_pairs_without_a_direction_are_refused(column: str, value: float):
+    one = pairs_of("imagebind", [turned(0), turned(60)])
+    one.generated[f"{column}/imagebind"][-1] = value
+    with pytest.raises(MetricError, match="not finite, or 0 in every value"):
+        pair_similarities([one], Named("imagebind", "video"), "generated")

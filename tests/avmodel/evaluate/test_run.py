@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from avmodel.cli import main
-from avmodel.evaluate.observe import Look, Looks, SideObserverRequest, observe, resized
+from avmodel.evaluate.observe import Look, Looks, SideObserver, SideObserverRequest, observe, resized
 from avmodel.evaluate.options import Features
 from avmodel.evaluate.sides import SideRequest
 from avmodel.metrics.features import Clips
+from avmodel.metrics.similarity import frame_similarity, shuffled_frame_similarity
 from avprep.report.evaluation import read_tables
 from avprep.shards.store import open_store
 from tests.conftest import shared_file
@@ -132,6 +134,115 @@ def test_each_side_has_its_own_similarity_of_sound_and_text(clips, videos, tmp_p
     assert "no generated clip has a caption or a label" in rows[("echo_text_audio", "generated")]["note"]
     reference = rows[("echo_text_audio", "reference")]
     assert 0 < reference["value"] <= 1 and reference["clips"] == "24"
+
+
+class Pair:
+    """A network that embeds a frame by its mean colour, and a sound by its level in three parts."""
+
+    width, sha256, side = 3, "1" * 64, "video"
+
+    def __init__(self, name: str = "pair", *, is_deaf: bool = False) -> None:
+        self.name, self.is_deaf = name, is_deaf
+
+    def __call__(self, clips: Clips) -> np.ndarray:
+        return self.frames(clips).mean(axis=1, keepdims=True)
+
+    def frames(self, clips: Clips) -> np.ndarray:
+        return 1 + clips.frames.mean(axis=(2, 3)).astype(np.float32)
+
+    def sounds(self, clips: Clips) -> np.ndarray:
+        parts = np.array_split(np.abs(clips.waveform), 3, axis=1)
+        return np.stack([part.max(axis=1) for part in parts], axis=-1) * (not self.is_deaf)
+
+
+@dataclass(frozen=True)
+class PairRequest:
+    """Looks through `Pair`, in this process or in another."""
+
+    side: SideRequest
+
+    def open(self) -> SideObserver:
+        return SideObserver(self.side.open(batch_size=4), Look([Pair()], size=None, has_av_align=False), 0)
+
+
+def paired_rows(clips: Path, *, workers: int) -> dict[str, np.ndarray]:
+    side = SideRequest(path=clips, mdsa=None, spec=TINY, crop="pad", device="cpu")
+    return observe(PairRequest(side), np.arange(24), workers=workers, progress=lambda done: None)
+
+
+def test_each_frame_and_the_sound_are_kept_of_a_network_that_pairs_them(clips):
+    rows = paired_rows(clips, workers=1)
+    assert rows.keys() == {"features/pair", "frames/pair", "sounds/pair"}
+    assert rows["frames/pair"].shape == (24, TINY.frames, 3) and rows["frames/pair"].dtype == np.float32
+    assert rows["sounds/pair"].shape == rows["features/pair"].shape == (24, 3)
+    np.testing.assert_allclose(rows["features/pair"], rows["frames/pair"].mean(axis=1), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_workers_change_no_pair(clips):
+    one, two = (paired_rows(clips, workers=workers) for workers in (1, 2))
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def loads(monkeypatch: pytest.MonkeyPatch, network: Pair) -> None:
+    for module in ("avmodel.evaluate.observe", "avmodel.evaluate.run"):
+        monkeypatch.setattr(f"{module}.load_extractor", lambda name, weights: network)
+
+
+def test_each_side_has_its_own_similarity_of_pictures_and_sound(clips, videos, tmp_path, monkeypatch):
+    loads(monkeypatch, Pair())
+    sides = ("--reference", clips, "--generated", videos, "--size", 16)
+    done = run(*sides, "--features", "pair=made", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    found, rows = measured(tmp_path), paired_rows(clips, workers=1)
+    reference = found[("cs_pair", "reference")]
+    pairs = rows["frames/pair"], rows["sounds/pair"]
+    assert reference["value"] == pytest.approx(frame_similarity(*pairs).mean(), abs=1e-6)
+    assert f"shuffled baseline {shuffled_frame_similarity(*pairs):.3f}" in reference["note"]
+    assert reference["clips"] == "24" and reference["low"] < reference["value"] < reference["high"]
+    assert reference["features"] == "pair 111111111111"
+    assert 0 < found[("cs_pair", "generated")]["value"] != reference["value"]
+    assert ("FD-pair", "both") in found and ("pair_text_audio", "reference") not in found
+
+
+def test_imagebind_s_similarities_stand_under_their_names(clips, tmp_path, monkeypatch):
+    loads(monkeypatch, Pair("imagebind"))
+    sides = ("--reference", clips, "--generated", clips)
+    done = run(*sides, "--features", "imagebind=made", "--bootstrap", 0, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    found = measured(tmp_path)
+    for side in ("generated", "reference"):
+        for metric in ("IB-AV", "AVHScore", "JavisScore"):
+            assert 0 < found[(metric, side)]["value"] <= 1
+            assert "shuffled baseline 0." in found[(metric, side)]["note"]
+    assert ("FD-imagebind", "both") in found and not [name for name, _ in found if name.startswith("cs_")]
+
+
+def test_sounds_without_a_direction_are_a_reason_and_no_crash(clips, tmp_path, monkeypatch):
+    loads(monkeypatch, Pair("imagebind", is_deaf=True))
+    sides = ("--reference", clips, "--generated", clips)
+    done = run(*sides, "--features", "imagebind=made", "--bootstrap", 0, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    found = measured(tmp_path)
+    for metric in ("IB-AV", "AVHScore", "JavisScore"):
+        for side in ("generated", "reference"):
+            assert found[(metric, side)]["value"] is None
+            assert "0 in every value" in found[(metric, side)]["note"]
+    assert found[("FD-imagebind", "both")]["value"] is not None
+
+
+def test_imagebind_without_its_file_says_which_and_gives_no_number(clips, tmp_path):
+    sides = ("--reference", clips, "--generated", clips)
+    done = run(*sides, "--features", "imagebind", "--features", "audioclip", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    found = measured(tmp_path)
+    for metric in ("FD-imagebind", "KD-imagebind", "IB-AV", "AVHScore", "JavisScore"):
+        row = found[(metric, "both")]
+        assert row["value"] is None and "imagebind_huge.pth" in row["note"]
+        assert "CC BY-NC 4.0" in row["note"] and "checksum not known here" in row["note"]
+    assert found[("cs_audioclip", "both")]["value"] is None
+    assert "AudioCLIP-Full-Training.pt" in found[("cs_audioclip", "both")]["note"]
 
 
 def test_the_paper_s_rows_stand_under_ours_and_say_why_they_do_not_compare(clips, tmp_path):
