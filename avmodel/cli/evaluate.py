@@ -48,8 +48,8 @@ def _features(
     multiple=True,
     metavar="NAME=PATH",
     callback=_features,
-    help="A network to compare through, and its file, or for clap its folder: clap, i3d, squeezenet, yamnet, "
-    "or one of another package. May be given more than once.",
+    help="A network to compare through, and its file, or for clap its folder: clap, i3d, imagebind, "
+    "squeezenet, yamnet, or one of another package. May be given more than once.",
 )
 @click.option("--lpips-backbone", type=_PATH, help="SqueezeNet's weights, for LPIPS with --recon.")
 @click.option("--lpips-heads", type=_PATH, help="LPIPS v0.1's heads for it.")

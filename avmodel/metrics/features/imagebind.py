@@ -87,7 +87,7 @@ class ImageBindFeatures:
         rows = waveforms_at(_SAMPLE_RATE, clips)
         if rows.shape[1] < _SAMPLE_RATE * _MEL_MS // 1000:
             raise MetricError(f"ImageBind hears sounds of {_MEL_MS} ms and more; the clips are shorter")
-        mels = [_mels(torch.from_numpy(np.array(row, np.float32))) for row in rows]
+        mels = [mel_windows(torch.from_numpy(np.array(row, np.float32))) for row in rows]
         return torch.stack([self._network.sound(mel).mean(dim=0) for mel in mels]).numpy()
 
     def _pictures(self, pictures: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def _video(frames: np.ndarray, fps: float) -> Tensor:
     return x.unflatten(0, (-1, PICTURES)).transpose(1, 2)
 
 
-def _mels(waveform: Tensor) -> Tensor:
+def mel_windows(waveform: Tensor) -> Tensor:
     """float32 (samples,) at 16 kHz -> the windows' spectrograms, normalized: (B,1,128,204)"""
     from torchaudio.compliance.kaldi import fbank  # here: evaluations without this network need no torchaudio
 

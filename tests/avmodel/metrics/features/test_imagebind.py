@@ -21,7 +21,7 @@ from avmodel.mdsa.lpips import WeightsError
 from avmodel.metrics import MetricError
 from avmodel.metrics.features import Clips, PairedExtractor, TextExtractor, load_extractor
 from avmodel.metrics.features.base import waveforms_at
-from avmodel.metrics.features.imagebind import ImageBindFeatures, load_imagebind
+from avmodel.metrics.features.imagebind import ImageBindFeatures, load_imagebind, mel_windows
 from avmodel.metrics.features.imagebind_network import HUGE, ImageBindNetwork, ImageBindSizes, TowerSizes
 from avmodel.metrics.similarity import similarity
 
@@ -162,7 +162,7 @@ class Published:
         return torch.stack([prepare(Image.fromarray(frame)) for frame in clip.frames[0]])
 
     def _video(self, clip: Clips) -> Tensor:
-        """Five windows, the last at the end, as pytorchvideo has them after 0.1.5."""
+        """Five windows, the last at the end; pytorchvideo 0.1.5 would start it a fifth earlier."""
         n = clip.frames.shape[1]
         windows = []
         for i in range(5):
@@ -280,6 +280,19 @@ def test_black_pictures_and_silence_have_embeddings(imagebind: ImageBindFeatures
     clip = Clips(frames=frames, waveform=np.zeros((1, 3200), np.float32), fps=10, sample_rate=16000)
     for embedding in embeddings_of(imagebind, clip):
         assert np.isfinite(embedding).all() and np.linalg.norm(embedding) > 0
+
+
+def test_spectrograms_are_normalized_by_the_published_mean_and_deviation():
+    """The embeddings hardly show the deviation: the first norm takes it out."""
+    waveform = torch.from_numpy(np.random.default_rng(0).normal(size=8000).astype(np.float32))
+    found = mel_windows(waveform)
+    assert found.shape == (1, 1, 128, 204) and found.dtype == torch.float32
+    columns = (8000 - 400) // 160 + 1
+    rest = found[..., columns:]  # completed by 0 before they are normalized
+    torch.testing.assert_close(rest, torch.full_like(rest, 4.268 / 9.138))
+    # Logarithms of energies; some of the bins are narrower than the spectrum's lines and hold nothing.
+    louder = (mel_windows(10 * waveform) - found)[..., :columns]
+    assert louder.median().item() == pytest.approx(2 * log(10) / 9.138, abs=1e-4)
 
 
 def test_sound_is_resampled_to_16_khz(imagebind: ImageBindFeatures):
