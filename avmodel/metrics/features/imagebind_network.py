@@ -187,7 +187,7 @@ def _head(width: int, embedding: int) -> nn.Sequential:
 
 
 def load_network(weights: Path, sizes: ImageBindSizes) -> ImageBindNetwork:
-    """The network with the weights of this file, which stay mapped: the other towers' are never read.
+    """The network with the weights of this file, which stay mapped: other towers take no memory.
 
     Raises:
         WeightsError: the file cannot be read, or a tensor of the two towers is missing or of another shape.
