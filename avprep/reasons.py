@@ -60,7 +60,7 @@ class Reason(StrEnum):
     )
     CORRUPT = (
         "corrupt",
-        "the decoder reports damage that reaches the pictures of the clip",
+        "damage reaches the pictures of the clip: what the decoder reports, or pictures that are missing",
         "download it again; the clips that the damage does not reach are written",
     )
     TIMEOUT = (

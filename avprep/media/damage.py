@@ -1,5 +1,7 @@
 """Which pictures are damaged: those that a decoder refuses or flags, and all that depend on them.
 
+A missing picture counts as a refused one.
+
 A picture depends on those decoded before it, back to the last clean keyframe:
 
     decoding order   I0 P1 B2 P3* B4 P5 | I6 P7        * refused or flagged
@@ -34,9 +36,9 @@ class Damage:
         self._is_one_each = codec in _ONE_EACH
         self._waiting: dict[int, tuple[int | None, Packet]] = {}  # number -> (PTS, packet), not out yet
         self._lost: set[int] = set()  # they gave no picture
-        self._bad: list[
-            tuple[int, int | None]
-        ] = []  # (number, PTS): pictures that depend on them are damaged
+        # (number, PTS): pictures that depend on them are damaged. What is missing has a number in between.
+        self._bad: list[tuple[float, int | None]] = []
+        self._gaps: list[int] = []  # the numbers of packets before which pictures are missing
         self._bad_alone: set[int] = set()  # no picture depends on them
         self._keys: list[tuple[int, int]] = []  # (number, PTS) of clean keyframes, ascending
 
@@ -80,7 +82,19 @@ class Damage:
             self._keys.append((number, pts))
             if len(self._keys) > 2 * _REMEMBERED_KEYS:
                 del self._keys[:_REMEMBERED_KEYS]
-                self._bad = [(bad, at) for bad, at in self._bad if bad >= self._keys[0][0]]
+                oldest = self._keys[0][0]
+                self._bad = [(bad, at) for bad, at in self._bad if bad >= oldest]
+                self._gaps = [gap for gap in self._gaps if gap >= oldest]
+
+    def miss(self, number: int) -> None:
+        """Pictures are missing before the packet of that number."""
+        self._gaps.append(number)
+        self._bad.append((number - 0.5, None))
+
+    def follow(self, before: int, after: int) -> None:
+        """One picture is shown until another: over a gap, it is shown in place of those that are missing."""
+        if any(before < gap <= after for gap in self._gaps):
+            self._bad_alone.add(before)
 
     def refuse(self, number: int, pts: int | None, packet: Packet) -> None:
         """The decoder refused the packet: it gives no picture."""

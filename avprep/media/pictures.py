@@ -27,6 +27,7 @@ from av.packet import Packet
 from av.video.frame import PictureType, VideoFrame
 
 from avprep.media.damage import Damage, nal_length_size
+from avprep.media.missing import missing_pictures
 from avprep.media.packets import Demuxer, stamp_of
 from avprep.media.source import OpenSource
 from avprep.media.timeline import Extent
@@ -105,7 +106,10 @@ class Pictures:
         self._number = -1  # of the packet decoded last
         self._rank = -1  # of the picture shown last
         self._shown_numbers: deque[int] = deque(maxlen=LOOK)  # of the pictures shown last
-        self._damage = Damage(self._codec.name, nal_length_size(self._codec.name, self._codec.extradata))
+        codec = self._codec
+        length_size = nal_length_size(codec.name, codec.extradata)
+        self._damage = Damage(codec.name, length_size)
+        self._missing = missing_pictures(codec.name, codec.extradata, length_size)
         self._held: _Shown | None = None  # the last one, shown until the next
         self._pictures: dict[int, Picture] = {}  # by instant
         self._extent = Extent()  # of what was shown
@@ -172,7 +176,7 @@ class Pictures:
             if picture.pixels is None:
                 why = "cannot be converted"
             elif self._damage.reaches(picture.number, picture.pts):
-                why = "is damaged, or depends on one that is"
+                why = "is damaged, or depends on one that is damaged or missing"
             elif self._damage.is_lost(self._expected.get(tick)):
                 why = "is the last before one that does not come out of the decoder"
             elif picture.in_doubt and (self._has_skipped or self._demuxer.was_skipped):
@@ -259,6 +263,7 @@ class Pictures:
                 self._damage.wait_for(entry.number, entry.pts, packet)
             self._set_skip("DEFAULT")
         self._note_flag(entry)
+        self._note_missing(self._missing.gap(packet), entry.number)
         packet.pts = packet.dts = entry.number
         for frame in self._decoded(packet, entry):
             self._show(frame)
@@ -273,6 +278,11 @@ class Pictures:
         if is_flagged or self._was_flagged:
             self._damage.add(entry.number, entry.pts, entry.packet, is_b=None)
         self._was_flagged = is_flagged
+
+    def _note_missing(self, since: int | None, number: int) -> None:
+        """As `MissingPictures.gap` says of the packet of that number."""
+        if since is not None:
+            self._damage.miss(number - since)
 
     def _expect(self, entry: _Entry) -> bool:
         """Notes the instants at which the packet's picture is to be shown, by its stamp and the next one;
@@ -302,6 +312,7 @@ class Pictures:
             return []
 
     def _end(self) -> None:
+        self._note_missing(self._missing.end(), self._number + 1)
         for frame in self._decoded(None):
             self._show(frame)
         self._damage.end()
@@ -339,8 +350,10 @@ class Pictures:
         if self._held is None:
             self._held = shown
         elif shown.pts < self._held.pts:  # out of order: it is shown all the same, up to the one before
+            self._damage.follow(shown.number, self._held.number)
             self._settle(shown, shown.pts, self._held.pts)
         else:
+            self._damage.follow(self._held.number, shown.number)
             self._settle(self._held, self._held.pts, shown.pts)
             self._held = shown
 
