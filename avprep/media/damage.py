@@ -86,10 +86,12 @@ class Damage:
                 self._bad = [(bad, at) for bad, at in self._bad if bad >= oldest]
                 self._gaps = [gap for gap in self._gaps if gap >= oldest]
 
-    def miss(self, number: int) -> None:
-        """Pictures are missing before the packet of that number."""
-        self._gaps.append(number)
+    def miss(self, number: int, *, is_key: bool) -> None:
+        """Pictures are missing before the packet of that number. `is_key`: it is said to be a keyframe, where
+        a segment may begin and the count anew."""
         self._bad.append((number - 0.5, None))
+        if not is_key:
+            self._gaps.append(number)
 
     def follow(self, before: int, after: int) -> None:
         """One picture is shown until another: over a gap, it is shown in place of those that are missing."""

@@ -263,7 +263,9 @@ class Pictures:
                 self._damage.wait_for(entry.number, entry.pts, packet)
             self._set_skip("DEFAULT")
         self._note_flag(entry)
-        self._note_missing(self._missing.gap(packet), entry.number)
+        since = self._missing.gap(packet)
+        if since is not None:
+            self._damage.miss(entry.number - since, is_key=packet.is_keyframe and not since)
         packet.pts = packet.dts = entry.number
         for frame in self._decoded(packet, entry):
             self._show(frame)
@@ -278,11 +280,6 @@ class Pictures:
         if is_flagged or self._was_flagged:
             self._damage.add(entry.number, entry.pts, entry.packet, is_b=None)
         self._was_flagged = is_flagged
-
-    def _note_missing(self, since: int | None, number: int) -> None:
-        """As `MissingPictures.gap` says of the packet of that number."""
-        if since is not None:
-            self._damage.miss(number - since)
 
     def _expect(self, entry: _Entry) -> bool:
         """Notes the instants at which the packet's picture is to be shown, by its stamp and the next one;
@@ -312,7 +309,9 @@ class Pictures:
             return []
 
     def _end(self) -> None:
-        self._note_missing(self._missing.end(), self._number + 1)
+        since = self._missing.end()
+        if since is not None:
+            self._damage.miss(self._number + 1 - since, is_key=False)
         for frame in self._decoded(None):
             self._show(frame)
         self._damage.end()

@@ -181,6 +181,22 @@ def test_a_keyframe_behind_a_gap_is_whole_and_what_is_shown_before_it_is_not():
     assert set(range(lost, keys[2])) <= set(bad) and max(bad) == keys[2] - 1
 
 
+def test_a_count_that_begins_anew_at_a_keyframe_harms_no_picture_before_it():
+    """Segments of open groups, joined: the second begins with a keyframe that is no IDR picture."""
+    options = {"x264-params": "open-gop=1:b-pyramid=none"}
+    packets, second = (stream(reorder=2, gop=12, **options) for _ in range(2))
+    keys = [i for i, packet in enumerate(packets) if packet.is_keyframe]
+    seam, cut = packets[keys[4]].pts, packets[keys[1]].pts
+    del packets[keys[4] :]
+    for packet in second[keys[1] :]:
+        packet.pts, packet.dts = packet.pts + seam - cut, packet.dts + seam - cut
+        packets.append(packet)
+    found = shown(packets, [[tick] for tick in range(80)], is_plain=True)
+    assert found[: seam - 2] == [[tick] for tick in range(seam - 2)]
+    assert found[seam - 2 : seam] == [Reason.CORRUPT] * 2  # they lean on the group that was cut away
+    assert found[seam:] == [[tick - seam + cut] for tick in range(seam, 80)]
+
+
 def test_an_intra_picture_may_begin_the_count_anew():
     counted = [idr(), *(part(n) for n in (1, 2, 3))]
     assert gaps_of(sps(), [*counted, part(4, slice_type=7, resets=True), part(1), part(2)]) == []
