@@ -12,6 +12,7 @@ Pictures that are decoded after a keyframe but shown before it (open GOP) depend
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 from av.packet import Packet
@@ -38,7 +39,8 @@ class Damage:
         self._lost: set[int] = set()  # they gave no picture
         # (number, PTS): pictures that depend on them are damaged. What is missing has a number in between.
         self._bad: list[tuple[float, int | None]] = []
-        self._gaps: list[int] = []  # the numbers of packets before which pictures are missing
+        # The numbers of packets before which pictures are missing: those whose pictures are about to be shown.
+        self._gaps: deque[int] = deque(maxlen=_LOST_AFTER)
         self._bad_alone: set[int] = set()  # no picture depends on them
         self._keys: list[tuple[int, int]] = []  # (number, PTS) of clean keyframes, ascending
 
@@ -82,9 +84,7 @@ class Damage:
             self._keys.append((number, pts))
             if len(self._keys) > 2 * _REMEMBERED_KEYS:
                 del self._keys[:_REMEMBERED_KEYS]
-                oldest = self._keys[0][0]
-                self._bad = [(bad, at) for bad, at in self._bad if bad >= oldest]
-                self._gaps = [gap for gap in self._gaps if gap >= oldest]
+                self._bad = [(bad, at) for bad, at in self._bad if bad >= self._keys[0][0]]
 
     def miss(self, number: int, *, is_key: bool) -> None:
         """Pictures are missing before the packet of that number. `is_key`: it is said to be a keyframe, where
