@@ -39,7 +39,7 @@ class Damage:
         self._lost: set[int] = set()  # they gave no picture
         # (number, PTS): pictures that depend on them are damaged. What is missing has a number in between.
         self._bad: list[tuple[float, int | None]] = []
-        # The numbers of packets before which pictures are missing: those whose pictures are about to be shown.
+        # Numbers of packets before which pictures are missing: those whose pictures are about to be shown.
         self._gaps: deque[int] = deque(maxlen=_LOST_AFTER)
         self._bad_alone: set[int] = set()  # no picture depends on them
         self._keys: list[tuple[int, int]] = []  # (number, PTS) of clean keyframes, ascending
