@@ -159,11 +159,17 @@ def observe(request: ObserverRequest, positions: np.ndarray, *, workers: int, pr
         BrokenProcessPool: a worker died: the machine is at fault, as for lack of memory.
     """
     chunks = [positions[first : first + CHUNK] for first in range(0, len(positions), CHUNK)]
-    done: list[Rows] = []
-    for chunk, rows in zip(chunks, _each(request, chunks, workers), strict=True):
-        done.append(rows)
+    rows: Rows = {}
+    done = 0
+    for chunk, found in zip(chunks, _each(request, chunks, workers), strict=True):
+        for name, values in found.items():
+            # Copied at once: small arrays that outlive large ones keep the memory of those from other use.
+            if name not in rows:
+                rows[name] = np.empty((len(positions), *values.shape[1:]), values.dtype)
+            rows[name][done : done + len(chunk)] = values
+        done += len(chunk)
         progress(len(chunk))
-    return {name: np.concatenate([rows[name] for rows in done]) for name in done[0]}
+    return rows
 
 
 def _each(request: ObserverRequest, chunks: list[np.ndarray], workers: int) -> Iterator[Rows]:
