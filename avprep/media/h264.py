@@ -174,11 +174,11 @@ def _read_picture(bits: _Bits) -> tuple[int, _Picture]:
 
 
 def _skip_scaling_list(bits: _Bits, size: int) -> None:
-    last = following = 8
+    scale = 8
     for _ in range(size):
-        if following:
-            following = (last + bits.se()) % 256
-        last = following or last
+        scale = (scale + bits.se()) % 256
+        if not scale:  # the rest is as the one before
+            return
 
 
 def _units(data: bytes, length_size: int) -> Iterator[bytes]:

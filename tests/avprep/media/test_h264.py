@@ -96,6 +96,11 @@ def test_pictures_on_which_none_depends_do_not_count():
     assert gaps_of(sps(), [idr(), *spare, part(2)]) == [3]
 
 
+def test_behind_a_damaged_header_the_count_is_unknown():
+    assert gaps_of(sps(), [idr(), part(1), b"\0\0\1\x41", part(3), part(4)]) == []
+    assert gaps_of(sps(), [idr(), part(1), b"\0\0\1\x41", part(3), part(5)]) == [4]
+
+
 def test_bytes_that_keep_start_codes_out_are_no_part_of_a_header():
     header = sps(number=70)
     assert b"\0\0\3" in header
