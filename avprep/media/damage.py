@@ -13,14 +13,16 @@ Pictures that are decoded after a keyframe but shown before it (open GOP) depend
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 
 from av.packet import Packet
+
+from avprep.media.h264 import nal_units
 
 _LOST_AFTER = 64  # packets: one whose picture has not come out by then has none
 # Codecs in which each packet is one picture, unless it is a second field.
 _ONE_EACH = frozenset({"h264", "hevc", "vp9", "libdav1d", "mpeg1video", "mpeg2video"})
 _REMEMBERED_KEYS = 1024  # more than a clip has pictures
+MPEG_I, MPEG_B = 1, 3  # picture_coding_type
 _HEAD = 256  # bytes of a packet that are looked at for its first slice
 # Codecs whose packets show, without being decoded, whether other pictures depend on them.
 _TELLING = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video"})
@@ -86,12 +88,16 @@ class Damage:
                 del self._keys[:_REMEMBERED_KEYS]
                 self._bad = [(bad, at) for bad, at in self._bad if bad >= self._keys[0][0]]
 
-    def miss(self, number: int, *, is_key: bool) -> None:
-        """Pictures are missing before the packet of that number. `is_key`: it is said to be a keyframe, where
-        a segment may begin and the count anew."""
-        self._bad.append((number - 0.5, None))
-        if not is_key:
-            self._gaps.append(number)
+    def miss(self, since: int | None, number: int, *, is_key: bool) -> None:
+        """Pictures are missing before a packet: what `MissingPictures` says at the packet of that number.
+
+        `is_key`: that packet is said to be a keyframe, where a segment may begin and the count anew.
+        """
+        if since is None:
+            return
+        self._bad.append((number - since - 0.5, None))
+        if since or not is_key:
+            self._gaps.append(number - since)
 
     def follow(self, before: int, after: int) -> None:
         """One picture is shown until another: over a gap, it is shown in place of those that are missing."""
@@ -144,33 +150,23 @@ def is_reference(packet: Packet, codec: str, length_size: int, *, is_b: bool | N
     """
     head = bytes(memoryview(packet)[:_HEAD])
     if is_b is None and codec in ("mpeg1video", "mpeg2video"):
-        is_b = _is_mpeg_b(head)
+        picture = mpeg_picture(head)
+        is_b = picture is not None and picture[1] == MPEG_B
     if codec in _PLAIN_B or is_b is False:
         return not is_b
     if codec == "h264":  # nal_ref_idc of the slices (7.4.1)
-        slices = [byte for byte in _unit_headers(head, length_size) if byte & 0x9F in (1, 2, 5)]
+        headers = (unit[0] for unit in nal_units(head, length_size))
+        slices = [byte for byte in headers if byte & 0x9F in (1, 2, 5)]
         return not slices or any(byte & 0x60 for byte in slices)
     if codec == "hevc":  # even types below 16 are sub-layer non-reference pictures (table 7-1)
-        kinds = [byte >> 1 for byte in _unit_headers(head, length_size) if byte >> 1 < 32]
+        kinds = [unit[0] >> 1 for unit in nal_units(head, length_size) if unit[0] >> 1 < 32]
         return not kinds or any(kind >= 16 or kind % 2 == 1 for kind in kinds)
     return True
 
 
-def _is_mpeg_b(head: bytes) -> bool:
-    """Whether the picture header (ISO 13818-2, 6.2.3) says B."""
+def mpeg_picture(head: bytes) -> tuple[int, int] | None:
+    """temporal_reference and picture_coding_type of a picture header (ISO 13818-2, 6.2.3), if any."""
     place = head.find(b"\0\0\1\0")
-    return 0 <= place < len(head) - 5 and head[place + 5] >> 3 & 7 == 3
-
-
-def _unit_headers(head: bytes, length_size: int) -> Iterator[int]:
-    """The first byte of each NAL unit in sight."""
-    if length_size:
-        place = 0
-        while place + length_size < len(head):
-            yield head[place + length_size]
-            place += length_size + int.from_bytes(head[place : place + length_size], "big")
-        return
-    place = head.find(b"\0\0\1")
-    while 0 <= place < len(head) - 3:
-        yield head[place + 3]
-        place = head.find(b"\0\0\1", place + 3)
+    if not 0 <= place < len(head) - 5:
+        return None
+    return head[place + 4] << 2 | head[place + 5] >> 6, head[place + 5] >> 3 & 7

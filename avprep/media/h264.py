@@ -56,12 +56,12 @@ class SliceReader:
         self._length_size = length_size
         self._sequences: dict[int, _Sequence] = {}
         self._pictures: dict[int, _Picture] = {}
-        for unit in _avcc_units(extradata) if length_size else _units(extradata, 0):
+        for unit in _avcc_units(extradata) if length_size else nal_units(extradata, 0):
             self._take_parameters(unit)
 
     def read(self, packet: bytes) -> Slice | None:
         """None where there is no slice, or its header is damaged or not understood."""
-        for unit in _units(packet, self._length_size):
+        for unit in nal_units(packet, self._length_size):
             if unit[0] & 0x1F in _SLICES:
                 try:
                     return self._slice(unit)
@@ -181,8 +181,8 @@ def _skip_scaling_list(bits: _Bits, size: int) -> None:
             return
 
 
-def _units(data: bytes, length_size: int) -> Iterator[bytes]:
-    """The NAL units of a packet; empty ones are left out."""
+def nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
+    """The NAL units of a packet of H.264 or HEVC; empty ones are left out."""
     if length_size:
         place = 0
         while place + length_size < len(data):

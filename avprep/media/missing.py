@@ -17,12 +17,11 @@ from typing import Protocol
 
 from av.packet import Packet
 
+from avprep.media.damage import MPEG_B, MPEG_I, mpeg_picture, nal_length_size
 from avprep.media.h264 import SliceReader
 
 _HEAD = 1 << 16  # bytes of a packet in which its first slice, or its picture header, is looked for
-_PICTURE_START = b"\0\0\1\0"
 _TEMPORAL_REFERENCES = 1024
-_I, _B = 1, 3  # picture_coding_type
 
 
 class MissingPictures(Protocol):
@@ -42,14 +41,10 @@ class MissingPictures(Protocol):
         ...
 
 
-def missing_pictures(codec: str, extradata: bytes | None, length_size: int) -> MissingPictures:
-    """What finds the missing pictures of a stream.
-
-    Args:
-        length_size: what `nal_length_size` says of the stream.
-    """
+def missing_pictures(codec: str, extradata: bytes | None) -> MissingPictures:
+    """What finds the missing pictures of a stream."""
     if codec == "h264":
-        return _ByFrameNum(extradata or b"", length_size)
+        return _ByFrameNum(extradata or b"", nal_length_size(codec, extradata))
     if codec in ("mpeg1video", "mpeg2video"):
         return _ByTemporalReference()
     return _Unnumbered()
@@ -85,10 +80,13 @@ class _ByFrameNum:
 
 
 class _ByTemporalReference:
-    """Between a picture that others depend on and the next one lie as many B pictures as their numbers say:
+    """Between a picture that others depend on and the next one lie as many B pictures as their numbers say.
 
-    decoded   I2 B0 B1 P5 B3 B4 P8 ...      something is missing where B pictures do not follow, or others do,
-    shown     B0 B1 I2 B3 B4 P5 ...         or where a P picture counts back: the next group began
+    Something is missing where B pictures do not follow, where others do, or where a P picture counts back, as
+    the next group began:
+
+        decoded   I2 B0 B1 P5 B3 B4 P8 ...
+        shown     B0 B1 I2 B3 B4 P5 ...
     """
 
     def __init__(self) -> None:
@@ -98,16 +96,15 @@ class _ByTemporalReference:
         self._followed = 0  # those that did
 
     def gap(self, packet: Packet) -> int | None:
-        data = bytes(memoryview(packet)[:_HEAD])
-        place = data.find(_PICTURE_START)
-        if not 0 <= place < len(data) - 5:
+        picture = mpeg_picture(bytes(memoryview(packet)[:_HEAD]))
+        if picture is None:
             return None  # a damaged header, which the decoder refuses
-        number, kind = data[place + 4] << 2 | data[place + 5] >> 6, data[place + 5] >> 3 & 7
+        number, kind = picture
         if self._anchor is None:
-            if kind != _B:
+            if kind != MPEG_B:
                 self._begin(number, room=number, wanted=0)
             return None
-        if kind == _B:
+        if kind == MPEG_B:
             self._followed += 1
             behind = (self._anchor - number) % _TEMPORAL_REFERENCES
             return None if 0 < behind <= self._room else 0
@@ -115,7 +112,7 @@ class _ByTemporalReference:
         if not ahead:  # the second field of the same picture
             return None
         since = self.end()
-        if kind == _I:  # what is missing right before it matters to none behind
+        if kind == MPEG_I:  # what is missing right before it matters to none behind
             self._begin(number, room=number, wanted=0)
             return since
         is_back = ahead >= _TEMPORAL_REFERENCES // 2

@@ -106,10 +106,8 @@ class Pictures:
         self._number = -1  # of the packet decoded last
         self._rank = -1  # of the picture shown last
         self._shown_numbers: deque[int] = deque(maxlen=LOOK)  # of the pictures shown last
-        codec = self._codec
-        length_size = nal_length_size(codec.name, codec.extradata)
-        self._damage = Damage(codec.name, length_size)
-        self._missing = missing_pictures(codec.name, codec.extradata, length_size)
+        self._damage = Damage(self._codec.name, nal_length_size(self._codec.name, self._codec.extradata))
+        self._missing = missing_pictures(self._codec.name, self._codec.extradata)
         self._held: _Shown | None = None  # the last one, shown until the next
         self._pictures: dict[int, Picture] = {}  # by instant
         self._extent = Extent()  # of what was shown
@@ -263,9 +261,7 @@ class Pictures:
                 self._damage.wait_for(entry.number, entry.pts, packet)
             self._set_skip("DEFAULT")
         self._note_flag(entry)
-        since = self._missing.gap(packet)
-        if since is not None:
-            self._damage.miss(entry.number - since, is_key=packet.is_keyframe and not since)
+        self._damage.miss(self._missing.gap(packet), entry.number, is_key=packet.is_keyframe)
         packet.pts = packet.dts = entry.number
         for frame in self._decoded(packet, entry):
             self._show(frame)
@@ -309,9 +305,7 @@ class Pictures:
             return []
 
     def _end(self) -> None:
-        since = self._missing.end()
-        if since is not None:
-            self._damage.miss(self._number + 1 - since, is_key=False)
+        self._damage.miss(self._missing.end(), self._number + 1, is_key=False)
         for frame in self._decoded(None):
             self._show(frame)
         self._damage.end()

@@ -17,7 +17,6 @@ from av.video.frame import VideoFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avprep.media.damage import nal_length_size
 from avprep.media.missing import missing_pictures
 from avprep.reasons import Reason
 from tests.avprep.media.test_pictures import shown, stream
@@ -98,7 +97,7 @@ def packet_of(data: bytes) -> Packet:
 
 def gaps(codec: str, packets: dict[int, bytes], extradata: bytes) -> list[int]:
     """The numbers of the packets right behind a gap."""
-    finder = missing_pictures(codec, extradata, nal_length_size(codec, extradata))
+    finder = missing_pictures(codec, extradata)
     numbers = list(packets)
     places = [(i, finder.gap(packet_of(data))) for i, data in enumerate(packets.values())]
     places.append((len(numbers), finder.end()))
@@ -201,7 +200,7 @@ def test_a_count_that_begins_anew_at_a_keyframe_harms_no_picture_before_it():
 @given(data=st.lists(st.binary(max_size=60), max_size=6), extradata=st.binary(max_size=40))
 @settings(max_examples=60)
 def test_hostile_bytes_are_read_without_an_error(codec, data, extradata):
-    finder = missing_pictures(codec, extradata, nal_length_size(codec, extradata))
+    finder = missing_pictures(codec, extradata)
     for one in data:
         for prefix in (b"", b"\0\0\1\x67", b"\0\0\1\x41", b"\0\0\1\0"):
             finder.gap(packet_of(prefix + one + b"\0"))
